@@ -1,0 +1,128 @@
+//! What a directory is configured with.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::secret::Secret;
+
+/// A directory and its cache.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where accounts are.
+    pub source: Source,
+    /// The cache in front.
+    pub cache: CacheSettings,
+}
+
+/// Where accounts are.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A TOML file (`[[account]]` tables), re-read when it changes.
+    File(FileSettings),
+    /// An LDAP server.
+    Ldap(Box<LdapSettings>),
+}
+
+/// The accounts file.
+#[derive(Clone, Debug)]
+pub struct FileSettings {
+    /// Its path; refused when others than owner and group may read it.
+    pub path: PathBuf,
+}
+
+/// An LDAP server and how its entries are read.
+#[derive(Clone, Debug)]
+pub struct LdapSettings {
+    /// `ldap://host[:port]` or `ldaps://host[:port]`.
+    pub uri: String,
+    /// StartTLS on an `ldap://` connection; default off.
+    pub start_tls: bool,
+    /// PEM file of the authorities that sign the server's certificate; none: the system's bundle
+    /// (`/etc/ssl/certs/ca-certificates.crt`).
+    pub ca_file: Option<PathBuf>,
+    /// The service account that searches; none: anonymous.
+    pub bind_dn: Option<String>,
+    /// Its password.
+    pub bind_password: Option<Secret>,
+    /// Where the search starts.
+    pub base: String,
+    /// Search filter; `%u` is the whole login, `%n` the part before `@`, `%d` the part after it, each escaped.
+    pub filter: String,
+    /// How a password is verified.
+    pub verify: Verify,
+    /// Attribute names.
+    pub attributes: Attributes,
+    /// Deadline of one whole lookup or authentication, in which everything (connect, search, bind) must fit; default 5 s.
+    pub timeout: Duration,
+    /// Connections kept for binding as users; default 8.
+    pub bind_connections: usize,
+    /// uid of accounts whose entry has none; none: such entries are refused.
+    pub default_uid: Option<u32>,
+    /// The same for the gid.
+    pub default_gid: Option<u32>,
+}
+
+/// How a password is verified.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verify {
+    /// By binding as the entry found (the default): no hash ever leaves the LDAP server.
+    Bind,
+    /// Here, against `userPassword`, which the service account must be able to read.
+    Hash,
+}
+
+/// Attribute names of an entry.
+#[derive(Clone, Debug)]
+pub struct Attributes {
+    /// The account's name; default `uid`.
+    pub name: String,
+    /// The home node; default `mailHost`.
+    pub home_node: String,
+    /// default `uidNumber`
+    pub uid: String,
+    /// default `gidNumber`
+    pub gid: String,
+    /// default `homeDirectory`
+    pub home: String,
+    /// Quota in octets; default `mailQuotaSize`.
+    pub quota: String,
+    /// `active`, `noaccess`, `disabled`, `deleted` (any case); missing means active; default `accountStatus`.
+    pub status: String,
+    /// default `userPassword`
+    pub password: String,
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        Self {
+            name: "uid".to_owned(),
+            home_node: "mailHost".to_owned(),
+            uid: "uidNumber".to_owned(),
+            gid: "gidNumber".to_owned(),
+            home: "homeDirectory".to_owned(),
+            quota: "mailQuotaSize".to_owned(),
+            status: "accountStatus".to_owned(),
+            password: "userPassword".to_owned(),
+        }
+    }
+}
+
+/// The cache.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheSettings {
+    /// Accounts and successful authentications kept; default 100,000; 0 switches the cache off.
+    pub entries: u64,
+    /// How long an account is believed; default 30 s.
+    pub ttl: Duration,
+    /// How long "unknown user" is believed; default 5 s.
+    pub negative_ttl: Duration,
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self {
+            entries: 100_000,
+            ttl: Duration::from_secs(30),
+            negative_ttl: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Protocols without I/O: bytes and events in, bytes and events out.
+//!
+//! Nothing below this module touches a socket, a clock, randomness or a log; nonces and limits are arguments. A parser
+//! that has not seen enough says so and consumes nothing it will need again; what it does not need it leaves in the
+//! caller's buffer, so that octets a peer sent early are handed on, never lost.
+//!
+//! | module | protocol |
+//! | --- | --- |
+//! | [`framing`] | lines and literals, with limits |
+//! | [`imap`] | IMAP before login, server half |
+//! | [`sasl`] | PLAIN and LOGIN, server half; PLAIN, client half |
+//! | [`denial`] | why a client is not served, in each protocol's words |
+//! | [`link`] | the link between front and node, both halves |
+//! | [`login`] | logging in to a real IMAP server, client half |
+//! | [`opening`] | what a real server says first on a session handed to it |
+//! | [`talk`] | what IMAP and POP3 before login have in common |
+
+pub mod denial;
+pub mod framing;
+pub mod imap;
+pub mod link;
+pub mod login;
+pub mod opening;
+pub mod sasl;
+pub mod talk;

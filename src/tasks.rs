@@ -1,0 +1,124 @@
+//! Tracked tasks: the one place that spawns.
+//!
+//! Every task has a name; a panic in one ends that task alone, is counted and logged; and the process can stop
+//! accepting, then wait until the last task has ended, with a limit.
+//!
+//! ```text
+//! running --stop()--> stopping: listeners end, sessions go on --drain(limit)--> all ended, or aborted at the limit
+//! ```
+
+use std::{future::Future, time::Duration};
+
+use tokio::task::AbortHandle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The tasks of one process. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Tasks {
+    /// No tasks yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts a task that a drain waits for and that is cut when its limit has passed.
+    pub fn spawn<F>(&self, name: &'static str, future: F) -> AbortHandle
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let cut = self.cut.clone();
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "this is the place the ban points to"
+        )]
+        let task = tokio::spawn(self.tracker.track_future(async move {
+            let _guard = PanicGuard(name);
+            tokio::select! {
+                () = future => {}
+                () = cut.cancelled() => {}
+            }
+        }));
+        task.abort_handle()
+    }
+
+    /// Tells listeners to stop; sessions go on.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Ends when [`stop`](Self::stop) has been called.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Whether [`stop`](Self::stop) has been called.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// How many tasks are running.
+    pub fn len(&self) -> usize {
+        self.tracker.len()
+    }
+
+    /// Whether no task is running.
+    pub fn is_empty(&self) -> bool {
+        self.tracker.is_empty()
+    }
+
+    /// Waits for all tasks, at most `limit`; cuts those that are left and returns how many that were.
+    pub async fn drain(&self, limit: Duration) -> usize {
+        self.stop();
+        self.tracker.close();
+        if tokio::time::timeout(limit, self.tracker.wait())
+            .await
+            .is_ok()
+        {
+            return 0;
+        }
+        let left = self.tracker.len();
+        self.cut.cancel();
+        self.tracker.wait().await;
+        left
+    }
+}
+
+/// Logs a task that ends by panicking: tokio keeps the panic in a handle that nobody reads.
+struct PanicGuard(&'static str);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(task = self.0, "task panicked");
+            crate::metrics::PANICS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_waits_for_the_quick_and_cuts_the_slow() {
+        let tasks = Tasks::new();
+        tasks.spawn("quick", tokio::time::sleep(Duration::from_secs(1)));
+        tasks.spawn("slow", std::future::pending());
+        assert_eq!(tasks.len(), 2);
+        assert_eq!(tasks.drain(Duration::from_secs(5)).await, 1);
+        assert!(tasks.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_own_task_alone() {
+        let tasks = Tasks::new();
+        tasks.spawn("panics", async { panic!("on purpose") });
+        assert_eq!(tasks.drain(Duration::from_secs(5)).await, 0);
+        assert!(crate::metrics::PANICS.load(std::sync::atomic::Ordering::Relaxed) > 0);
+    }
+}
