@@ -133,9 +133,6 @@ fn bounds(section: &mut Section<'_>) -> Option<Bounds> {
 
 fn listeners(section: &mut Section<'_>) -> Option<Vec<Listener>> {
     let mut tables = section.tables("listen");
-    if tables.is_empty() && !section.has("listen") {
-        section.missing("listen", "at least one [[acceptor.listen]]");
-    }
     let listeners: Vec<Option<Listener>> = tables.iter_mut().map(listener).collect();
     let listeners: Vec<Listener> = listeners.into_iter().collect::<Option<_>>()?;
     (!listeners.is_empty()).then_some(listeners)
@@ -183,9 +180,6 @@ fn listener(table: &mut Section<'_>) -> Option<Listener> {
 
 fn keys(section: &mut Section<'_>) -> Option<Vec<NodeKey>> {
     let mut tables = section.tables("key");
-    if tables.is_empty() && !section.has("key") {
-        section.missing("key", "at least one [[acceptor.key]]");
-    }
     let keys: Vec<Option<NodeKey>> = tables.iter_mut().map(key).collect();
     let keys: Vec<NodeKey> = keys.into_iter().collect::<Option<_>>()?;
     for (position, (table, key)) in tables.iter().zip(&keys).enumerate() {

@@ -24,9 +24,6 @@ pub(super) fn read(section: &mut Section<'_>) -> (Option<Settings>, DialSettings
     let dial = dial(section);
     let default = section.optional("default", &node_name());
     let mut tables = section.tables("node");
-    if tables.is_empty() && !section.has("node") {
-        section.missing("node", "at least one [[nodes.node]]");
-    }
     let mut seen = Seen::default();
     let nodes: Vec<Option<Node>> = tables
         .iter_mut()

@@ -124,9 +124,6 @@ fn imap_limits(section: &mut Section<'_>) -> imap::Settings {
 
 fn listeners(section: &mut Section<'_>, has_tls: bool) -> Option<Vec<Listener>> {
     let mut tables = section.tables("listen");
-    if tables.is_empty() && !section.has("listen") {
-        section.missing("listen", "at least one [[proxy.listen]]");
-    }
     let listeners: Vec<Option<Listener>> = tables
         .iter_mut()
         .map(|table| listener(table, has_tls))
