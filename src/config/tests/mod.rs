@@ -1,5 +1,7 @@
 //! Files with something wrong in them, and what is said.
 
+#![expect(clippy::too_many_lines, reason = "tables of cases")]
+
 mod samples;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};

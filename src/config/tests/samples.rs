@@ -61,6 +61,21 @@ fn examples_in_the_samples_are_valid() {
     }
 }
 
+#[test]
+fn the_sample_of_accounts_names_the_keys_of_an_account() {
+    let text: String = of_the_project("config/accounts.toml")
+        .lines()
+        .map(|line| format!("{}\n", commented(line).map_or(line, |(key, _)| key)))
+        .collect();
+    let table: Table = text.parse().unwrap();
+    let accounts = table["account"].as_array().unwrap();
+    let keys: Vec<&String> = accounts[0].as_table().unwrap().keys().collect();
+    let manual = of_the_project("docs/manual.md");
+    for key in keys {
+        assert!(manual.contains(&format!("| account: `{key}` |")), "{key}");
+    }
+}
+
 /// Keys that the reader asks for, each as `section.key`.
 fn asked() -> BTreeSet<String> {
     let folder = Folder::new();
