@@ -1,5 +1,10 @@
 //! `[acceptor]`: what admits links on a storage node, and the real servers behind it.
 //!
+//! It asks no real server: whether a kind of hand-over is possible is found out by the hand-over itself. User names in
+//! `peers` become uids here, once.
+//!
+//! Limits: uids and gids begin at 1, whatever is configured; nothing is ever done as root on behalf of a user.
+//!
 //! A node serves nobody without a listener, a key and a real server, so each of them must be there. A plain link from
 //! another machine is allowed, and said at start-up.
 

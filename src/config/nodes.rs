@@ -1,5 +1,7 @@
 //! `[nodes]`: the storage nodes, how each is reached, and how long anything on the way may take.
 //!
+//! It resolves no host name and dials nobody: a node that is away is no mistake of configuration.
+//!
 //! Names and host names are one namespace, since a home attribute may hold either. Two nodes at one address are
 //! refused: whichever answered would not be the other.
 
