@@ -156,6 +156,9 @@ fn read(path: &Path, role: Option<Role>, system: &System) -> Result<Config, Prob
         (Some(config), (problems, warnings)) if problems.is_empty() => {
             Ok(Config { warnings, ..config })
         }
+        (None, (problems, _)) if problems.is_empty() => {
+            Err(whole("not usable (a mistake of this program)".to_owned()))
+        }
         (_, (problems, _)) => Err(failed(problems)),
     }
 }

@@ -1,5 +1,8 @@
 //! `[proxy]`: what serves clients, its listeners, and the limits of a conversation before login.
 //!
+//! Limits that belong to another component (the IMAP conversation, the relay) take their defaults from it; the proxy's
+//! own stand here. It reads the certificate's files only to try them.
+//!
 //! A listener with TLS needs `[proxy.tls]`; one where nobody could ever log in is refused; one that takes passwords
 //! in clear from anywhere is allowed, and said at start-up.
 
@@ -124,9 +127,6 @@ fn imap_limits(section: &mut Section<'_>) -> imap::Settings {
 
 fn listeners(section: &mut Section<'_>, has_tls: bool) -> Option<Vec<Listener>> {
     let mut tables = section.tables("listen");
-    if tables.is_empty() && !section.has("listen") {
-        section.missing("listen", "at least one [[proxy.listen]]");
-    }
     let listeners: Vec<Option<Listener>> = tables
         .iter_mut()
         .map(|table| listener(table, has_tls))
