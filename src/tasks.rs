@@ -4,8 +4,11 @@
 //! accepting, then wait until the last task has ended, with a limit.
 //!
 //! ```text
-//! running --stop()--> stopping: listeners end, sessions go on --drain(limit)--> all ended, or aborted at the limit
+//! running --stop()--> stopping: listeners end, sessions go on --drain(limit)--> all ended, or cut at the limit
 //! ```
+//!
+//! A task that watches [`Tasks::cut_requested`] is polled once more when it is cut, so it can end with a word about
+//! itself; it can't wait for anything any more.
 
 use std::{future::Future, time::Duration};
 
@@ -39,6 +42,8 @@ impl Tasks {
         let task = tokio::spawn(self.tracker.track_future(async move {
             let _guard = PanicGuard(name);
             tokio::select! {
+                // The task first: what it does on `cut_requested` without waiting is still done.
+                biased;
                 () = future => {}
                 () = cut.cancelled() => {}
             }
@@ -59,6 +64,11 @@ impl Tasks {
     /// Whether [`stop`](Self::stop) has been called.
     pub fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()
+    }
+
+    /// Ends when a drain has reached its limit: whoever awaits it in a task of ours may finish what needs no waiting.
+    pub fn cut_requested(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.cut.clone().cancelled_owned()
     }
 
     /// How many tasks are running.
@@ -112,6 +122,19 @@ mod tests {
         assert_eq!(tasks.len(), 2);
         assert_eq!(tasks.drain(Duration::from_secs(5)).await, 1);
         assert!(tasks.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_is_cut_can_say_its_last_word() {
+        let tasks = Tasks::new();
+        let (word, heard) = tokio::sync::oneshot::channel();
+        let cut = tasks.cut_requested();
+        tasks.spawn("session", async move {
+            cut.await;
+            word.send("ended").unwrap();
+        });
+        assert_eq!(tasks.drain(Duration::from_secs(5)).await, 1);
+        assert_eq!(heard.await, Ok("ended"));
     }
 
     #[tokio::test]

@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use ipnet::IpNet;
+pub use crate::proto::link::node::NodeKey;
 
-use crate::{
-    names::{KeyId, NodeName, Service},
-    secret::Key,
-};
+use crate::names::NodeName;
 
 /// What a front dials with.
 #[derive(Clone, Copy, Debug)]
@@ -46,19 +43,4 @@ pub struct AdmitSettings {
     pub prove_timeout: Duration,
     /// How long a proven peer may wait before it opens; announced in `hello`; default 60 s.
     pub idle_limit: Duration,
-}
-
-/// One key a node knows.
-#[derive(Clone, Debug)]
-pub struct NodeKey {
-    /// Its id.
-    pub id: KeyId,
-    /// The key.
-    pub key: Key,
-    /// What it may open.
-    pub services: Vec<Service>,
-    /// Where it may come from; empty: anywhere that `[acceptor] from` allows. (A Unix socket is always allowed.)
-    pub from: Vec<IpNet>,
-    /// When it ends to be valid, if ever.
-    pub not_after: Option<jiff::Timestamp>,
 }

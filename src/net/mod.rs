@@ -5,4 +5,4 @@ mod address;
 mod stream;
 
 pub use address::Address;
-pub use stream::Stream;
+pub use stream::{Plain, Stream};

@@ -11,15 +11,19 @@
 //! | [`sasl`] | PLAIN and LOGIN, server half; PLAIN, client half |
 //! | [`denial`] | why a client is not served, in each protocol's words |
 //! | [`link`] | the link between front and node, both halves |
+//! | [`encode`] | what is written into real servers' protocols, one encoder per form |
+//! | [`reply`] | replies of a real IMAP server, one at a time |
 //! | [`login`] | logging in to a real IMAP server, client half |
 //! | [`opening`] | what a real server says first on a session handed to it |
 //! | [`talk`] | what IMAP and POP3 before login have in common |
 
 pub mod denial;
+pub mod encode;
 pub mod framing;
 pub mod imap;
 pub mod link;
 pub mod login;
 pub mod opening;
+pub mod reply;
 pub mod sasl;
 pub mod talk;

@@ -1,0 +1,502 @@
+//! What is written into other servers' protocols: one encoder per form, fields from a fixed list.
+//!
+//! | form | encoder | how a value is kept a value |
+//! | --- | --- | --- |
+//! | IMAP `ID` argument (RFC 2971) | [`imap_id`] | quoted string; `"` and `\` escaped, all but printable ASCII refused |
+//! | SASL PLAIN message (RFC 4616), as base64 | [`plain`] | NUL separates, so a NUL is refused |
+//! | Dovecot's `imap-master` request | [`ImapMaster::line`] | tab-escaped; values inside `userdb_fields` twice; octets as base64 |
+//!
+//! The second escaping matters: Dovecot takes a field of `userdb_fields` that it does not know as a setting, so a tab in
+//! a home folder would set any setting of Dovecot's.
+//!
+//! Nothing here decides what is sent; it does no I/O. Limits: none of its own, since names, ids and homes have theirs.
+//! On failure, an [`EncodeError`] before anything was written. For each encoder there is a decoder, compiled for tests and
+//! fuzzing only, and [`property`], which decodes what was encoded.
+
+use std::net::SocketAddr;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::{BufMut as _, BytesMut};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::{
+    names::{AccountName, ClientAddr, LocalAddr, SessionId},
+    secret::Secret,
+};
+
+/// Dovecot's tab-escaping: what is escaped, and the letter that stands for it behind 0x01.
+const TAB_ESCAPES: [(u8, u8); 5] = [
+    (b'\0', b'0'),
+    (0x01, b'1'),
+    (b'\t', b't'),
+    (b'\r', b'r'),
+    (b'\n', b'n'),
+];
+
+/// The first line either side of an `imap-master` connection says, up to the minor version.
+pub const IMAP_MASTER_VERSION: &str = "VERSION\timap-master\t1\t";
+
+/// Why something can't be written in a form.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum EncodeError {
+    /// A NUL where NUL separates.
+    #[error("value holds a NUL")]
+    Nul,
+    /// An octet that no quoted string may hold.
+    #[error("value cannot stand in a quoted string")]
+    Quoted,
+}
+
+/// What a real server is told of a client before it logs in.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientId<'a> {
+    /// Where the client connected from.
+    pub client: ClientAddr,
+    /// Where it connected to.
+    pub local: LocalAddr,
+    /// The session's id.
+    pub session: &'a SessionId,
+    /// How many proxies may still follow.
+    pub ttl: u8,
+}
+
+/// A request to Dovecot's `imap-master` socket.
+#[derive(Clone, Copy, Debug)]
+pub struct ImapMaster<'a> {
+    /// The account.
+    pub account: &'a AccountName,
+    /// Where the client connected from.
+    pub client: ClientAddr,
+    /// Where it connected to.
+    pub local: LocalAddr,
+    /// The session's id.
+    pub session: &'a SessionId,
+    /// When the session began, in seconds of Unix time.
+    pub created: i64,
+    /// Device of the socket that is passed: major, minor.
+    pub device: (u32, u32),
+    /// Its inode.
+    pub inode: u64,
+    /// The uid to become.
+    pub uid: u32,
+    /// The gid to become.
+    pub gid: u32,
+    /// The home folder, absolute.
+    pub home: &'a str,
+    /// What Dovecot writes to the socket first.
+    pub output: &'a [u8],
+    /// What it takes as if it had read it from the socket.
+    pub input: &'a [u8],
+}
+
+/// Writes `ID (...)`: the command without its tag and line end. The field names are Dovecot's, for clients in its
+/// `login_trusted_networks`; other servers log them or pass over them.
+///
+/// # Errors
+///
+/// When a value can't be quoted, which no address, number or session id can cause.
+pub fn imap_id(id: &ClientId<'_>, out: &mut BytesMut) -> Result<(), EncodeError> {
+    let (client, local) = (canonical(id.client.0), canonical(id.local.0));
+    let mut command = BytesMut::with_capacity(256);
+    command.put_slice(b"ID (");
+    let fields = [
+        ("x-originating-ip", client.ip().to_string()),
+        ("x-originating-port", client.port().to_string()),
+        ("x-connected-ip", local.ip().to_string()),
+        ("x-connected-port", local.port().to_string()),
+        ("x-session-id", id.session.as_str().to_owned()),
+        ("x-proxy-ttl", id.ttl.to_string()),
+    ];
+    for (index, (name, value)) in fields.into_iter().enumerate() {
+        if index > 0 {
+            command.put_u8(b' ');
+        }
+        quoted(name, &mut command)?;
+        command.put_u8(b' ');
+        quoted(&value, &mut command)?;
+    }
+    command.put_u8(b')');
+    out.extend_from_slice(&command);
+    Ok(())
+}
+
+/// The base64 of a SASL PLAIN message: `account` is whom to act as, `master` and `password` are who asks.
+///
+/// # Errors
+///
+/// When one of them holds a NUL.
+pub fn plain(
+    account: &AccountName,
+    master: &str,
+    password: &Secret,
+) -> Result<Secret, EncodeError> {
+    let parts = [
+        account.as_str().as_bytes(),
+        master.as_bytes(),
+        password.expose(),
+    ];
+    if parts.iter().any(|part| part.contains(&0)) {
+        return Err(EncodeError::Nul);
+    }
+    // Room for all of it from the start: a growing vector would leave copies behind.
+    let octets = parts.iter().map(|part| part.len()).sum::<usize>();
+    let mut message = Zeroizing::new(Vec::with_capacity(octets.saturating_add(2)));
+    for (index, part) in parts.into_iter().enumerate() {
+        if index > 0 {
+            message.push(0);
+        }
+        message.extend_from_slice(part);
+    }
+    let mut text = vec![0; message.len().div_ceil(3).saturating_mul(4)];
+    // Base64 of n octets has exactly that many characters: there is always room.
+    let written = BASE64.encode_slice(&*message, &mut text).unwrap_or(0);
+    text.truncate(written);
+    Ok(Secret::new(text))
+}
+
+impl ImapMaster<'_> {
+    /// The request as one line, its end included.
+    pub fn line(&self) -> Vec<u8> {
+        let (client, local) = (canonical(self.client.0), canonical(self.local.0));
+        let mut userdb = Vec::new();
+        for (index, (name, value)) in [
+            ("uid", self.uid.to_string()),
+            ("gid", self.gid.to_string()),
+            ("home", self.home.to_owned()),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            if index > 0 {
+                userdb.push(b'\t');
+            }
+            tab_field(name, value.as_bytes(), &mut userdb);
+        }
+        let mut line = Vec::new();
+        tab_escape(self.account.as_str().as_bytes(), &mut line);
+        for (name, value) in [
+            ("lip", local.ip().to_string().into_bytes()),
+            ("lport", local.port().to_string().into_bytes()),
+            ("rip", client.ip().to_string().into_bytes()),
+            ("rport", client.port().to_string().into_bytes()),
+            ("peer_dev_major", self.device.0.to_string().into_bytes()),
+            ("peer_dev_minor", self.device.1.to_string().into_bytes()),
+            ("peer_ino", self.inode.to_string().into_bytes()),
+            ("session", self.session.as_str().as_bytes().to_vec()),
+            ("session_created", self.created.to_string().into_bytes()),
+            ("userdb_fields", userdb),
+            ("client_input", BASE64.encode(self.input).into_bytes()),
+            ("client_output", BASE64.encode(self.output).into_bytes()),
+            // No mailbox is selected.
+            ("state", BASE64.encode("base\n").into_bytes()),
+        ] {
+            line.push(b'\t');
+            tab_field(name, &value, &mut line);
+        }
+        line.push(b'\n');
+        line
+    }
+}
+
+/// An IPv4 client on a socket that takes both families is an IPv4 client.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Writes a quoted string (RFC 9051, section 9).
+fn quoted(value: &str, out: &mut BytesMut) -> Result<(), EncodeError> {
+    if !value.bytes().all(|octet| matches!(octet, b' '..=b'~')) {
+        return Err(EncodeError::Quoted);
+    }
+    out.put_u8(b'"');
+    for octet in value.bytes() {
+        if matches!(octet, b'"' | b'\\') {
+            out.put_u8(b'\\');
+        }
+        out.put_u8(octet);
+    }
+    out.put_u8(b'"');
+    Ok(())
+}
+
+fn tab_field(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'=');
+    tab_escape(value, out);
+}
+
+fn tab_escape(value: &[u8], out: &mut Vec<u8>) {
+    for octet in value {
+        match TAB_ESCAPES.iter().find(|(escaped, _)| escaped == octet) {
+            Some((_, letter)) => out.extend_from_slice(&[0x01, *letter]),
+            None => out.push(*octet),
+        }
+    }
+}
+
+/// Wipes what a secret was written into on its way to a socket.
+pub fn wipe(out: &mut BytesMut) {
+    out.as_mut().zeroize();
+    out.clear();
+}
+
+#[cfg(any(fuzzing, test))]
+pub use decode::property;
+
+/// The decoders: they read the forms by their own rules, not by the encoders' tables.
+#[cfg(any(fuzzing, test))]
+mod decode {
+    use super::*;
+
+    /// Reads `ID ("name" "value" ...)`.
+    pub(super) fn imap_id(command: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut rest = command.strip_prefix(b"ID (")?;
+        let mut strings = Vec::new();
+        loop {
+            let (string, after) = quoted(rest)?;
+            strings.push(string);
+            match after.split_first()? {
+                (b' ', after) => rest = after,
+                (b')', []) => break,
+                _ => return None,
+            }
+        }
+        let mut pairs = Vec::new();
+        let mut strings = strings.into_iter();
+        while let Some(name) = strings.next() {
+            pairs.push((name, strings.next()?));
+        }
+        Some(pairs)
+    }
+
+    /// Reads one quoted string off the front.
+    pub(super) fn quoted(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+        let mut rest = text.strip_prefix(b"\"")?;
+        let mut string = Vec::new();
+        loop {
+            rest = match rest {
+                [b'"', rest @ ..] => return Some((string, rest)),
+                [b'\\', octet @ (b'"' | b'\\'), rest @ ..]
+                | [octet @ (b' ' | b'!' | b'#'..=b'[' | b']'..=b'~'), rest @ ..] => {
+                    string.push(*octet);
+                    rest
+                }
+                _ => return None,
+            };
+        }
+    }
+
+    /// Splits at tabs and takes one level of tab-escaping off each part.
+    pub(super) fn tab_fields(line: &[u8]) -> Option<Vec<Vec<u8>>> {
+        line.split(|octet| *octet == b'\t')
+            .map(tab_unescape)
+            .collect()
+    }
+
+    pub(super) fn tab_unescape(value: &[u8]) -> Option<Vec<u8>> {
+        let mut octets = Vec::new();
+        let mut rest = value.iter();
+        while let Some(octet) = rest.next() {
+            octets.push(match octet {
+                0x01 => match rest.next()? {
+                    b'0' => 0,
+                    b'1' => 1,
+                    b't' => 9,
+                    b'n' => 10,
+                    b'r' => 13,
+                    _ => return None,
+                },
+                0 | 9 | 10 | 13 => return None,
+                other => *other,
+            });
+        }
+        Some(octets)
+    }
+
+    /// Reads an `imap-master` request into user and fields.
+    pub(super) fn imap_master(line: &[u8]) -> Option<(Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>)> {
+        let mut fields = tab_fields(line.strip_suffix(b"\n")?)?.into_iter();
+        let user = fields.next()?;
+        Some((user, fields.map(pair).collect::<Option<_>>()?))
+    }
+
+    pub(super) fn pair(field: Vec<u8>) -> Option<(Vec<u8>, Vec<u8>)> {
+        let equals = field.iter().position(|octet| *octet == b'=')?;
+        let (name, value) = field.split_at(equals);
+        Some((name.to_vec(), value.strip_prefix(b"=")?.to_vec()))
+    }
+
+    /// Holds for any octets: what is encoded decodes to itself, and what can't be encoded is refused.
+    ///
+    /// # Panics
+    ///
+    /// When it does not hold.
+    #[allow(
+        clippy::expect_used,
+        reason = "a property of the fuzz target and the tests panics when it does not hold"
+    )]
+    pub fn property(octets: &[u8]) {
+        let mut escaped = Vec::new();
+        tab_escape(octets, &mut escaped);
+        assert_eq!(tab_unescape(&escaped).as_deref(), Some(octets));
+
+        let Ok(text) = std::str::from_utf8(octets) else {
+            return;
+        };
+        let mut string = BytesMut::new();
+        match super::quoted(text, &mut string) {
+            Ok(()) => assert_eq!(quoted(&string), Some((octets.to_vec(), &b""[..]))),
+            Err(_) => assert!(octets.iter().any(|octet| !(32..127).contains(octet))),
+        }
+
+        let account = AccountName::parse("ann").expect("a name");
+        match super::plain(&account, text, &Secret::new(octets.to_vec())) {
+            Ok(response) => {
+                let message = BASE64.decode(response.expose()).expect("base64");
+                let parts: Vec<_> = message.split(|octet| *octet == 0).collect();
+                assert_eq!(parts, [&b"ann"[..], octets, octets]);
+            }
+            Err(_) => assert!(octets.contains(&0)),
+        }
+
+        let session = SessionId::from_random([7; 12]);
+        let request = ImapMaster {
+            account: &AccountName::parse(text).unwrap_or(account),
+            client: ClientAddr(([192, 0, 2, 77], 4242).into()),
+            local: LocalAddr(([192, 0, 2, 1], 993).into()),
+            session: &session,
+            created: 1,
+            device: (0, 8),
+            inode: 9,
+            uid: 1001,
+            gid: 1002,
+            home: text,
+            output: octets,
+            input: octets,
+        };
+        master_property(&request);
+    }
+
+    #[allow(
+        clippy::expect_used,
+        reason = "a property of the fuzz target and the tests panics when it does not hold"
+    )]
+    fn master_property(request: &ImapMaster<'_>) {
+        let (user, fields) = imap_master(&request.line()).expect("one line of fields");
+        assert_eq!(user, request.account.as_str().as_bytes());
+        let names: Vec<_> = fields
+            .iter()
+            .map(|(name, _)| name.escape_ascii().to_string())
+            .collect();
+        assert_eq!(
+            names.join(" "),
+            "lip lport rip rport peer_dev_major peer_dev_minor peer_ino session session_created \
+             userdb_fields client_input client_output state"
+        );
+        let value = |name: &str| {
+            fields
+                .iter()
+                .find(|(found, _)| found == name.as_bytes())
+                .map(|(_, value)| value.clone())
+                .unwrap_or_default()
+        };
+        let userdb: Vec<_> = tab_fields(&value("userdb_fields"))
+            .expect("fields inside a field")
+            .into_iter()
+            .map(pair)
+            .collect();
+        assert_eq!(
+            userdb,
+            [
+                Some((b"uid".to_vec(), b"1001".to_vec())),
+                Some((b"gid".to_vec(), b"1002".to_vec())),
+                Some((b"home".to_vec(), request.home.as_bytes().to_vec())),
+            ]
+        );
+        assert_eq!(
+            BASE64.decode(value("client_output")).expect("base64"),
+            request.output
+        );
+        assert_eq!(
+            BASE64.decode(value("client_input")).expect("base64"),
+            request.input
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session() -> SessionId {
+        SessionId::parse("sess-0001").unwrap()
+    }
+
+    #[test]
+    fn an_id_names_the_client() {
+        let mut out = BytesMut::new();
+        let session = session();
+        let id = ClientId {
+            client: ClientAddr("[::ffff:192.0.2.77]:4242".parse().unwrap()),
+            local: LocalAddr("[2001:db8::1]:993".parse().unwrap()),
+            session: &session,
+            ttl: 5,
+        };
+        imap_id(&id, &mut out).unwrap();
+        let pairs = decode::imap_id(&out).unwrap();
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(name, value)| format!("{}={}", name.escape_ascii(), value.escape_ascii()))
+            .collect();
+        assert_eq!(
+            pairs.join(" "),
+            "x-originating-ip=192.0.2.77 x-originating-port=4242 x-connected-ip=2001:db8::1 \
+             x-connected-port=993 x-session-id=sess-0001 x-proxy-ttl=5"
+        );
+    }
+
+    #[test]
+    fn a_request_is_one_line_in_a_fixed_form() {
+        let session = session();
+        let request = ImapMaster {
+            account: &AccountName::parse("ann").unwrap(),
+            client: ClientAddr("192.0.2.77:4242".parse().unwrap()),
+            local: LocalAddr("192.0.2.1:993".parse().unwrap()),
+            session: &session,
+            created: 1_700_000_000,
+            device: (0, 8),
+            inode: 4711,
+            uid: 1001,
+            gid: 1002,
+            home: "/srv/mail/a\tmail=/etc\x01",
+            output: b"v",
+            input: b"x CAPABILITY\r\n",
+        };
+        // The tab of the home is escaped as 0x01 t, and this 0x01 as 0x01 1.
+        assert_eq!(
+            request.line().escape_ascii().to_string(),
+            "ann\\tlip=192.0.2.1\\tlport=993\\trip=192.0.2.77\\trport=4242\\tpeer_dev_major=0\\t\
+             peer_dev_minor=8\\tpeer_ino=4711\\tsession=sess-0001\\tsession_created=1700000000\\t\
+             userdb_fields=uid=1001\\x01tgid=1002\\x01thome=/srv/mail/a\\x011tmail=/etc\\x0111\\t\
+             client_input=eCBDQVBBQklMSVRZDQo=\\tclient_output=dg==\\tstate=YmFzZQo=\\n"
+        );
+    }
+
+    #[test]
+    fn what_is_encoded_decodes_to_itself() {
+        property(b"");
+        for octet in 0..=255 {
+            property(&[octet]);
+            property(&[b'a', octet, b't', octet]);
+        }
+        property(b"a \"quoted\" \\ string\r\na OK");
+        property("Zo\u{eb}\thome=/etc\u{1}t\0".as_bytes());
+    }
+
+    #[test]
+    fn a_wiped_buffer_is_empty() {
+        let mut out = BytesMut::from(&b"secret"[..]);
+        wipe(&mut out);
+        assert!(out.is_empty());
+    }
+}
