@@ -43,8 +43,6 @@ use self::{
 };
 use crate::{admin, log};
 
-pub use files::{CertificateError, check_certificate};
-
 /// Waits below this are typing errors.
 const SHORTEST: Duration = Duration::from_millis(100);
 const HOUR: Duration = Duration::from_secs(60 * 60);

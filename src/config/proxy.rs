@@ -71,7 +71,7 @@ pub(super) fn read(section: &mut Section<'_>, dial: DialSettings) -> Option<Sett
     };
     let mut tls = section.table("tls");
     let has_tls = tls.is_present();
-    let tls = has_tls.then(|| files::tls(&mut tls));
+    let tls = has_tls.then(|| files::certificate(&mut tls));
     let listeners = listeners(section, has_tls);
     Some(Settings {
         listeners: listeners?,

@@ -69,7 +69,8 @@ pub struct Admitted {
     pub context: Context,
     /// Which key proved the dialer.
     pub key_id: KeyId,
-    seal: VerdictSeal,
+    /// Makes the verdict.
+    pub seal: VerdictSeal,
 }
 
 /// Why a connection is not a link.
