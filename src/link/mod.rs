@@ -19,6 +19,7 @@
 mod admitter;
 mod connect;
 mod dialer;
+mod error;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,8 @@ use std::time::Duration;
 
 pub use self::{
     admitter::{AdmitError, Admitted, Admitter},
-    dialer::{Dialer, LinkError, Mismatch, NotProven, Opened, Step},
+    dialer::{Dialer, Opened},
+    error::{LinkError, Mismatch, NotProven, Step},
     tls::SetupError,
 };
 pub use crate::proto::link::node::NodeKey;

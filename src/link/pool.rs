@@ -5,7 +5,7 @@
 //!                                   |--the peer closed it, or it grew old--> missing
 //! ```
 //!
-//! One keeper task per node ([`super::dialer`] spawns it) watches all waiting links at once, drops what is over, and
+//! One keeper task per node (`dialer` spawns it) watches all waiting links at once, drops what is over, and
 //! fills up. A login takes a link straight from the list: no other task has a part in it. The pool does not dial.
 //!
 //! Limits: `ready` links; a link retires at three quarters of the node's idle limit, so that the node never closes one

@@ -418,7 +418,8 @@ async fn a_wrong_key_is_closed_without_a_word() {
 
 #[tokio::test]
 async fn every_kind_of_unwelcome_key_looks_the_same_from_outside() {
-    let cases: [(fn(&mut NodeKey), &str); 3] = [
+    type Change = fn(&mut NodeKey);
+    let cases: [(Change, &str); 3] = [
         (
             |key| key.id = KeyId::parse("proxy2").unwrap(),
             "unknown-key",

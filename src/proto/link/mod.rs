@@ -3,7 +3,7 @@
 //! The two halves are called [`dialer`] (the front) and [`node`]. Each step of a half consumes a value and returns the
 //! next step's type, so that no record can be sent or taken out of turn. Octets come in as whole records ([`record`]
 //! says how long one is from its header alone) and go out as whole records; sockets, deadlines, the pool of links
-//! proven ahead and the source of nonces are the business of `crate::link`.
+//! proven ahead and the source of nonces are the business of the module `link`.
 //!
 //! ```text
 //! dialer  preface                                       eight fixed octets
