@@ -73,7 +73,14 @@ fn uids_and_homes_out_of_bounds_are_refused() {
                 cluster.node_log("n1").contains(&field) && cluster.front_log().contains(&field)
             });
         }
-        assert!(!cluster.nodes[0].home_root.parent().unwrap().join("up").exists());
+        assert!(
+            !cluster.nodes[0]
+                .home_root
+                .parent()
+                .unwrap()
+                .join("up")
+                .exists()
+        );
         assert!(!fs::exists("/tmp/outside").unwrap());
     }
 }
@@ -116,7 +123,9 @@ fn an_account_has_as_many_sessions_as_it_may() {
         let first = Client::logged_in(&cluster, Channel::Plain, &ann);
         let _second = Client::logged_in(&cluster, Channel::Implicit, &ann);
         let mut third = Client::connect(&cluster, Channel::Plain);
-        third.login(Method::Login, &ann.name, &ann.password).no("LIMIT");
+        third
+            .login(Method::Login, &ann.name, &ann.password)
+            .no("LIMIT");
         Client::logged_in(&cluster, Channel::Plain, &bob);
         drop(first);
         eventually("the session that ended makes room", || {

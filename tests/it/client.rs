@@ -128,7 +128,11 @@ impl Client {
 
     /// Puts TLS around the connection; what is still unread then came in clear, and is an error.
     pub(crate) fn encrypt(&mut self, cluster: &Cluster) {
-        assert_eq!(self.start, self.read.len(), "octets behind the answer to STARTTLS");
+        assert_eq!(
+            self.start,
+            self.read.len(),
+            "octets behind the answer to STARTTLS"
+        );
         let Some(Stream::Plain(tcp)) = self.stream.take() else {
             panic!("is encrypted already");
         };
@@ -138,7 +142,9 @@ impl Client {
     /// Connects and logs in, or panics.
     pub(crate) fn logged_in(cluster: &Cluster, channel: Channel, user: &User) -> Self {
         let mut client = Self::connect(cluster, channel);
-        client.login(Method::PlainInitial, &user.name, &user.password).ok();
+        client
+            .login(Method::PlainInitial, &user.name, &user.password)
+            .ok();
         client
     }
 
@@ -344,10 +350,7 @@ fn dial(address: SocketAddr) -> TcpStream {
     stream
 }
 
-fn handshake(
-    cluster: &Cluster,
-    mut tcp: TcpStream,
-) -> StreamOwned<ClientConnection, TcpStream> {
+fn handshake(cluster: &Cluster, mut tcp: TcpStream) -> StreamOwned<ClientConnection, TcpStream> {
     let name = ServerName::try_from("localhost").unwrap();
     let mut connection = ClientConnection::new(Arc::clone(&cluster.trust()), name).unwrap();
     while connection.is_handshaking() {

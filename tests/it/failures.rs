@@ -39,7 +39,9 @@ fn only_that_node(troubled: NodeSpec) {
     client
         .login(Method::PlainInitial, &ann.name, "wrong")
         .no("AUTHENTICATIONFAILED");
-    client.login(Method::PlainInitial, &bob.name, &bob.password).ok();
+    client
+        .login(Method::PlainInitial, &bob.name, &bob.password)
+        .ok();
     client.command("SELECT INBOX").ok();
 }
 

@@ -100,7 +100,10 @@ fn the_capabilities_told_at_login_are_those_of_the_session() {
             .unwrap_or_else(|| panic!("no capabilities in {status}"));
         let asked = client.command("CAPABILITY").ok().untagged;
         assert_eq!(asked, [format!("* CAPABILITY {told}")]);
-        assert!(told.contains("IDLE") && !told.contains("STARTTLS"), "{told}");
+        assert!(
+            told.contains("IDLE") && !told.contains("STARTTLS"),
+            "{told}"
+        );
     }
 }
 
@@ -113,7 +116,9 @@ fn the_session_id_leads_from_our_log_to_dovecots() {
     for user in [&ann, &bob] {
         let mut client = Client::logged_in(&cluster, Channel::Implicit, user);
         client.command("LOGOUT").ok();
-        eventually("the session's line", || cluster.sessions(&user.name).len() == 1);
+        eventually("the session's line", || {
+            cluster.sessions(&user.name).len() == 1
+        });
         let line = &cluster.sessions(&user.name)[0];
         let id = line
             .split_whitespace()

@@ -41,7 +41,10 @@ fn wrong_password_unknown_user_and_disabled_account_sound_the_same() {
             .login(Method::PlainInitial, name, password)
             .no("AUTHENTICATIONFAILED");
         // [proxy] failure_delay of these clusters is 300 ms.
-        assert!(start.elapsed() >= Duration::from_millis(290), "{name}: told too early");
+        assert!(
+            start.elapsed() >= Duration::from_millis(290),
+            "{name}: told too early"
+        );
         words.push(reply.status);
     }
     words.dedup();
@@ -86,7 +89,9 @@ fn an_authorization_identity_must_be_the_same_account() {
         .command(&format!("AUTHENTICATE PLAIN {response}"))
         .no("AUTHORIZATIONFAILED");
     let response = STANDARD.encode(format!("{}\0{}\0{}", ann.name, ann.name, ann.password));
-    client.command(&format!("AUTHENTICATE PLAIN {response}")).ok();
+    client
+        .command(&format!("AUTHENTICATE PLAIN {response}"))
+        .ok();
 }
 
 #[test]
@@ -124,13 +129,19 @@ fn what_was_injected_behind_starttls_is_never_carried_out() {
     if !status.starts_with("a OK") {
         // To refuse the command or to leave is as good.
         let rest = String::from_utf8_lossy(&client.rest()).into_owned();
-        assert!(!rest.contains("b OK") && !rest.contains("c OK"), "{status} {rest}");
+        assert!(
+            !rest.contains("b OK") && !rest.contains("c OK"),
+            "{status} {rest}"
+        );
         return;
     }
     client.encrypt(&cluster);
     client.send("d NOOP\r\n");
     let first = client.line();
-    assert!(first.starts_with("d OK"), "answered what came in clear: {first}");
+    assert!(
+        first.starts_with("d OK"),
+        "answered what came in clear: {first}"
+    );
     client.login(Method::Login, &ann.name, &ann.password).ok();
 }
 
@@ -142,7 +153,10 @@ fn odd_names_and_passwords() {
         ("o'dd name", "spaces in  between "),
         ("quo\"te", "\"quoted\" and \\back\\slashed\\"),
         ("back\\slash", "\\\\\""),
-        ("j\u{f6}rg", "p\u{e4}ssw\u{f6}rd \u{1f54a}\u{fe0f} \u{65e5}\u{672c}"),
+        (
+            "j\u{f6}rg",
+            "p\u{e4}ssw\u{f6}rd \u{1f54a}\u{fe0f} \u{65e5}\u{672c}",
+        ),
         ("star*", "*)(uid=*"),
         ("paren)(", "))))((((*"),
         ("a,b+c=d;e<f>#g", "{literal+}{5}"),
@@ -189,7 +203,10 @@ fn control_characters_in_a_name_are_refused() {
         for method in [Method::Login, Method::PlainInitial] {
             let mut client = Client::connect(&cluster, Channel::Plain);
             let reply = client.login(method, name, &ann.password);
-            assert!(!reply.status.starts_with("OK"), "{name:?} {method:?}: {reply:?}");
+            assert!(
+                !reply.status.starts_with("OK"),
+                "{name:?} {method:?}: {reply:?}"
+            );
         }
     }
 }
@@ -201,10 +218,13 @@ fn refusals_are_logged_with_their_reason() {
     client
         .login(Method::Login, &off.name, &off.password)
         .no("AUTHENTICATIONFAILED");
-    eventually("the log tells an account that is disabled from a wrong password", || {
-        cluster
-            .front_log()
-            .lines()
-            .any(|line| line.contains("off") && line.contains("disabled"))
-    });
+    eventually(
+        "the log tells an account that is disabled from a wrong password",
+        || {
+            cluster
+                .front_log()
+                .lines()
+                .any(|line| line.contains("off") && line.contains("disabled"))
+        },
+    );
 }

@@ -14,7 +14,8 @@ fn large_message() -> Vec<u8> {
     let mut number = 0u64;
     while message.len() < LARGE - 80 {
         let scrambled = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        message.extend_from_slice(format!("{number:020} {scrambled:016x} and so on\r\n").as_bytes());
+        message
+            .extend_from_slice(format!("{number:020} {scrambled:016x} and so on\r\n").as_bytes());
         number += 1;
     }
     message.resize(LARGE - 2, b'.');
@@ -44,7 +45,10 @@ fn append_and_fetch(link_tls: bool) {
             client.reply("a").ok();
             let fetched = client.command("FETCH * BODY.PEEK[]").ok();
             // Not assert_eq: nobody wants to see 40 MiB.
-            assert!(fetched.literals == [message.as_slice()], "{case}: not what was appended");
+            assert!(
+                fetched.literals == [message.as_slice()],
+                "{case}: not what was appended"
+            );
             client.command("LOGOUT").ok();
         }
     }
@@ -97,7 +101,10 @@ fn commands_sent_with_the_login_are_carried_out_once_and_in_order() {
             client.reply("b").ok();
             client.reply("c").ok();
             let status = client.reply("d").ok();
-            assert_eq!(status.untagged, [format!("* STATUS {mailbox} (MESSAGES 1)")]);
+            assert_eq!(
+                status.untagged,
+                [format!("* STATUS {mailbox} (MESSAGES 1)")]
+            );
             client.reply("e").no("ALREADYEXISTS");
             client.reply("f").ok();
             assert_eq!(client.rest(), b"");
@@ -150,7 +157,10 @@ fn many_users_of_one_node_at_the_same_time() {
     for (client, user) in clients.iter_mut().zip(&users) {
         client.command("SELECT INBOX").ok();
         let reply = client.command("FETCH 1:* BODY.PEEK[]").ok();
-        assert_eq!(reply.literals, [format!("mail of {}", user.name).into_bytes()]);
+        assert_eq!(
+            reply.literals,
+            [format!("mail of {}", user.name).into_bytes()]
+        );
     }
     drop(clients);
     // The same processes of Dovecot may be asked to serve the next ones.

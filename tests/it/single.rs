@@ -62,7 +62,9 @@ fn an_alias_is_the_account() {
         .login(Method::Login, "ann@example.org", &ann.password)
         .ok();
     client.command("LOGOUT").ok();
-    eventually("the session is the account's", || cluster.sessions("ann").len() == 1);
+    eventually("the session is the account's", || {
+        cluster.sessions("ann").len() == 1
+    });
 }
 
 #[test]

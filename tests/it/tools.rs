@@ -125,7 +125,8 @@ fn mbsync_carries_a_mailbox_both_ways() {
     let (cluster, users) = cluster();
     for user in &users {
         for number in 0..20 {
-            let message = format!("Subject: {number}\r\nMessage-ID: <{number}@x>\r\n\r\nbody {number}\r\n");
+            let message =
+                format!("Subject: {number}\r\nMessage-ID: <{number}@x>\r\n\r\nbody {number}\r\n");
             cluster.deliver(user, message.as_bytes());
         }
         let dir = cluster.scratch().join(&user.name);
@@ -136,7 +137,10 @@ fn mbsync_carries_a_mailbox_both_ways() {
         fs::write(inbox.join("new/1.local"), "Subject: local\n\nfrom here\n").unwrap();
         let configuration = dir.join("mbsyncrc");
         fs::write(&configuration, mbsyncrc(&cluster, user, &dir)).unwrap();
-        run(Command::new("mbsync").arg("-c").arg(&configuration).arg("-a"));
+        run(Command::new("mbsync")
+            .arg("-c")
+            .arg(&configuration)
+            .arg("-a"));
         let count: usize = ["cur", "new"]
             .iter()
             .map(|folder| fs::read_dir(inbox.join(folder)).unwrap().count())

@@ -45,7 +45,9 @@ pub(crate) struct Settings<'s> {
 
 impl Dovecot {
     pub(crate) fn start(settings: &Settings<'_>) -> Self {
-        let Settings { node, dir, logs, .. } = *settings;
+        let Settings {
+            node, dir, logs, ..
+        } = *settings;
         fs::create_dir_all(dir).unwrap();
         write_snippets(settings);
         let log = logs.join(format!("dovecot-{node}.log"));
@@ -61,7 +63,10 @@ impl Dovecot {
         let dir = dir.display();
         fs::write(
             &configuration,
-            format!("{main}!include {dir}/imap-master.conf\n{}\n", settings.extra),
+            format!(
+                "{main}!include {dir}/imap-master.conf\n{}\n",
+                settings.extra
+            ),
         )
         .unwrap();
         let mut process = Process::start(
@@ -123,7 +128,10 @@ fn write_snippets(settings: &Settings<'_>) {
             write_for_dovecot(&dir.join("users"), lines);
             adapt(
                 include_str!("../../../config/dovecot/users-file.conf"),
-                &[("args = /etc/dovecot/users", &format!("args = {}", path("users")))],
+                &[(
+                    "args = /etc/dovecot/users",
+                    &format!("args = {}", path("users")),
+                )],
             )
         }
     };

@@ -284,11 +284,7 @@ impl Builder {
             fs::create_dir(root.join(folder)).unwrap();
         }
         // Where it was built its own users may not be able to reach it.
-        fs::copy(
-            env!("CARGO_BIN_EXE_pigeonair"),
-            root.join("bin/pigeonair"),
-        )
-        .unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_pigeonair"), root.join("bin/pigeonair")).unwrap();
         let ip = own_address();
         let trust = tls::write(&root.join("front"), ip);
         let mut cluster = Cluster {
@@ -590,8 +586,14 @@ impl Cluster {
         dir: &Path,
     ) -> String {
         let dir = dir.display();
-        write_private(Path::new(&format!("{dir}/front.key")), &format!("{}\n", spec.node_key));
-        write_private(Path::new(&format!("{dir}/master.password")), spec.master_password);
+        write_private(
+            Path::new(&format!("{dir}/front.key")),
+            &format!("{}\n", spec.node_key),
+        );
+        write_private(
+            Path::new(&format!("{dir}/master.password")),
+            spec.master_password,
+        );
         let listen = match spec.link {
             Link::Plain => format!("address = \"{}\"\ntls = false", self.link(spec, index)),
             Link::Tls => format!("address = \"{}\"", self.link(spec, index)),
@@ -627,7 +629,8 @@ impl Cluster {
     fn start_front(&mut self, builder: &Builder) {
         let mut text = self.proxy_toml(builder);
         text += &self.directory_toml(builder);
-        text += "[nodes]\nconnect_timeout = \"1s\"\nprove_timeout = \"1s\"\nverdict_timeout = \"5s\"\n";
+        text +=
+            "[nodes]\nconnect_timeout = \"1s\"\nprove_timeout = \"1s\"\nverdict_timeout = \"5s\"\n";
         if builder.single {
             text += "default = \"local\"\n";
         }
@@ -654,8 +657,18 @@ impl Cluster {
         let mut front = Process::start_as(
             "front",
             &self.path("logs"),
-            &["--reuid", &id, "--regid", &id, "--clear-groups", "--no-new-privs"],
-            &self.program("front", &configuration).each_ref().map(String::as_str),
+            &[
+                "--reuid",
+                &id,
+                "--regid",
+                &id,
+                "--clear-groups",
+                "--no-new-privs",
+            ],
+            &self
+                .program("front", &configuration)
+                .each_ref()
+                .map(String::as_str),
         );
         wait_until_ready(&mut front, SocketAddr::from((self.ip, 9143)));
         self.front = Some(front);
@@ -705,7 +718,11 @@ impl Cluster {
         };
         let password = format!("{dir}/ldap.password");
         write_private(Path::new(&password), slapd::SERVICE_PASSWORD);
-        let timeout = if builder.directory.contains("timeout") { "" } else { "timeout = \"3s\"\n" };
+        let timeout = if builder.directory.contains("timeout") {
+            ""
+        } else {
+            "timeout = \"3s\"\n"
+        };
         format!(
             "[directory]\nkind = \"ldap\"\n\n\
              [directory.ldap]\nuri = \"{}\"\nbind_dn = \"cn=pigeonair,ou=services,dc=example,dc=org\"\n\
@@ -743,10 +760,14 @@ impl Cluster {
     /// Passwords as they are, as `Debug` would print them, and as SASL sends them.
     fn look_for_secrets(&self) {
         use base64::{Engine as _, engine::general_purpose::STANDARD};
-        let plain = self.users.iter().map(|user| {
-            STANDARD.encode(format!("\0{}\0{}", user.name, user.password))
-        });
-        let encoded = self.users.iter().map(|user| STANDARD.encode(&user.password));
+        let plain = self
+            .users
+            .iter()
+            .map(|user| STANDARD.encode(format!("\0{}\0{}", user.name, user.password)));
+        let encoded = self
+            .users
+            .iter()
+            .map(|user| STANDARD.encode(&user.password));
         let printed = self.users.iter().map(|user| {
             let debug = format!("{:?}", user.password);
             debug.trim_matches('"').to_owned()
@@ -811,7 +832,10 @@ fn scheme(password: &str) -> String {
         .chain_update(password)
         .chain_update(salt)
         .finalize();
-    format!("{{SSHA256}}{}", STANDARD.encode([&digest[..], salt].concat()))
+    format!(
+        "{{SSHA256}}{}",
+        STANDARD.encode([&digest[..], salt].concat())
+    )
 }
 
 fn wait_until_ready(process: &mut Process, admin: SocketAddr) {

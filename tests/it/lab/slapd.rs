@@ -38,10 +38,7 @@ impl Slapd {
                 ("BASE", BASE),
                 ("ADMIN_DN", ADMIN),
                 ("ADMIN_PASSWORD", &format!("\"{ADMIN_PASSWORD}\"")),
-                (
-                    "HASH_READERS",
-                    "cn=pigeonair,ou=services,dc=example,dc=org",
-                ),
+                ("HASH_READERS", "cn=pigeonair,ou=services,dc=example,dc=org"),
             ],
         );
         super::write_private(&dir.join("slapd.conf"), &configuration);
