@@ -28,8 +28,12 @@ const fn exit_code(failed: &Failed) -> u8 {
         Failed::Random(_) => OS,
         Failed::Log(_) => SOFTWARE,
         Failed::App(error) => match error {
-            AppError::Internal(_) => SOFTWARE,
-            AppError::System(_) => OS,
+            AppError::Metrics(_) | AppError::Link(_) => SOFTWARE,
+            AppError::Bind { .. } | AppError::Runtime(_) => OS,
+            AppError::Directory(_)
+            | AppError::Handover(_)
+            | AppError::Role(_)
+            | AppError::Tls(_) => CONFIG,
         },
     }
 }

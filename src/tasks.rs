@@ -51,6 +51,25 @@ impl Tasks {
         task.abort_handle()
     }
 
+    /// Starts a task that serves the others: it runs until a drain is over, which does not wait for it.
+    pub fn background<F>(&self, name: &'static str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let cut = self.cut.clone();
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "this is the place the ban points to"
+        )]
+        tokio::spawn(async move {
+            let _guard = PanicGuard(name);
+            tokio::select! {
+                () = future => {}
+                () = cut.cancelled() => {}
+            }
+        });
+    }
+
     /// Tells listeners to stop; sessions go on.
     pub fn stop(&self) {
         self.stop.cancel();
@@ -85,13 +104,13 @@ impl Tasks {
     pub async fn drain(&self, limit: Duration) -> usize {
         self.stop();
         self.tracker.close();
-        if tokio::time::timeout(limit, self.tracker.wait())
-            .await
-            .is_ok()
-        {
-            return 0;
-        }
-        let left = self.tracker.len();
+        // What is left when the limit has passed; nothing, if the wait ended before.
+        let waited = tokio::time::timeout(limit, self.tracker.wait()).await;
+        let left = if waited.is_ok() {
+            0
+        } else {
+            self.tracker.len()
+        };
         self.cut.cancel();
         self.tracker.wait().await;
         left

@@ -67,7 +67,7 @@ const READINESS_TIMEOUT: Duration = Duration::from_secs(4);
 const MAX_HEADER_BYTES: usize = 8192;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Answers on `listener` until the tasks are told to stop.
+/// Answers on `listener`, through a drain as well: a balancer must be told that this process is not ready.
 ///
 /// `readiness` gives the reasons why the process cannot serve now; none means that it can.
 pub async fn serve<R, F>(listener: TcpListener, metrics: Metrics, readiness: R, tasks: Tasks)
@@ -77,11 +77,7 @@ where
 {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = tasks.stopped() => return,
-        };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, _)) = listener.accept().await else {
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
@@ -89,7 +85,7 @@ where
             continue;
         };
         let (metrics, readiness) = (metrics.clone(), readiness.clone());
-        tasks.spawn("admin connection", async move {
+        tasks.background("admin connection", async move {
             let answered = connection(stream, metrics, readiness);
             // Whoever is that slow is not a monitor.
             let _ = timeout(CONNECTION_TIMEOUT, answered).await;

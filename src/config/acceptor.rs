@@ -1,5 +1,10 @@
 //! `[acceptor]`: what admits links on a storage node, and the real servers behind it.
 //!
+//! It asks no real server: whether a kind of hand-over is possible is found out by the hand-over itself. User names in
+//! `peers` become uids here, once.
+//!
+//! Limits: uids and gids begin at 1, whatever is configured; nothing is ever done as root on behalf of a user.
+//!
 //! A node serves nobody without a listener, a key and a real server, so each of them must be there. A plain link from
 //! another machine is allowed, and said at start-up.
 
@@ -133,9 +138,6 @@ fn bounds(section: &mut Section<'_>) -> Option<Bounds> {
 
 fn listeners(section: &mut Section<'_>) -> Option<Vec<Listener>> {
     let mut tables = section.tables("listen");
-    if tables.is_empty() && !section.has("listen") {
-        section.missing("listen", "at least one [[acceptor.listen]]");
-    }
     let listeners: Vec<Option<Listener>> = tables.iter_mut().map(listener).collect();
     let listeners: Vec<Listener> = listeners.into_iter().collect::<Option<_>>()?;
     (!listeners.is_empty()).then_some(listeners)
@@ -183,9 +185,6 @@ fn listener(table: &mut Section<'_>) -> Option<Listener> {
 
 fn keys(section: &mut Section<'_>) -> Option<Vec<NodeKey>> {
     let mut tables = section.tables("key");
-    if tables.is_empty() && !section.has("key") {
-        section.missing("key", "at least one [[acceptor.key]]");
-    }
     let keys: Vec<Option<NodeKey>> = tables.iter_mut().map(key).collect();
     let keys: Vec<NodeKey> = keys.into_iter().collect::<Option<_>>()?;
     for (position, (table, key)) in tables.iter().zip(&keys).enumerate() {

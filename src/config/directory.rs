@@ -1,5 +1,7 @@
 //! `[directory]`: where accounts are, and how entries are read.
 //!
+//! Tables of the kind that is not chosen are refused: whoever changes `kind` and forgets half of it should hear so.
+//!
 //! What can be known without asking the LDAP server is checked: the address, the filter (tried by the parser that
 //! will send it), the pair of service account and password. Passwords that would cross a wire in clear are allowed,
 //! and said at start-up.

@@ -13,18 +13,11 @@ use std::{
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
-};
-
-use rustls::{
-    ServerConfig,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject as _},
 };
 
 use super::{form, section::Section};
 use crate::{
-    proxy::TlsFiles,
+    net::tls,
     secret::{Key, Secret, SecretFileError},
 };
 
@@ -37,78 +30,6 @@ pub(super) struct System {
     pub(super) authorities: PathBuf,
     /// Our own uid.
     pub(super) uid: u32,
-}
-
-/// Why a certificate and its key are not usable.
-#[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
-    /// The certificate file could not be read, or it holds something else.
-    #[error("cannot read certificates from {path}")]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// What the reader said.
-        #[source]
-        source: pem::Error,
-    },
-    /// The key file was refused.
-    #[error(transparent)]
-    KeyFile(#[from] SecretFileError),
-    /// The key file holds no private key.
-    #[error("cannot read a private key from {path}")]
-    KeyForm {
-        /// The file.
-        path: PathBuf,
-        /// What the reader said.
-        #[source]
-        source: pem::Error,
-    },
-    /// TLS refuses the two together: they belong to different keys, or to a kind that is not supported.
-    #[error("cannot use this key with this certificate")]
-    Pair(#[source] rustls::Error),
-}
-
-impl CertificateError {
-    /// Whether the certificate file is to blame, not the key file.
-    const fn is_of_certificate(&self) -> bool {
-        matches!(self, Self::Certificate { .. })
-    }
-}
-
-/// Reads a certificate with its chain and its key, and tries whether TLS takes them.
-///
-/// # Errors
-///
-/// A file is unreadable, too open or of the wrong form, or the two do not belong together.
-pub fn check_certificate(files: &TlsFiles) -> Result<(), CertificateError> {
-    let chain =
-        certificates(&files.certificate).map_err(|source| CertificateError::Certificate {
-            path: files.certificate.clone(),
-            source,
-        })?;
-    let pem = Secret::from_file(&files.key)?;
-    let key = PrivateKeyDer::from_pem_slice(pem.expose()).map_err(|source| {
-        CertificateError::KeyForm {
-            path: files.key.clone(),
-            source,
-        }
-    })?;
-    ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(CertificateError::Pair)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(CertificateError::Pair)?;
-    Ok(())
-}
-
-/// All certificates of a PEM file, at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
-    let found: Vec<_> = CertificateDer::pem_file_iter(path)?.collect::<Result<_, _>>()?;
-    if found.is_empty() {
-        return Err(pem::Error::NoItemsFound);
-    }
-    Ok(found)
 }
 
 /// The password in the file that key `name` names.
@@ -127,7 +48,7 @@ pub(super) fn key(section: &mut Section<'_>, name: &'static str) -> Option<Key> 
 }
 
 /// `[proxy.tls]`: both files, tried.
-pub(super) fn tls(section: &mut Section<'_>) -> Option<TlsFiles> {
+pub(super) fn certificate(section: &mut Section<'_>) -> Option<tls::Files> {
     let certificate = section.required(
         "certificate",
         &form::path("the path of a PEM file: certificate, then its chain"),
@@ -136,14 +57,14 @@ pub(super) fn tls(section: &mut Section<'_>) -> Option<TlsFiles> {
         "key",
         &form::path("the path of a PEM file: the private key"),
     );
-    let files = TlsFiles {
+    let files = tls::Files {
         certificate: certificate?,
         key: key?,
     };
-    match check_certificate(&files) {
-        Ok(()) => Some(files),
+    match tls::server_config(&files) {
+        Ok(_) => Some(files),
         Err(error) => {
-            let name = if error.is_of_certificate() {
+            let name = if matches!(error, tls::TlsError::Certificate { .. }) {
                 "certificate"
             } else {
                 "key"
@@ -168,7 +89,7 @@ pub(super) fn authorities(
     let path = named.as_ref().unwrap_or(&system.authorities);
     if used
         && !bad
-        && let Err(error) = certificates(path)
+        && let Err(error) = tls::certificates(path)
     {
         let error = chain(&error);
         section.problem(

@@ -43,8 +43,6 @@ use self::{
 };
 use crate::{admin, log};
 
-pub use files::{CertificateError, check_certificate};
-
 /// Waits below this are typing errors.
 const SHORTEST: Duration = Duration::from_millis(100);
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -155,6 +153,9 @@ fn read(path: &Path, role: Option<Role>, system: &System) -> Result<Config, Prob
     match (config, report.into_parts()) {
         (Some(config), (problems, warnings)) if problems.is_empty() => {
             Ok(Config { warnings, ..config })
+        }
+        (None, (problems, _)) if problems.is_empty() => {
+            Err(whole("not usable (a mistake of this program)".to_owned()))
         }
         (_, (problems, _)) => Err(failed(problems)),
     }

@@ -1,5 +1,8 @@
 //! `[proxy]`: what serves clients, its listeners, and the limits of a conversation before login.
 //!
+//! Limits that belong to another component (the IMAP conversation, the relay) take their defaults from it; the proxy's
+//! own stand here. It reads the certificate's files only to try them.
+//!
 //! A listener with TLS needs `[proxy.tls]`; one where nobody could ever log in is refused; one that takes passwords
 //! in clear from anywhere is allowed, and said at start-up.
 
@@ -68,7 +71,7 @@ pub(super) fn read(section: &mut Section<'_>, dial: DialSettings) -> Option<Sett
     };
     let mut tls = section.table("tls");
     let has_tls = tls.is_present();
-    let tls = has_tls.then(|| files::tls(&mut tls));
+    let tls = has_tls.then(|| files::certificate(&mut tls));
     let listeners = listeners(section, has_tls);
     Some(Settings {
         listeners: listeners?,
@@ -124,9 +127,6 @@ fn imap_limits(section: &mut Section<'_>) -> imap::Settings {
 
 fn listeners(section: &mut Section<'_>, has_tls: bool) -> Option<Vec<Listener>> {
     let mut tables = section.tables("listen");
-    if tables.is_empty() && !section.has("listen") {
-        section.missing("listen", "at least one [[proxy.listen]]");
-    }
     let listeners: Vec<Option<Listener>> = tables
         .iter_mut()
         .map(|table| listener(table, has_tls))

@@ -142,22 +142,24 @@ impl<'a> Section<'a> {
         self.below(self.key(name), table)
     }
 
-    /// The tables of the list `name`.
+    /// The tables of the list `name`, at least one; when there is none, that is reported.
     pub(super) fn tables(&mut self, name: &'static str) -> Vec<Self> {
+        let path = self.key(name);
         let Some(value) = self.take(name) else {
+            self.missing(name, &format!("at least one [[{path}]]"));
             return Vec::new();
         };
         let tables: Option<Vec<&Table>> = value
             .as_array()
             .and_then(|list| list.iter().map(Value::as_table).collect());
-        let Some(tables) = tables else {
-            self.wrong_type(name, value, format!("tables [[{}]]", self.key(name)));
+        let Some(tables) = tables.filter(|tables| !tables.is_empty()) else {
+            self.wrong_type(name, value, format!("tables [[{path}]]"));
             return Vec::new();
         };
         (1..)
             .zip(tables)
             .map(|(position, table): (usize, _)| {
-                self.below(format!("{}[{position}]", self.key(name)), Some(table))
+                self.below(format!("{path}[{position}]"), Some(table))
             })
             .collect()
     }

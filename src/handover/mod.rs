@@ -1,8 +1,69 @@
-//! Handing a session to the real server. (stub: settings shared with configuration)
+//! Handing a session to the real server of this node.
+//!
+//! Two kinds, both for IMAP. For each session: the context is checked against the node's own bounds, the session is
+//! counted ([`sessions`]), the home is opened or made ([`home`]), the real server gets it ([`login`], [`imap_master`]), and the
+//! verdict goes to the front.
+//!
+//! | kind | the real server gets | then | verdict written by | log of the real server |
+//! | --- | --- | --- | --- | --- |
+//! | `login` | a connection of ours, a master login, the client in `ID` | we relay | us | at login: `imap-login: Info: Login: user=<u>, method=PLAIN, rip=CLIENT, lip=LOCAL, ..., session=<ID>`; at the end `imap(u)<pid><ID>` (client address and id need `login_trusted_networks`) |
+//! | `dovecot-imap-master`, plain link | the link's socket | we are out | Dovecot | no login line; at the end `imap(u)<pid><ID>`; the client address only where `mail_log_prefix` has `%r` |
+//! | `dovecot-imap-master`, link under TLS | one end of a socket pair | we relay | Dovecot, through the relay | the same |
+//!
+//! ```text
+//! bounds ──> count ──> home ──> real server ──┬── Handed::Relay   the verdict is written, or comes out of `server`
+//!    │         │        │           │         └── Handed::Gone    the socket is Dovecot's
+//!    └─────────┴────────┴───────────┴──> Refused, and a verdict that says so
+//! ```
+//!
+//! It does not admit links and does not relay. It reads nothing from the link: what follows the link's records belongs to
+//! the real server. It trusts no name of the context: uid 0 is refused whatever the bounds say.
+//!
+//! Limits: `timeout` for all of it; `sessions_per_account`. On failure the front hears one of four words ([`Refused::refusal`])
+//! and the caller has the cause. When nobody knows whether Dovecot has the socket, it is shut down and the front sees the end of the stream.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+mod home;
+mod imap_master;
+mod login;
+mod sessions;
+mod version;
+mod witness;
 
-use crate::{net::Address, secret::Secret};
+use std::{
+    collections::HashMap, io, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::AsyncWriteExt as _,
+    time::{Instant, timeout, timeout_at},
+};
+
+use self::{home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions};
+pub use self::{
+    home::HomeError, imap_master::MasterError, sessions::SessionGuard, version::VersionError,
+};
+use crate::{
+    metrics::Metrics,
+    names::{AccountName, Service},
+    net::{Address, Stream},
+    proto::{
+        encode::EncodeError,
+        link::{Context, Opening, Refusal, Verdict},
+        login::LoginError,
+    },
+    secret::Secret,
+    tasks::Tasks,
+};
+
+/// How often dead sockets are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// For the verdict of a session that is refused; the front may be gone.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// In place of a timeout that is longer than the clock can say.
+const NO_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How sessions reach the real servers of a node.
 #[derive(Clone, Debug)]
@@ -46,3 +107,400 @@ pub struct Bounds {
     /// All homes lie below it.
     pub home_root: PathBuf,
 }
+
+/// A session that the real server has.
+#[derive(Debug)]
+pub enum Handed {
+    /// With its socket: nothing is left to do. It stays counted until the socket is dead.
+    Gone,
+    /// Relay between these until both have ended; first write `pending` to the link.
+    Relay {
+        /// The front.
+        link: Stream,
+        /// The real server.
+        server: Stream,
+        /// What it said past its login.
+        pending: Bytes,
+        /// Counts the session; dropped when the relay has ended.
+        session: SessionGuard,
+    },
+}
+
+/// Why a session was not handed over.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The context asks for what this node does not give.
+    #[error("{0}")]
+    Bounds(&'static str),
+    /// The real server can't be reached.
+    #[error("cannot connect to {server}")]
+    Connect {
+        /// Where it should listen.
+        server: Address,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Something of the context can't be written in the real server's protocol.
+    #[error("cannot name the session to the real server")]
+    Encode(#[from] EncodeError),
+    /// The home can't be used.
+    #[error("home is not usable")]
+    Home(#[from] HomeError),
+    /// The account has as many sessions as it may.
+    #[error("account has {0} sessions, as many as it may")]
+    Limit(u32),
+    /// The front is gone, or its socket is broken.
+    #[error("link failed")]
+    Link(#[source] io::Error),
+    /// The real server does not log the account in.
+    #[error("login at the real server failed")]
+    Login(#[source] LoginError),
+    /// Dovecot does not take the socket.
+    #[error("dovecot does not take the session")]
+    Master(#[from] MasterError),
+    /// The connection to the real server failed.
+    #[error("real server failed")]
+    Server(#[source] io::Error),
+    /// This node does not serve that.
+    #[error("service {} is not served here", .0.as_str())]
+    Service(Service),
+    /// It took too long.
+    #[error("real server gave no answer in time")]
+    Timeout,
+}
+
+impl Refused {
+    /// What the front hears of it.
+    pub const fn refusal(&self) -> Refusal {
+        match self {
+            Self::Bounds(_) => Refusal::Forbidden,
+            Self::Home(error) if error.is_forbidden() => Refusal::Forbidden,
+            Self::Limit(_) => Refusal::Limit,
+            Self::Login(LoginError::Refused { refusal, .. }) => *refusal,
+            Self::Connect { .. }
+            | Self::Encode(_)
+            | Self::Home(_)
+            | Self::Link(_)
+            | Self::Login(_)
+            | Self::Master(_)
+            | Self::Server(_)
+            | Self::Service(_)
+            | Self::Timeout => Refusal::Unavailable,
+        }
+    }
+
+    /// Whether an operator must change something before any session of this node succeeds.
+    pub const fn is_misconfiguration(&self) -> bool {
+        matches!(
+            self,
+            Self::Encode(_)
+                | Self::Login(LoginError::Master(_))
+                | Self::Home(HomeError::Root { .. })
+        )
+    }
+}
+
+/// A session that was not handed over, with what is left of it.
+struct Failed {
+    refused: Refused,
+    /// The link, if a verdict can still be written to it.
+    link: Option<Stream>,
+}
+
+impl Failed {
+    fn new(link: Stream, refused: impl Into<Refused>) -> Self {
+        Self {
+            refused: refused.into(),
+            link: Some(link),
+        }
+    }
+
+    fn without_link(refused: impl Into<Refused>) -> Self {
+        Self {
+            refused: refused.into(),
+            link: None,
+        }
+    }
+}
+
+/// Hands sessions over. Clones share the counts.
+#[derive(Clone, Debug)]
+pub struct Handover {
+    settings: Arc<Settings>,
+    sessions: Arc<Sessions>,
+    metrics: Metrics,
+}
+
+impl Handover {
+    /// Checks that the real server can do what is configured, starts looking after sockets that were given away, and tries
+    /// the configured kind once (the result goes to the log: the real server may start later than this process). Called
+    /// from within the runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the installed Dovecot does not have the configured kind.
+    pub fn new(settings: Settings, metrics: Metrics, tasks: &Tasks) -> Result<Self, VersionError> {
+        if let Some(Kind::DovecotImapMaster { .. }) = settings.imap {
+            version::check_imap_master()?;
+        }
+        let sessions = Arc::new(Sessions::new(metrics.sessions_open.clone()));
+        tasks.background("session sweep", sweep(Arc::clone(&sessions)));
+        if let Some(kind) = settings.imap.clone() {
+            tasks.background("handover self-test", try_kind(kind, settings.timeout));
+        }
+        Ok(Self {
+            settings: Arc::new(settings),
+            sessions,
+            metrics,
+        })
+    }
+
+    /// Which accounts have how many sessions here, over all kinds.
+    pub fn sessions(&self) -> HashMap<AccountName, u32> {
+        self.sessions.counts()
+    }
+
+    /// Starts the session of `context` at the real server of `service`. `verdict` makes the record that tells the front,
+    /// for whoever writes it to `link`.
+    ///
+    /// # Errors
+    ///
+    /// When the session is refused or fails; the front has been told, as far as it could be.
+    pub async fn hand_over(
+        &self,
+        link: Stream,
+        service: Service,
+        context: &Context,
+        verdict: impl Fn(&Verdict) -> Vec<u8>,
+    ) -> Result<Handed, Refused> {
+        let kind = self.kind(service);
+        let label = kind.map_or("none", Kind::as_str);
+        let result = match kind {
+            Some(kind) => self.start(link, kind, context, &verdict).await,
+            None => Err(Failed::new(link, Refused::Service(service))),
+        };
+        let count = |result| {
+            self.metrics
+                .handovers
+                .with_label_values(&[label, result])
+                .inc()
+        };
+        match result {
+            Ok(handed) => {
+                count("ok");
+                Ok(handed)
+            }
+            Err(Failed { refused, link }) => {
+                let refusal = refused.refusal();
+                count(result_label(refusal));
+                if refused.is_misconfiguration() {
+                    tracing::error!(kind = label, error = %chain(&refused), "no session can be handed over");
+                }
+                if let Some(mut link) = link {
+                    let record = verdict(&Verdict::Refused(refusal));
+                    // The front may be gone; the cause is told to the caller either way.
+                    let _ = timeout(REFUSAL_TIMEOUT, write(&mut link, &record)).await;
+                }
+                Err(refused)
+            }
+        }
+    }
+
+    fn kind(&self, service: Service) -> Option<&Kind> {
+        match service {
+            Service::Imap => self.settings.imap.as_ref(),
+            Service::Mailstore | Service::Pop3 => None,
+        }
+    }
+
+    async fn start(
+        &self,
+        link: Stream,
+        kind: &Kind,
+        context: &Context,
+        verdict: &impl Fn(&Verdict) -> Vec<u8>,
+    ) -> Result<Handed, Failed> {
+        // A deadline beyond what the clock can say is none.
+        let deadline = Instant::now()
+            .checked_add(self.settings.timeout)
+            .unwrap_or_else(|| Instant::now() + NO_DEADLINE);
+        let prepared = timeout_at(deadline, self.prepare(context)).await;
+        let (session, home) = match prepared.unwrap_or(Err(Refused::Timeout)) {
+            Ok(prepared) => prepared,
+            Err(refused) => return Err(Failed::new(link, refused)),
+        };
+        match kind {
+            Kind::DovecotImapMaster { socket } => {
+                let output = verdict(&Verdict::Ok(Opening::Capability));
+                let request = imap_master::Request {
+                    context,
+                    home: &home,
+                    output: &output,
+                };
+                let passed = imap_master::pass(link, socket, &request, deadline).await?;
+                Ok(self.handed(passed, session))
+            }
+            Kind::Login {
+                server,
+                user,
+                password,
+            } => {
+                let started = login::start(server, user, password, context);
+                let started = timeout_at(deadline, started).await;
+                match started.unwrap_or(Err(Refused::Timeout)) {
+                    Ok(logged_in) => relay(link, logged_in, session, deadline, verdict).await,
+                    Err(refused) => Err(Failed::new(link, refused)),
+                }
+            }
+        }
+    }
+
+    /// Checks what the context asks for, counts the session, opens or makes the home; its path is absolute.
+    async fn prepare(&self, context: &Context) -> Result<(SessionGuard, String), Refused> {
+        let Bounds {
+            uids,
+            gids,
+            home_root,
+        } = &self.settings.bounds;
+        let (uid, gid) = (context.uid, context.gid);
+        // Zero is refused whatever the bounds say.
+        if uid == 0 || !uids.contains(&uid) {
+            return Err(Refused::Bounds("uid is outside this node's bounds"));
+        }
+        if gid == 0 || !gids.contains(&gid) {
+            return Err(Refused::Bounds("gid is outside this node's bounds"));
+        }
+        let home = Home::locate(home_root, &context.home)?;
+        let path = home.path();
+        let limit = self.settings.sessions_per_account;
+        let session = self
+            .sessions
+            .reserve(&context.account, context.protocol, limit)
+            .ok_or(Refused::Limit(limit))?;
+        // A file system that hangs must not hang the event loop.
+        match tokio::task::spawn_blocking(move || home.prepare(uid, gid)).await {
+            Ok(prepared) => prepared?,
+            Err(error) => {
+                return Err(Refused::Home(HomeError::Io {
+                    path,
+                    source: io::Error::other(error),
+                }));
+            }
+        }
+        Ok((session, path))
+    }
+
+    fn handed(&self, passed: Passed, session: SessionGuard) -> Handed {
+        match passed {
+            Passed::Link(witness) => {
+                self.sessions.give_away(session, witness);
+                Handed::Gone
+            }
+            Passed::Pair { link, server } => Handed::Relay {
+                link,
+                server,
+                pending: Bytes::new(),
+                session,
+            },
+        }
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// The word for configuration, logs and metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::DovecotImapMaster { .. } => "dovecot-imap-master",
+            Self::Login { .. } => "login",
+        }
+    }
+}
+
+/// Tells the front that its session is logged in.
+async fn relay(
+    mut link: Stream,
+    logged_in: LoggedIn,
+    session: SessionGuard,
+    deadline: Instant,
+    verdict: &impl Fn(&Verdict) -> Vec<u8>,
+) -> Result<Handed, Failed> {
+    let LoggedIn {
+        server,
+        capabilities,
+        pending,
+    } = logged_in;
+    let record = verdict(&Verdict::Ok(Opening::Ready(capabilities)));
+    match timeout_at(deadline, write(&mut link, &record)).await {
+        Ok(Ok(())) => Ok(Handed::Relay {
+            link,
+            server,
+            pending,
+            session,
+        }),
+        // A record that was written in part can't be followed by another.
+        Ok(Err(error)) => Err(Failed::without_link(Refused::Link(error))),
+        Err(_) => Err(Failed::without_link(Refused::Link(
+            io::ErrorKind::TimedOut.into(),
+        ))),
+    }
+}
+
+async fn write(link: &mut Stream, octets: &[u8]) -> io::Result<()> {
+    link.write_all(octets).await?;
+    link.flush().await
+}
+
+/// Looks for dead sockets, for as long as the process runs.
+async fn sweep(sessions: Arc<Sessions>) {
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        let sessions = Arc::clone(&sessions);
+        // It panics only if we do; the guard of that task has said so.
+        let _ = tokio::task::spawn_blocking(move || sessions.sweep(None)).await;
+    }
+}
+
+/// Says whether the real server is there.
+async fn try_kind(kind: Kind, limit: Duration) {
+    let tried = timeout(limit, async {
+        match &kind {
+            Kind::DovecotImapMaster { socket } => imap_master::try_connect(socket).await,
+            Kind::Login { server, .. } => login::try_greeting(server).await,
+        }
+    });
+    match tried.await.unwrap_or(Err(Refused::Timeout)) {
+        Ok(()) => tracing::info!(kind = kind.as_str(), "real server answers"),
+        Err(error) => tracing::warn!(
+            kind = kind.as_str(),
+            error = %chain(&error),
+            "real server does not answer yet"
+        ),
+    }
+}
+
+const fn result_label(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Forbidden => "forbidden",
+        Refusal::InUse => "in-use",
+        Refusal::Limit => "limit",
+        Refusal::Unavailable => "unavailable",
+    }
+}
+
+/// An error and all its causes, as one text.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -248,8 +248,11 @@ pub use decode::property;
 mod decode {
     use super::*;
 
+    /// A name and its value.
+    type Pair = (Vec<u8>, Vec<u8>);
+
     /// Reads `ID ("name" "value" ...)`.
-    pub(super) fn imap_id(command: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
+    pub(super) fn imap_id(command: &[u8]) -> Option<Vec<Pair>> {
         let mut rest = command.strip_prefix(b"ID (")?;
         let mut strings = Vec::new();
         loop {
@@ -314,13 +317,13 @@ mod decode {
     }
 
     /// Reads an `imap-master` request into user and fields.
-    pub(super) fn imap_master(line: &[u8]) -> Option<(Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>)> {
+    pub(super) fn imap_master(line: &[u8]) -> Option<(Vec<u8>, Vec<Pair>)> {
         let mut fields = tab_fields(line.strip_suffix(b"\n")?)?.into_iter();
         let user = fields.next()?;
         Some((user, fields.map(pair).collect::<Option<_>>()?))
     }
 
-    pub(super) fn pair(field: Vec<u8>) -> Option<(Vec<u8>, Vec<u8>)> {
+    pub(super) fn pair(field: Vec<u8>) -> Option<Pair> {
         let equals = field.iter().position(|octet| *octet == b'=')?;
         let (name, value) = field.split_at(equals);
         Some((name.to_vec(), value.strip_prefix(b"=")?.to_vec()))
@@ -350,7 +353,7 @@ mod decode {
         }
 
         let account = AccountName::parse("ann").expect("a name");
-        match super::plain(&account, text, &Secret::new(octets.to_vec())) {
+        match plain(&account, text, &Secret::new(octets.to_vec())) {
             Ok(response) => {
                 let message = BASE64.decode(response.expose()).expect("base64");
                 let parts: Vec<_> = message.split(|octet| *octet == 0).collect();

@@ -88,6 +88,7 @@ pub enum FrameError {
 #[derive(Default)]
 pub struct Message {
     octets: Zeroizing<Vec<u8>>,
+    /// In the order of their places.
     literals: Vec<Literal>,
 }
 
@@ -253,7 +254,10 @@ impl Message {
 
     /// The content of the literal whose marker begins at `at`, and where the text goes on behind it.
     pub fn literal_at(&self, at: usize) -> Option<(&[u8], usize)> {
-        let literal = self.literals.iter().find(|literal| literal.marker == at)?;
+        let found = self
+            .literals
+            .binary_search_by_key(&at, |literal| literal.marker);
+        let literal = self.literals.get(found.ok()?)?;
         let content = self.octets.get(literal.start..literal.end)?;
         Some((content, literal.end))
     }
@@ -446,6 +450,9 @@ mod tests {
             "18446744073709551615",
             "18446744073709551616",
             "18446744073709551619",
+            // 2^64 and 2^65, and a little more.
+            "18446744073709551623",
+            "36893488147419103243",
             "9999999999999999999999999999999999999999",
         ] {
             for end in ["}\r\n", "+}\r\n"] {
@@ -473,15 +480,19 @@ mod tests {
 
     #[test]
     fn a_refused_literal_leaves_a_marker_without_content() {
-        let mut reader = Reader::new(LIMITS);
-        let mut input = BytesMut::from(&b"a {3}\r\nb\r\n"[..]);
-        assert!(matches!(reader.read_command(&mut input), Ok(Frame::Offer)));
-        let refused = reader.take();
-        assert!(refused.literal_at(2).is_none());
-        assert_eq!(refused.octets(), b"a {3}\r\n");
-        assert!(
-            matches!(reader.read_command(&mut input), Ok(Frame::Message(line)) if line.octets() == b"b")
-        );
+        for size in [0, 3] {
+            let line = format!("a {{{size}}}\r\n");
+            let mut reader = Reader::new(LIMITS);
+            let mut input = BytesMut::from(format!("{line}b\r\n").as_bytes());
+            assert!(matches!(reader.read_command(&mut input), Ok(Frame::Offer)));
+            let refused = reader.take();
+            assert!(refused.literal_at(2).is_none());
+            assert_eq!(refused.octets(), line.as_bytes());
+            let Ok(Frame::Message(next)) = reader.read_command(&mut input) else {
+                panic!("no line");
+            };
+            assert_eq!(next.octets(), b"b");
+        }
     }
 
     #[test]

@@ -171,10 +171,17 @@ mod tests {
     );
 
     fn table() -> Vec<Row> {
-        use Opening::{Capability, PlusOk, Preauth, Ready, Silent, Tagged};
-        let refused = |text: &str| Err(OpeningError::Refused(text.to_owned()));
-        let malformed = Err(OpeningError::Reply(ReplyError::Malformed));
-        let unexpected = |what| Err(OpeningError::Unexpected(what));
+        [
+            ready_table(),
+            capability_table(),
+            greeting_table(),
+            pop3_table(),
+        ]
+        .concat()
+    }
+
+    fn ready_table() -> Vec<Row> {
+        use Opening::Ready;
         vec![
             (
                 Ready("IMAP4rev1 IDLE".to_owned()),
@@ -188,6 +195,14 @@ mod tests {
                 Err(ReplyError::Capabilities.into()),
                 b"",
             ),
+        ]
+    }
+
+    fn capability_table() -> Vec<Row> {
+        use Opening::Capability;
+        let refused = |text: &str| Err(OpeningError::Refused(text.to_owned()));
+        let unexpected = |what| Err(OpeningError::Unexpected(what));
+        vec![
             (
                 Capability,
                 b"* CAPABILITY IMAP4rev1 IDLE\r\nx OK done\r\na OK",
@@ -233,6 +248,13 @@ mod tests {
                 Err(ReplyError::Capabilities.into()),
                 b"",
             ),
+        ]
+    }
+
+    fn greeting_table() -> Vec<Row> {
+        use Opening::{Preauth, Tagged};
+        let refused = |text: &str| Err(OpeningError::Refused(text.to_owned()));
+        vec![
             (
                 Preauth,
                 b"* PREAUTH [CAPABILITY A B] hi\r\n",
@@ -245,7 +267,12 @@ mod tests {
                 Ok(None),
                 b"more",
             ),
-            (Preauth, b"a OK hi\r\n", unexpected("tag"), b""),
+            (
+                Preauth,
+                b"a OK hi\r\n",
+                Err(OpeningError::Unexpected("tag")),
+                b"",
+            ),
             (
                 Tagged,
                 b"* OK [ALERT] FAM\r\nq1 OK [CAPABILITY A] hi\r\n",
@@ -259,6 +286,14 @@ mod tests {
                 b"* 1 EXISTS\r\n",
             ),
             (Tagged, b"q1 NO hi\r\n", refused("hi"), b""),
+        ]
+    }
+
+    fn pop3_table() -> Vec<Row> {
+        use Opening::{PlusOk, Silent};
+        let refused = |text: &str| Err(OpeningError::Refused(text.to_owned()));
+        let malformed = Err(OpeningError::Reply(ReplyError::Malformed));
+        vec![
             (PlusOk, b"+OK logged in.\r\n+OK", Ok(None), b"+OK"),
             (PlusOk, b"+OK\r\n", Ok(None), b""),
             (

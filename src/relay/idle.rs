@@ -104,7 +104,7 @@ impl Idle {
         if !sessions.sweeping {
             sessions.sweeping = true;
             self.tasks
-                .spawn("relay sweep", Arc::clone(self).sweep_while_needed());
+                .background("relay sweep", Arc::clone(self).sweep_while_needed());
         }
         drop(sessions);
         Watch {

@@ -31,6 +31,7 @@ mod tests;
 mod way;
 
 use std::{
+    fmt,
     future::{Future, poll_fn},
     io,
     pin::pin,
@@ -90,6 +91,20 @@ pub enum End {
     ServerError(io::Error),
     /// The caller asked for it.
     Stopped,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client => f.write_str("client closed"),
+            Self::ClientError(error) => write!(f, "client: {error}"),
+            Self::HalfClosedIdle => f.write_str("one side closed, the other was silent"),
+            Self::Idle => f.write_str("both sides were silent"),
+            Self::Server => f.write_str("server closed"),
+            Self::ServerError(error) => write!(f, "server: {error}"),
+            Self::Stopped => f.write_str("closed by us"),
+        }
+    }
 }
 
 /// The relay of one process. Clones share its pipes and its sweep.

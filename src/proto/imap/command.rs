@@ -8,7 +8,7 @@
 //! where framing marked one, and nothing else reads over it, since a marker has a line end and no other form of
 //! argument may hold one.
 //!
-//! No recursion, no allocation but for the strings taken, time linear in the message.
+//! No recursion, no allocation but for the strings taken; each octet is looked at once.
 //! On anything else than the grammar the answer is `None`: the command is bad, and the tag, if there was one, is known.
 
 use std::{fmt, mem};

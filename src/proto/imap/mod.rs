@@ -4,8 +4,7 @@
 //! [`Event::Credentials`], which its driver answers by [`Server::accept`] or [`Server::deny`]. What the client sends
 //! behind its credentials stays in the input, in order, for whoever speaks to it next.
 //!
-//! It does not check passwords, measure time (the driver says [`Server::bye`] to a silent client), or keep anything
-//! over STARTTLS.
+//! It does not check passwords, measure time (the driver says [`Server::bye`]), or keep anything over STARTTLS.
 //!
 //! ```text
 //!                     LOGIN, initial response
@@ -19,17 +18,10 @@
 //!         Handshake        LOGOUT, a limit (from Command, Exchange, Pending) ───> Closed
 //! ```
 //!
-//! The transcripts in `tests` walk all its edges.
-//!
-//! Limits: [`Settings`]; a command together at most `max_line_bytes` + 2 * `max_literal_bytes`; ten answers "not now"
-//! (unavailable, in use, too many sessions); a step writes at most some 16 octets per octet read.
+//! Limits: [`Settings`]; ten answers "not now" (`deny`); at most some 16 octets written per octet read.
 //! RFC 3501, RFC 9051, RFC 2971 (ID), RFC 4959 (SASL-IR), RFC 5530 (response codes), RFC 7888 (LITERAL+).
-//!
-//! On failure: a wrong command is BAD and counts. A line too long, a literal too large or a line ended by LF alone
-//! leave unknown where the next command begins: BAD, BYE, and what is left is dropped unread. A literal too large closes
-//! even if it is a synchronising one. A password where none is taken is NO [PRIVACYREQUIRED], before its literal is
-//! asked for. A name that nobody can have (empty, over 255 octets, not UTF-8, with a control character) is NO [CANNOT],
-//! without a look-up; it and PRIVACYREQUIRED count as bad commands, not as attempts.
+//! On failure: BAD or NO, counted, then BYE; at once where nobody knows where the next command begins (`broken`).
+//! The transcripts in `tests` walk all edges.
 
 mod command;
 #[cfg(any(fuzzing, test))]
@@ -59,6 +51,8 @@ const MAX_POSTPONED: u32 = 10;
 const BAD_ARGUMENTS: &str = "BAD Wrong arguments.";
 const BAD_COMMAND: &str = "BAD Unknown command, or not before login.";
 const BAD_TAG: &str = "BAD A command begins with a tag.";
+/// For a name that nobody can have (empty, over 255 octets, not UTF-8, with a control character): it is answered without
+/// a look-up, for the answer tells nothing but what the client sent, and counts as a bad command, not as an attempt.
 const NO_NAME: &str = "NO [CANNOT] This is not a user name.";
 
 /// Limits of the conversation.
@@ -381,6 +375,7 @@ impl Server {
         Event::Credentials(credentials)
     }
 
+    /// Answers a password where none is taken: before its literal is asked for, so that it need not travel at all.
     fn refuse_password(&mut self, tag: &Tag, out: &mut BytesMut) -> Option<Event> {
         tagged(
             out,
@@ -404,7 +399,8 @@ impl Server {
         Some(self.close(Closed::Misbehaved("bad-commands")))
     }
 
-    /// Answers input of which nobody knows where its next command begins.
+    /// Answers input of which nobody knows where its next command begins, and drops the rest unread. A synchronising
+    /// literal that is too large ends here too, though its client would wait: no client logs in with one.
     fn broken(&mut self, tag: Option<&Tag>, error: FrameError, out: &mut BytesMut) -> Event {
         let (word, text) = match error {
             FrameError::BareLf => ("bare-lf", "Lines end in CRLF."),

@@ -101,7 +101,10 @@ impl Conversation {
                 assert!(self.input.is_empty(), "More with input left");
                 return true;
             }
-            Event::Close(closed) => self.over(&format!("{closed:?}")),
+            Event::Close(closed) => {
+                assert!(held == 0 && self.input.is_empty(), "something is not wiped");
+                self.over(&format!("{closed:?}"));
+            }
             Event::StartTls => {
                 assert!(self.input.is_empty(), "clear input left for TLS");
                 self.note("StartTls");

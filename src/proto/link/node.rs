@@ -1,7 +1,7 @@
 //! The node's half of a link: who knocks must prove itself, then may open one service.
 //!
 //! ```text
-//! Node --greet()--> Greeted --prove--> Proven --open--> Opened --verdict()--> the record's octets
+//! Node --greet()--> Greeted --prove--> Proven --open--> Opened --seal.verdict()--> the record's octets
 //! ```
 //!
 //! Each arrow but the last consumes its value. A peer that fails hears nothing: an [`Error`] is for counter and log, and
@@ -149,12 +149,13 @@ pub struct Opened {
     pub context: Context,
     /// Which key proved the peer.
     pub key_id: KeyId,
-    seal: VerdictSeal,
+    /// Makes the verdict.
+    pub seal: VerdictSeal,
 }
 
-/// What makes the verdict's MAC.
+/// What makes the verdict's record.
 #[derive(Debug)]
-struct VerdictSeal {
+pub struct VerdictSeal {
     key: StepKey,
     transcript: Transcript,
 }
@@ -304,18 +305,12 @@ impl Proven {
     }
 }
 
-impl Opened {
+impl VerdictSeal {
     /// The record to send, by us or by whoever the link is handed to.
     ///
     /// A capability text longer than [`MAX_CAPABILITY_BYTES`](super::record::MAX_CAPABILITY_BYTES) or with control
     /// characters cannot be said: the verdict is then [`Refusal::Unavailable`].
     pub fn verdict(&self, verdict: &Verdict) -> Vec<u8> {
-        self.seal.verdict(verdict)
-    }
-}
-
-impl VerdictSeal {
-    fn verdict(&self, verdict: &Verdict) -> Vec<u8> {
         let mut record = verdict.encode();
         let mac = self.key.seal(&self.transcript.with(&record));
         record.extend_from_slice(&mac);

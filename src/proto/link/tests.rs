@@ -159,7 +159,7 @@ impl Pair {
         let opened = proven.open(&pass(Kind::Open, &open), self.now)?;
         assert_eq!(opened.key_id.as_str(), self.key_id);
         assert_eq!(opened.service, Service::Imap);
-        let verdict = pass(Kind::Verdict, &opened.verdict(&self.verdict));
+        let verdict = pass(Kind::Verdict, &opened.seal.verdict(&self.verdict));
         Ok((opened.context, waiting.verdict(&verdict)?))
     }
 

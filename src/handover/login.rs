@@ -1,0 +1,124 @@
+//! The kind `login`: connect to the real server, log in on behalf of the account, and leave two streams to relay between.
+//!
+//! It drives [`proto::login`](crate::proto::login). It sets no deadline of its own (the caller's covers all of it) and does
+//! not touch the link. On failure the connection to the real server is closed.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpStream, UnixStream},
+};
+
+use super::Refused;
+use crate::{
+    net::{Address, Stream},
+    proto::{
+        encode::{self, ClientId},
+        link::Context,
+        login::{Client, Step},
+        reply::{Reader, Reply, Status},
+    },
+    secret::Secret,
+};
+
+/// Room for one read; a login has about 2 KiB.
+const READ_BYTES: usize = 4096;
+
+/// Proxies that a session may pass; Dovecot's own number.
+const PROXY_TTL: u8 = 5;
+
+/// A session at the real server.
+#[derive(Debug)]
+pub(super) struct LoggedIn {
+    pub(super) server: Stream,
+    /// The session's capability list.
+    pub(super) capabilities: String,
+    /// What the server said past its login.
+    pub(super) pending: Bytes,
+}
+
+/// Connects to the real server.
+async fn connect(server: &Address) -> Result<Stream, Refused> {
+    let connected =
+        match server {
+            Address::Tcp { host, port } => TcpStream::connect((host.as_str(), *port))
+                .await
+                .and_then(|stream| {
+                    stream.set_nodelay(true)?;
+                    Ok(Stream::Tcp(stream))
+                }),
+            Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        };
+    connected.map_err(|source| Refused::Connect {
+        server: server.clone(),
+        source,
+    })
+}
+
+/// Connects and logs in on behalf of the context's account.
+pub(super) async fn start(
+    server: &Address,
+    user: &str,
+    password: &Secret,
+    context: &Context,
+) -> Result<LoggedIn, Refused> {
+    let id = ClientId {
+        client: context.client,
+        local: context.local,
+        session: &context.session,
+        ttl: PROXY_TTL.saturating_sub(context.hops).max(1),
+    };
+    let client = Client::new(&context.account, user, password, &id)?;
+    log_in(connect(server).await?, client).await
+}
+
+async fn log_in(mut server: Stream, mut client: Client) -> Result<LoggedIn, Refused> {
+    let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
+    loop {
+        read(&mut server, &mut input).await?;
+        let step = client.step(&mut input, &mut out).map_err(Refused::Login)?;
+        let written = server.write_all(&out).await;
+        encode::wipe(&mut out);
+        written.map_err(Refused::Server)?;
+        if let Step::Done { capabilities } = step {
+            return Ok(LoggedIn {
+                server,
+                capabilities,
+                pending: input.freeze(),
+            });
+        }
+    }
+}
+
+/// Whether a real server greets: the test of this kind at start.
+pub(super) async fn try_greeting(server: &Address) -> Result<(), Refused> {
+    let mut stream = connect(server).await?;
+    let (mut replies, mut input) = (Reader::new(), BytesMut::new());
+    loop {
+        read(&mut stream, &mut input).await?;
+        match replies.reply(&mut input) {
+            Ok(None) => {}
+            Ok(Some(Reply::Status {
+                tag: None,
+                status: Status::Ok,
+                ..
+            })) => return Ok(()),
+            Ok(Some(_)) => {
+                let error = io::Error::other("the server greets with something else than OK");
+                return Err(Refused::Server(error));
+            }
+            Err(error) => return Err(Refused::Login(error.into())),
+        }
+    }
+}
+
+async fn read(server: &mut Stream, input: &mut BytesMut) -> Result<(), Refused> {
+    input.reserve(READ_BYTES);
+    match server.read_buf(input).await {
+        Ok(0) => Err(Refused::Server(io::ErrorKind::UnexpectedEof.into())),
+        Ok(_) => Ok(()),
+        Err(error) => Err(Refused::Server(error)),
+    }
+}

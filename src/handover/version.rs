@@ -1,0 +1,99 @@
+//! Which Dovecot is installed, and whether it takes sessions on its `imap-master` socket.
+//!
+//! Asked once, at start, of `dovecot --version`. A server that can't do what is configured is an error that names the kind
+//! to use; a server that is not found here (it may run in a container, behind a mounted socket) is a warning only. It does not
+//! ask the running server, which may have been started from an older file.
+
+use std::{io, process::Command};
+
+/// Where the program is looked for: in PATH, then where Debian puts it.
+const PROGRAMS: [&str; 2] = ["dovecot", "/usr/sbin/dovecot"];
+
+/// The first version with a socket that takes what is sent, and the first that no longer does.
+const FROM: [u32; 3] = [2, 3, 0];
+const BEFORE: [u32; 3] = [2, 4, 3];
+
+/// Why the configured kind is impossible.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "kind \"dovecot-imap-master\" needs Dovecot 2.3 to 2.4.2, and this is {version}: use kind \"login\""
+)]
+pub struct VersionError {
+    /// What the program says of itself.
+    version: String,
+}
+
+/// Checks the Dovecot of this machine. Blocks for as long as `dovecot --version` takes.
+pub(super) fn check_imap_master() -> Result<(), VersionError> {
+    for program in PROGRAMS {
+        match Command::new(program).arg("--version").output() {
+            Ok(output) => return check(&String::from_utf8_lossy(&output.stdout)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(%error, program, "cannot ask Dovecot for its version");
+                return Ok(());
+            }
+        }
+    }
+    tracing::warn!("Dovecot is not found here, its version is not checked");
+    Ok(())
+}
+
+/// Judges `2.3.19.1 (9b53102964)`.
+fn check(text: &str) -> Result<(), VersionError> {
+    let mut numbers = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|number| number.parse::<u32>().ok());
+    let mut next = || numbers.next().unwrap_or(0);
+    let version = [next(), next(), next()];
+    if version == [0; 3] {
+        tracing::warn!("Dovecot does not tell its version, it is not checked");
+        return Ok(());
+    }
+    if (FROM..BEFORE).contains(&version) {
+        return Ok(());
+    }
+    Err(VersionError {
+        version: text.trim().escape_debug().take(64).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_judged_by_their_numbers() {
+        for text in [
+            "2.3.0",
+            "2.3.19.1 (9b53102964)\n",
+            "2.3.21",
+            "2.4.0-1",
+            "2.4.2 (x)",
+            "",
+            "what",
+        ] {
+            assert_eq!(check(text), Ok(()), "{text}");
+        }
+        for text in [
+            "2.2.36 (x)",
+            "2.4.3",
+            "2.4.3-1 (abcdef)",
+            "2.4.10",
+            "2.5.0",
+            "3.0.0",
+            "1.9.9",
+        ] {
+            assert!(check(text).is_err(), "{text}");
+        }
+        assert_eq!(
+            check("2.4.3 (x)\n").unwrap_err().to_string(),
+            "kind \"dovecot-imap-master\" needs Dovecot 2.3 to 2.4.2, and this is 2.4.3 (x): use kind \"login\""
+        );
+    }
+
+    #[test]
+    fn the_installed_dovecot_is_one_that_can() {
+        assert_eq!(check_imap_master(), Ok(()));
+    }
+}
