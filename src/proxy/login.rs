@@ -14,13 +14,13 @@ use tokio::{
 
 use crate::{
     directory::{Account, LookupError, Status},
-    link::{self, LinkError},
+    link,
     net::Stream,
     nodes::Node,
     outcome::{Blame, Failure, Report, Stage, chain},
     proto::{
         denial::Denial,
-        link::{Context, Refusal, context::ClientTls},
+        link::{Context, context::ClientTls},
         opening::{OpeningError, Reader, Step},
         talk::Credentials,
     },
@@ -151,23 +151,16 @@ fn context(account: &Account, report: &Report) -> Context {
 
 async fn open_link(parts: &Parts, node: &Node, context: &Context) -> Result<link::Opened, Failure> {
     let _timer = timer(parts, Stage::Link);
-    parts.dialer.open(node, context).await.map_err(|error| {
-        let denial = match &error {
-            LinkError::Refused(Refusal::Limit) => Denial::Limit,
-            LinkError::Refused(Refusal::InUse) => Denial::InUse,
-            _ => Denial::Unavailable,
-        };
-        let blame = match &error {
-            LinkError::Refused(Refusal::Limit | Refusal::InUse) => Blame::Client,
-            _ => Blame::Node,
-        };
-        Failure {
+    parts
+        .dialer
+        .open(node, context)
+        .await
+        .map_err(|error| Failure {
             stage: Stage::Link,
-            blame,
-            denial,
+            blame: error.blame(),
+            denial: error.denial(),
             reason: chain(&error),
-        }
-    })
+        })
 }
 
 async fn read_opening(parts: &Parts, opened: link::Opened) -> Result<Opened, Failure> {
