@@ -273,7 +273,7 @@ async fn a_kept_connection_that_dies_is_replaced_without_a_word() {
 
 #[tokio::test]
 async fn a_silent_server_is_unavailable_within_the_deadline() {
-    const TIMEOUT: Duration = Duration::from_millis(400);
+    const TIMEOUT: Duration = Duration::from_millis(800);
     let slapd = Slapd::new();
     let timed = |verify| {
         start(but(settings(slapd.uri(), verify), |ldap| {
@@ -287,12 +287,12 @@ async fn a_silent_server_is_unavailable_within_the_deadline() {
         let began = Instant::now();
         assert_eq!(log_in(directory, "ann", "secret").await, "unavailable");
         let took = began.elapsed();
-        assert!(took < TIMEOUT * 3, "{took:?}");
+        assert!(took < TIMEOUT * 5, "{took:?}");
         assert!(took >= TIMEOUT, "{took:?}");
     }
     let began = Instant::now();
     assert!(!warm.is_reachable().await);
-    assert!(began.elapsed() < TIMEOUT * 3);
+    assert!(began.elapsed() < TIMEOUT * 5);
     slapd.thaw();
     for directory in [&warm, &cold] {
         let patience = Instant::now() + PATIENCE;
@@ -508,6 +508,9 @@ async fn the_log_says_once_that_it_is_away_and_never_a_password() {
             move || log.clone()
         })
         .finish();
+    // With a single subscriber in the process, tracing lets whichever thread comes first decide for all whether an event is
+    // wanted, and the other tests' threads want none.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(subscriber);
     let mut slapd = Slapd::new();
     for verify in [Verify::Bind, Verify::Hash] {
