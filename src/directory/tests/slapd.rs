@@ -180,6 +180,21 @@ impl Slapd {
     /// Stops it in the middle of whatever it does.
     pub(super) fn freeze(&self) {
         self.signal(Signal::STOP);
+        // The signal is only on its way: a thread that runs on another core may still answer.
+        let patience = Instant::now() + PATIENCE;
+        while !self.is_frozen() {
+            assert!(Instant::now() < patience, "slapd does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether every thread is in the state `T` (stopped), which stands behind the name in parentheses.
+    fn is_frozen(&self) -> bool {
+        let threads = format!("/proc/{}/task", self.child.as_ref().unwrap().id());
+        fs::read_dir(threads).unwrap().all(|thread| {
+            let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        })
     }
 
     pub(super) fn thaw(&self) {
