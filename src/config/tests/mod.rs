@@ -375,14 +375,14 @@ fn files_are_read_and_checked() {
             "/etc/pigeonair/fullchain.pem",
             "/etc/pigeonair/none.pem",
             &[
-                "proxy.tls.certificate: cannot read certificates from /etc/pigeonair/none.pem: I/O error: No such file or directory (os error 2)",
+                "proxy.tls.certificate: cannot read a certificate from /etc/pigeonair/none.pem: I/O error: No such file or directory (os error 2)",
             ],
         ),
         (
             "/etc/pigeonair/fullchain.pem",
             "/etc/pigeonair/accounts.toml",
             &[
-                "proxy.tls.certificate: cannot read certificates from /etc/pigeonair/accounts.toml: no items found",
+                "proxy.tls.certificate: cannot read a certificate from /etc/pigeonair/accounts.toml: no items found",
             ],
         ),
         (
@@ -512,7 +512,7 @@ fn the_directory_is_checked() {
             "ldap://127.0.0.1:389\"",
             "ldaps://127.0.0.1\"\nca_file = '/etc/pigeonair/accounts.toml'",
             &[
-                "directory.ldap.ca_file: cannot read certificates from /etc/pigeonair/accounts.toml: no items found",
+                "directory.ldap.ca_file: cannot read a certificate from /etc/pigeonair/accounts.toml: no items found",
             ],
         ),
         ("ldap://127.0.0.1:389\"", "ldaps://127.0.0.1\"", &[]),
