@@ -1,1 +1,344 @@
-//! stub
+//! The command line: what was asked for, done, and what went wrong said on standard error.
+//!
+//! ```text
+//! pigeonair run front|node [--config FILE]      run one of the two processes
+//! pigeonair check [front|node] [--config FILE]  read the configuration as `run` does, and start nothing
+//! pigeonair key [--out FILE]                    make a key for a link
+//! ```
+//!
+//! Commands write their results to standard output, everything else to standard error; once a process runs, its log
+//! speaks. It decides no exit code: [`Failed`] says what happened, and `main` has the table.
+
+use std::{
+    ffi::OsString,
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{
+    app::{self, AppError},
+    config::{self, Config, Front, Problems, Role},
+    log,
+    secret::{Key, Secret},
+};
+
+/// Why a command did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// The process could not start, or ended by itself.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// The command line is wrong.
+    #[error(transparent)]
+    CommandLine(clap::Error),
+    /// The configuration is.
+    #[error(transparent)]
+    Configuration(#[from] Problems),
+    /// The log could not be started.
+    #[error(transparent)]
+    Log(#[from] log::StartedError),
+    /// A result could not be written.
+    #[error("cannot write {what}")]
+    Output {
+        /// What was to be written where.
+        what: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The system gave no random octets.
+    #[error("cannot get random octets")]
+    Random(#[source] getrandom::Error),
+}
+
+/// IMAP/POP3 redirecting proxy: LDAP decides which storage node serves whom.
+#[derive(Debug, Parser)]
+#[command(name = "pigeonair", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read the configuration as `run` does, report everything that is wrong with it, and start nothing.
+    Check {
+        /// Read what this process needs only; else everything.
+        process: Option<Process>,
+        /// The configuration file.
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+    /// Make a key for a link: 64 hexadecimal digits.
+    Key {
+        /// Write it to this file, which must not exist yet, with mode 0600; else to standard output.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Run one of the two processes.
+    Run {
+        /// Which.
+        process: Process,
+        /// The configuration file.
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Process {
+    /// The process that faces clients.
+    Front,
+    /// The process that faces links, on a storage node.
+    Node,
+}
+
+const DEFAULT_CONFIG: &str = "/etc/pigeonair/pigeonair.toml";
+
+impl From<Process> for Role {
+    fn from(process: Process) -> Self {
+        match process {
+            Process::Front => Self::Front,
+            Process::Node => Self::Node,
+        }
+    }
+}
+
+/// Does what the command line asks for. A failure has been told on standard error when this returns.
+///
+/// # Errors
+///
+/// What it was.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failed> {
+    let done = obey(arguments, &mut io::stdout(), &mut io::stderr());
+    if let Err(failed) = &done {
+        // If standard error is gone there is nobody left to tell.
+        let _ = tell(failed, &mut io::stderr());
+    }
+    done
+}
+
+fn obey(
+    arguments: impl IntoIterator<Item = OsString>,
+    out: &mut impl Write,
+    notes: &mut impl Write,
+) -> Result<(), Failed> {
+    let command = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments.command,
+        // Help and version come as errors too.
+        Err(asked) if !asked.use_stderr() => return print(out, asked.render()),
+        Err(wrong) => return Err(Failed::CommandLine(wrong)),
+    };
+    match command {
+        Command::Check { process, config } => check(process, &config, out, notes),
+        Command::Key { out: file } => key(file.as_deref(), out),
+        Command::Run { process, config } => start(process, &config),
+    }
+}
+
+fn start(process: Process, path: &Path) -> Result<(), Failed> {
+    let config = config::load_for(process.into(), path)?;
+    log::start(&config.log)?;
+    for warning in &config.warnings {
+        tracing::warn!(%warning, "configuration has a risk");
+    }
+    match process {
+        Process::Front => app::run_front(config)?,
+        Process::Node => app::run_node(config)?,
+    }
+    Ok(())
+}
+
+fn check(
+    process: Option<Process>,
+    path: &Path,
+    out: &mut impl Write,
+    notes: &mut impl Write,
+) -> Result<(), Failed> {
+    let config = match process {
+        Some(process) => config::load_for(process.into(), path)?,
+        None => config::load(path)?,
+    };
+    for warning in &config.warnings {
+        // Notes are by the way.
+        let _ = writeln!(notes, "{}: warning: {warning}", path.display());
+    }
+    let Config { front, node, .. } = &config;
+    let front = front.as_ref().map_or_else(|| "none".to_owned(), describe);
+    let node = node
+        .as_ref()
+        .map_or("none", |node| node.admit.node.as_str());
+    let path = path.display();
+    print(
+        out,
+        format_args!("{path}: ok (front: {front}, node: {node})\n"),
+    )
+}
+
+fn describe(front: &Front) -> String {
+    let count = |count: usize, noun| match count {
+        1 => format!("1 {noun}"),
+        count => format!("{count} {noun}s"),
+    };
+    format!(
+        "{} and {}",
+        count(front.proxy.listeners.len(), "listener"),
+        count(front.nodes.nodes.len(), "node")
+    )
+}
+
+fn key(file: Option<&Path>, out: &mut impl Write) -> Result<(), Failed> {
+    let mut octets = [0; Key::BYTES];
+    getrandom::fill(&mut octets).map_err(Failed::Random)?;
+    let mut line = Key::new(octets).to_hex().expose().to_vec();
+    line.push(b'\n');
+    let line = Secret::new(line);
+    let Some(file) = file else {
+        return write(out, line.expose());
+    };
+    let failed = |source| Failed::Output {
+        what: file.display().to_string(),
+        source,
+    };
+    let mut created = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .map_err(failed)?;
+    let written = created
+        .write_all(line.expose())
+        .and_then(|()| created.sync_all());
+    written.map_err(|source| {
+        // Half a key is worse than none; if it cannot be removed either, the first error is still the one to tell.
+        let _ = fs::remove_file(file);
+        failed(source)
+    })
+}
+
+fn print(out: &mut impl Write, text: impl std::fmt::Display) -> Result<(), Failed> {
+    write(out, text.to_string().as_bytes())
+}
+
+fn write(out: &mut impl Write, octets: &[u8]) -> Result<(), Failed> {
+    let written = out.write_all(octets).and_then(|()| out.flush());
+    written.map_err(|source| Failed::Output {
+        what: "to standard output".to_owned(),
+        source,
+    })
+}
+
+/// Says what failed and why. Problems of the configuration and of the command line have their own form.
+fn tell(failed: &Failed, notes: &mut impl Write) -> io::Result<()> {
+    match failed {
+        Failed::CommandLine(wrong) => write!(notes, "{}", wrong.render()),
+        Failed::Configuration(problems) => writeln!(notes, "{problems}"),
+        Failed::App(_) | Failed::Log(_) | Failed::Output { .. } | Failed::Random(_) => {
+            write!(notes, "pigeonair: {failed}")?;
+            let mut cause = std::error::Error::source(failed);
+            while let Some(error) = cause {
+                write!(notes, ": {error}")?;
+                cause = error.source();
+            }
+            writeln!(notes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// The result of a command, and what it wrote.
+    fn obeyed(arguments: &[&str]) -> (Result<(), Failed>, String, String) {
+        let (mut out, mut notes) = (Vec::new(), Vec::new());
+        let arguments = ["pigeonair"].iter().chain(arguments).map(OsString::from);
+        let done = obey(arguments, &mut out, &mut notes);
+        if let Err(failed) = &done {
+            tell(failed, &mut notes).unwrap();
+        }
+        let [out, notes] = [out, notes].map(|octets| String::from_utf8(octets).unwrap());
+        (done, out, notes)
+    }
+
+    #[test]
+    fn wrong_command_lines_are_told_apart_from_questions() {
+        for wrong in [
+            &[] as &[&str],
+            &["run"],
+            &["run", "both"],
+            &["runn", "front"],
+            &["check", "--conf", "x"],
+            &["key", "x"],
+        ] {
+            let (done, out, notes) = obeyed(wrong);
+            assert!(matches!(done, Err(Failed::CommandLine(_))), "{wrong:?}");
+            assert_eq!(out, "");
+            assert!(notes.contains("help"), "{notes}");
+        }
+        let (done, out, _) = obeyed(&["--version"]);
+        assert!(done.is_ok());
+        assert_eq!(out, concat!("pigeonair ", env!("CARGO_PKG_VERSION"), "\n"));
+        let (done, out, _) = obeyed(&["run", "--help"]);
+        assert!(done.is_ok());
+        assert!(out.contains(DEFAULT_CONFIG), "{out}");
+    }
+
+    #[test]
+    fn keys_are_random_and_their_files_private_and_new() {
+        let (done, one, _) = obeyed(&["key"]);
+        assert!(done.is_ok());
+        assert!(Key::from_hex(one.trim_end().as_bytes()).is_some(), "{one}");
+        assert_ne!(one, obeyed(&["key"]).1);
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("link.key");
+        let arguments = ["key", "--out", path.to_str().unwrap()];
+        let (done, out, _) = obeyed(&arguments);
+        assert!(done.is_ok());
+        assert_eq!(out, "");
+        let first = Key::from_file(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+
+        let (done, _, notes) = obeyed(&arguments);
+        assert!(matches!(done, Err(Failed::Output { .. })));
+        let expected = format!("pigeonair: cannot write {}: File exists", path.display());
+        assert!(notes.starts_with(&expected), "{notes}");
+        assert_eq!(Key::from_file(&path).unwrap().expose(), first.expose());
+    }
+
+    #[test]
+    fn a_bad_file_is_told_problem_by_problem() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.toml");
+        fs::write(&path, "[lgo]\n[log]\nlevel = 1\n").unwrap();
+        let shown = path.display();
+        for command in [&["check", "front"] as &[&str], &["run", "front"]] {
+            let arguments: Vec<&str> = command
+                .iter()
+                .copied()
+                .chain(["--config", path.to_str().unwrap()])
+                .collect();
+            let (done, out, notes) = obeyed(&arguments);
+            assert!(matches!(done, Err(Failed::Configuration(_))));
+            assert_eq!(out, "");
+            assert_eq!(
+                notes.lines().collect::<Vec<_>>(),
+                [
+                    format!(
+                        "{shown}: log.level: bad value (got 1; expected \"error\" or \"warn\" or \"info\" or \"debug\")"
+                    ),
+                    format!("{shown}: proxy: missing (expected a section [proxy] to run a front)"),
+                    format!("{shown}: lgo: unknown key, did you mean log?"),
+                ]
+            );
+        }
+    }
+}

@@ -23,13 +23,15 @@
 //!
 //! # The house
 //!
-//! Dependencies point downward only, which `tests/tidy.rs` keeps:
+//! Dependencies point downward only, which `tests/tidy.rs` keeps by reading this picture: a row may use the rows below
+//! it; within a row a name may use those to its left, but where arrows stand, those to its right; the stories (proxy,
+//! acceptor) never use each other.
 //!
 //! ```text
-//! main -> cli -> app, config, admin, log      start-up, commands, wiring, drain
+//! main -> cli -> app -> config -> admin, log  start-up, commands, wiring, drain
 //! proxy   acceptor                            the stories; each `serve` reads top to bottom
 //! link    relay   handover                    dial / admit; splice or copy; start a real server
-//! directory   nodes   net   outcome           accounts; homes; sockets and TLS; how it ended
+//! net   outcome   nodes   directory           sockets and TLS; how it ended; homes; accounts
 //! proto                                       protocols as bytes in, events and bytes out
 //! names   secret   metrics   tasks            words that cannot be invalid; secrets; counters; tasks
 //! ```

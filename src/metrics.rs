@@ -20,6 +20,8 @@ pub struct Metrics {
     registry: Registry,
     /// `sessions_total{protocol,outcome}`: finished client sessions.
     pub sessions: IntCounterVec,
+    /// `logins_total{protocol,result}`: login attempts; result `ok` or the denial.
+    pub logins: IntCounterVec,
     /// `sessions_open{protocol}`: client sessions past login, on a front; sessions being served, on a node.
     pub sessions_open: IntGaugeVec,
     /// `connections_open`: client connections, logged in or not.
@@ -44,8 +46,6 @@ pub struct Metrics {
     pub handovers: IntCounterVec,
     /// `panics_total`: tasks that ended by panicking.
     panics: IntCounter,
-    /// `build_info{version}`: always 1.
-    build_info: GaugeVec,
 }
 
 /// Stage latencies span a cached login (tens of microseconds) to a deadline (tens of seconds).
@@ -99,6 +99,7 @@ impl Metrics {
                 &["protocol", "outcome"],
             )?,
             sessions_open: gauges("sessions_open", "Sessions being served.", &["protocol"])?,
+            logins: counters("logins_total", "Login attempts.", &["protocol", "result"])?,
             connections_open,
             connections_shed: counters(
                 "connections_shed_total",
@@ -130,7 +131,6 @@ impl Metrics {
                 &["kind", "result"],
             )?,
             panics,
-            build_info,
             registry,
         })
     }

@@ -5,7 +5,7 @@
 //! can open them.
 //!
 //! It does not keep copies out of swap, and cannot wipe what libraries copied (the threat model names those).
-//! Limits: a secret file has at most 4096 octets.
+//! Limits: a secret file has at most 16 KiB (a private key of RSA 8192 fits).
 
 use std::{
     fmt,
@@ -19,7 +19,7 @@ use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize as _, Zeroizing};
 
 /// The largest secret file, in octets.
-const MAX_FILE_BYTES: u64 = 4096;
+const MAX_FILE_BYTES: u64 = 16 * 1024;
 
 /// Octets that nobody may see.
 #[derive(Clone, Default)]
@@ -50,7 +50,7 @@ pub enum SecretFileError {
         path: PathBuf,
     },
     /// It is larger than any secret, or empty.
-    #[error("{path} is empty or larger than 4096 octets")]
+    #[error("{path} is empty or larger than 16 KiB")]
     Size {
         /// The file.
         path: PathBuf,
@@ -246,7 +246,7 @@ mod tests {
             Secret::from_file(&path),
             Err(SecretFileError::Size { .. })
         ));
-        let (_dir, path) = file(&[b'x'; 4097], 0o600);
+        let (_dir, path) = file(&[b'x'; 16 * 1024 + 1], 0o600);
         assert!(matches!(
             Secret::from_file(&path),
             Err(SecretFileError::Size { .. })

@@ -4,8 +4,11 @@
 //! accepting, then wait until the last task has ended, with a limit.
 //!
 //! ```text
-//! running --stop()--> stopping: listeners end, sessions go on --drain(limit)--> all ended, or aborted at the limit
+//! running --stop()--> stopping: listeners end, sessions go on --drain(limit)--> all ended, or cut at the limit
 //! ```
+//!
+//! A task that watches [`Tasks::cut_requested`] is polled once more when it is cut, so it can end with a word about
+//! itself; it can't wait for anything any more.
 
 use std::{future::Future, time::Duration};
 
@@ -39,11 +42,32 @@ impl Tasks {
         let task = tokio::spawn(self.tracker.track_future(async move {
             let _guard = PanicGuard(name);
             tokio::select! {
+                // The task first: what it does on `cut_requested` without waiting is still done.
+                biased;
                 () = future => {}
                 () = cut.cancelled() => {}
             }
         }));
         task.abort_handle()
+    }
+
+    /// Starts a task that serves the others: it runs until a drain is over, which does not wait for it.
+    pub fn background<F>(&self, name: &'static str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let cut = self.cut.clone();
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "this is the place the ban points to"
+        )]
+        tokio::spawn(async move {
+            let _guard = PanicGuard(name);
+            tokio::select! {
+                () = future => {}
+                () = cut.cancelled() => {}
+            }
+        });
     }
 
     /// Tells listeners to stop; sessions go on.
@@ -61,6 +85,11 @@ impl Tasks {
         self.stop.is_cancelled()
     }
 
+    /// Ends when a drain has reached its limit: whoever awaits it in a task of ours may finish what needs no waiting.
+    pub fn cut_requested(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.cut.clone().cancelled_owned()
+    }
+
     /// How many tasks are running.
     pub fn len(&self) -> usize {
         self.tracker.len()
@@ -75,13 +104,13 @@ impl Tasks {
     pub async fn drain(&self, limit: Duration) -> usize {
         self.stop();
         self.tracker.close();
-        if tokio::time::timeout(limit, self.tracker.wait())
-            .await
-            .is_ok()
-        {
-            return 0;
-        }
-        let left = self.tracker.len();
+        // What is left when the limit has passed; nothing, if the wait ended before.
+        let waited = tokio::time::timeout(limit, self.tracker.wait()).await;
+        let left = if waited.is_ok() {
+            0
+        } else {
+            self.tracker.len()
+        };
         self.cut.cancel();
         self.tracker.wait().await;
         left
@@ -112,6 +141,19 @@ mod tests {
         assert_eq!(tasks.len(), 2);
         assert_eq!(tasks.drain(Duration::from_secs(5)).await, 1);
         assert!(tasks.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_is_cut_can_say_its_last_word() {
+        let tasks = Tasks::new();
+        let (word, heard) = tokio::sync::oneshot::channel();
+        let cut = tasks.cut_requested();
+        tasks.spawn("session", async move {
+            cut.await;
+            word.send("ended").unwrap();
+        });
+        assert_eq!(tasks.drain(Duration::from_secs(5)).await, 1);
+        assert_eq!(heard.await, Ok("ended"));
     }
 
     #[tokio::test]

@@ -1,40 +1,290 @@
-//! The acceptor's story. (stub: settings shared with configuration)
+//! The acceptor: from an accepted link to a session with the real server.
+//!
+//! ```text
+//! accept ─> may it come from there? ─> admit: prove, open ─> hand over, verdict ─> step aside, or relay ─> outcome line
+//! ```
+//!
+//! A peer that is no proxy is closed without a word, counted, and logged at most once per address and minute. A proven
+//! peer always gets a verdict. Nothing past the link's own records is read: it belongs to the real server.
+//!
+//! Limits: networks (`from`) or peer credentials before anything else; unproven peers to a quota and a few seconds,
+//! proven ones to the announced idle limit; sessions per account.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+mod quiet;
+mod settings;
+
+pub use settings::{Listener, Settings};
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use ipnet::IpNet;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, UnixListener, UnixStream},
+    sync::Semaphore,
+};
 
-use crate::{handover, link, relay};
+use crate::{
+    handover::{Handed, Handover, SessionGuard},
+    link::{Admitted, Admitter},
+    metrics::Metrics,
+    names::KeyId,
+    net::{Accepted, Stream, accept_each},
+    outcome::chain,
+    proto::link::Context,
+    relay::{Ended, Relay},
+    tasks::Tasks,
+};
 
-/// The acceptor role.
+use self::quiet::Quiet;
+
+/// Links at one time, waiting ones and relayed ones together: far above what a node can serve, so that it is memory
+/// that this bounds, not service.
+const MAX_LINKS: usize = 100_000;
+
+/// The acceptor role. Clones share everything.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    /// Where links arrive.
-    pub listeners: Vec<Listener>,
-    /// Networks that links may come from, checked before anything else; default loopback and private ranges.
+pub struct Acceptor(Arc<Parts>);
+
+/// What the acceptor works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Networks that links may come from.
     pub from: Vec<IpNet>,
-    /// Who may connect to the Unix socket, by uid; default root and our own.
+    /// Uids that may connect to a Unix socket.
     pub peers: Vec<u32>,
     /// The handshake.
-    pub admit: link::AdmitSettings,
-    /// The real servers.
-    pub handover: handover::Settings,
-    /// The relay, for kinds that need one.
-    pub relay: relay::Settings,
-    /// How long a drain waits for sessions before it closes them; default 30 s.
-    pub drain_timeout: Duration,
+    pub admitter: Admitter,
+    /// The way to the real servers.
+    pub handover: Handover,
+    /// What moves the bytes where a kind needs that.
+    pub relay: Relay,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Tasks.
+    pub tasks: Tasks,
 }
 
-/// One listening socket for links.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Listener {
-    /// TCP, with TLS 1.3 or in plain.
-    Tcp {
-        /// Address and port.
-        address: SocketAddr,
-        /// Default on; off is for a private wire.
-        tls: bool,
-    },
-    /// A Unix socket, made with mode 0666 (peers are checked by uid).
-    Unix(PathBuf),
+impl Acceptor {
+    /// Puts the acceptor together.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Serves one TCP listener until the process stops.
+    pub async fn listen(self, socket: TcpListener, tls: bool) {
+        let Parts { metrics, tasks, .. } = &*self.0;
+        let (metrics, tasks) = (metrics.clone(), tasks.clone());
+        let limit = Arc::new(Semaphore::new(MAX_LINKS));
+        let quiet = Arc::new(Quiet::default());
+        accept_each(
+            socket,
+            limit,
+            Vec::new(),
+            metrics,
+            tasks.clone(),
+            move |accepted| {
+                let Accepted {
+                    stream,
+                    client,
+                    permit,
+                    ..
+                } = accepted;
+                if !self
+                    .0
+                    .from
+                    .iter()
+                    .any(|network| network.contains(&client.ip()))
+                {
+                    self.turn_away(&quiet, client.ip(), "address is not in [acceptor] from");
+                    return;
+                }
+                let (acceptor, quiet) = (self.clone(), Arc::clone(&quiet));
+                tasks.spawn("link", async move {
+                    if crate::net::tune(&stream).is_ok() {
+                        acceptor
+                            .serve(Stream::Tcp(stream), tls, Some(client), &quiet)
+                            .await;
+                    }
+                    drop(permit);
+                });
+            },
+        )
+        .await;
+    }
+
+    /// Serves a Unix socket until the process stops.
+    pub async fn listen_unix(self, socket: UnixListener) {
+        let quiet = Arc::new(Quiet::default());
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                () = self.0.tasks.stopped() => return,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let (acceptor, quiet) = (self.clone(), Arc::clone(&quiet));
+                    self.0.tasks.spawn("link", async move {
+                        if acceptor.knows(&stream, &quiet) {
+                            acceptor
+                                .serve(Stream::Unix(stream), false, None, &quiet)
+                                .await;
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot accept links");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    /// One link, from accept to its log line.
+    async fn serve(self, stream: Stream, tls: bool, peer: Option<SocketAddr>, quiet: &Quiet) {
+        let admitted = match self
+            .0
+            .admitter
+            .admit(stream, tls, peer.map(|peer| peer.ip()))
+            .await
+        {
+            Ok(admitted) => admitted,
+            // A proxy that closes a link it kept ready has done nothing wrong.
+            Err(error) if error.is_ordinary() => return,
+            Err(error) => {
+                self.turn_away(quiet, address_of(peer), &chain(&error));
+                return;
+            }
+        };
+        let started = Instant::now();
+        let Admitted {
+            stream,
+            service,
+            context,
+            key_id,
+            seal,
+        } = admitted;
+        let handed = self
+            .0
+            .handover
+            .hand_over(stream, service, &context, |verdict| seal.verdict(verdict))
+            .await;
+        match handed {
+            Ok(Handed::Gone) => line(&context, &key_id, "handed over", None, started),
+            Ok(Handed::Relay {
+                mut link,
+                server,
+                pending,
+                session,
+            }) => {
+                if link.write_all(&pending).await.is_ok() {
+                    let relayed = Relayed {
+                        link,
+                        server,
+                        context,
+                        key_id,
+                        started,
+                        guard: session,
+                    };
+                    let tasks = self.0.tasks.clone();
+                    tasks.spawn("session", self.relay(Box::new(relayed)));
+                }
+            }
+            Err(refused) => {
+                tracing::error!(
+                    session = %context.session,
+                    account = context.account.as_str(),
+                    client = %context.client,
+                    protocol = context.protocol.as_str(),
+                    key = %key_id,
+                    reason = chain(&refused),
+                    "session refused"
+                );
+            }
+        }
+    }
+
+    /// Moves bytes for a session whose kind keeps us in the path.
+    async fn relay(self, session: Box<Relayed>) {
+        let Relayed {
+            link,
+            server,
+            context,
+            key_id,
+            started,
+            guard,
+        } = *session;
+        let ended = self
+            .0
+            .relay
+            .run(link, server, self.0.tasks.cut_requested())
+            .await;
+        drop(guard);
+        line(&context, &key_id, "served", Some(&ended), started);
+    }
+
+    /// Whether the process at the other end may open links.
+    fn knows(&self, stream: &UnixStream, quiet: &Quiet) -> bool {
+        let uid = stream.peer_cred().map(|peer| peer.uid()).ok();
+        let known = uid.is_some_and(|uid| self.0.peers.contains(&uid));
+        if !known {
+            let reason = format!(
+                "uid {} is not in [acceptor] peers",
+                uid.map_or("?".to_owned(), |uid| uid.to_string())
+            );
+            self.turn_away(quiet, address_of(None), &reason);
+        }
+        known
+    }
+
+    /// Counts a peer that is closed without a word, and logs it if its address has been quiet.
+    fn turn_away(&self, quiet: &Quiet, address: IpAddr, reason: &str) {
+        self.0
+            .metrics
+            .connections_shed
+            .with_label_values(&["link"])
+            .inc();
+        if quiet.is_news(address) {
+            tracing::warn!(peer = %address, reason, "link not admitted");
+        }
+    }
+}
+
+/// A session that needs us in the path.
+struct Relayed {
+    link: Stream,
+    server: Stream,
+    context: Context,
+    key_id: KeyId,
+    started: Instant,
+    guard: SessionGuard,
+}
+
+/// The session's one line on the node.
+fn line(context: &Context, key_id: &KeyId, outcome: &str, ended: Option<&Ended>, started: Instant) {
+    tracing::info!(
+        session = %context.session,
+        account = context.account.as_str(),
+        client = %context.client,
+        local = %context.local,
+        protocol = context.protocol.as_str(),
+        tls = context.tls.as_ref().map(|tls| tls.version.as_str()),
+        cipher = context.tls.as_ref().map(|tls| tls.cipher.as_str()),
+        key = %key_id,
+        outcome,
+        reason = ended.map(|ended| ended.by.to_string()),
+        bytes_out = ended.map(|ended| ended.to_client),
+        bytes_in = ended.map(|ended| ended.to_server),
+        duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "session ended"
+    );
+}
+
+/// The address that stands for a peer in the log; processes on this machine are loopback.
+fn address_of(peer: Option<SocketAddr>) -> IpAddr {
+    peer.map_or(IpAddr::from([127, 0, 0, 1]), |peer| peer.ip())
 }

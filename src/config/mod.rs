@@ -1,1 +1,295 @@
-//! stub
+//! Configuration: one TOML file, read into the settings of every component.
+//!
+//! Everything that is wrong is found at once and told as `file: key.path: problem (got X; expected Y)`, and then
+//! nothing starts. Reading includes the files that keys name (keys, passwords, certificates); it binds no address and
+//! asks no server.
+//!
+//! ```text
+//! text ──toml──> tables ──section, form──> proxy, directory, nodes, acceptor ──> Config
+//!                              │ every key known, every value of its form
+//!                              └─────> Problems, warnings
+//! ```
+//!
+//! A process reads its own sections only: a front must neither need nor hold what belongs to the node beside it.
+//! `check` without a role reads all.
+//!
+//! Limits: the file has at most 1 MiB. On failure: [`Problems`], and `main` ends with exit code 78.
+
+mod acceptor;
+mod directory;
+mod files;
+mod form;
+mod nodes;
+mod proxy;
+mod section;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use toml::Table;
+
+use self::{
+    files::System,
+    form::Form,
+    section::{Endpoint, Problem, Report, Section},
+};
+use crate::{admin, log};
+
+/// Waits below this are typing errors.
+const SHORTEST: Duration = Duration::from_millis(100);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The largest file read, in octets.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Everything that a process is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How it logs.
+    pub log: log::Settings,
+    /// Where it answers questions.
+    pub admin: admin::Settings,
+    /// The front, if the file has a `[proxy]`.
+    pub front: Option<Front>,
+    /// The node, if the file has an `[acceptor]`.
+    pub node: Option<crate::acceptor::Settings>,
+    /// What works but should be known: to be logged at start-up, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// What a front is told.
+#[derive(Clone, Debug)]
+pub struct Front {
+    /// The proxy role.
+    pub proxy: crate::proxy::Settings,
+    /// Where accounts are.
+    pub directory: crate::directory::Settings,
+    /// Where homes are.
+    pub nodes: crate::nodes::Settings,
+}
+
+/// Which of the two processes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// The one that faces the internet.
+    Front,
+    /// The one that faces links.
+    Node,
+}
+
+/// All that is wrong with a file: one line each.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub struct Problems {
+    file: PathBuf,
+    problems: Vec<Problem>,
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, Problem { key, text }) in self.problems.iter().enumerate() {
+            if position > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{}: ", self.file.display())?;
+            if !key.is_empty() {
+                write!(f, "{key}: ")?;
+            }
+            f.write_str(text)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads everything in the file.
+///
+/// # Errors
+///
+/// All that is wrong with it, also that there is nothing to run.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    read(path, None, &system())
+}
+
+/// Reads what one of the two processes needs. The other's sections are not looked at.
+///
+/// # Errors
+///
+/// All that is wrong with them, also that they are missing.
+pub fn load_for(role: Role, path: &Path) -> Result<Config, Problems> {
+    read(path, Some(role), &system())
+}
+
+fn system() -> System {
+    System {
+        passwd: PathBuf::from("/etc/passwd"),
+        authorities: PathBuf::from("/etc/ssl/certs/ca-certificates.crt"),
+        uid: rustix::process::geteuid().as_raw(),
+    }
+}
+
+fn read(path: &Path, role: Option<Role>, system: &System) -> Result<Config, Problems> {
+    let report = Report::default();
+    let failed = |problems| Problems {
+        file: path.to_owned(),
+        problems,
+    };
+    let whole = |text: String| {
+        failed(vec![Problem {
+            key: String::new(),
+            text,
+        }])
+    };
+    let text = text_of(path).map_err(|error| whole(format!("cannot read it: {error}")))?;
+    let table = table_of(&text).map_err(whole)?;
+    let config = assemble(&mut Section::root(&table, &report), role, system);
+    match (config, report.into_parts()) {
+        (Some(config), (problems, warnings)) if problems.is_empty() => {
+            Ok(Config { warnings, ..config })
+        }
+        (None, (problems, _)) if problems.is_empty() => {
+            Err(whole("not usable (a mistake of this program)".to_owned()))
+        }
+        (_, (problems, _)) => Err(failed(problems)),
+    }
+}
+
+fn text_of(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let limit = MAX_FILE_BYTES.saturating_add(1);
+    File::open(path)?.take(limit).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other("larger than 1 MiB"));
+    }
+    Ok(text)
+}
+
+/// The file's tables; else what is wrong with its syntax, and where.
+fn table_of(text: &str) -> Result<Table, String> {
+    text.parse().map_err(|error: toml::de::Error| {
+        let start = error.span().map_or(0, |span| span.start);
+        let before = text.get(..start).unwrap_or(text);
+        let line = before.matches('\n').count().saturating_add(1);
+        let column = before
+            .rsplit('\n')
+            .next()
+            .map_or(0, |line| line.chars().count())
+            .saturating_add(1);
+        let message = error.message().replace(char::is_control, " ");
+        format!("line {line}, column {column}: not TOML: {message}")
+    })
+}
+
+/// Reads the sections of `role`, or of both; what is wrong goes to the report.
+fn assemble(root: &mut Section<'_>, role: Option<Role>, system: &System) -> Option<Config> {
+    const FRONT: [&str; 3] = ["proxy", "directory", "nodes"];
+    const NODE: [&str; 1] = ["acceptor"];
+    root.pass_over(&FRONT);
+    root.pass_over(&NODE);
+    let log = log(&mut root.table("log"));
+    let has_front = role != Some(Role::Node) && FRONT.iter().any(|name| root.has(name));
+    let has_node = role != Some(Role::Front) && NODE.iter().any(|name| root.has(name));
+    let admin = admin(&mut root.table("admin"), has_front, has_node);
+    let (front, node) = (
+        has_front.then(|| front(root, system)),
+        has_node.then(|| acceptor::read(&mut root.table("acceptor"), system)),
+    );
+    match role {
+        Some(Role::Front) if !has_front => {
+            root.missing("proxy", "a section [proxy] to run a front")
+        }
+        Some(Role::Node) if !has_node => {
+            root.missing("acceptor", "a section [acceptor] to run a node");
+        }
+        None if !has_front && !has_node => root.missing(
+            "proxy",
+            "a section [proxy] to run a front, or [acceptor] to run a node",
+        ),
+        _ => {}
+    }
+    Some(Config {
+        log,
+        admin,
+        front: match front {
+            Some(front) => Some(front?),
+            None => None,
+        },
+        node: match node {
+            Some(node) => Some(node?),
+            None => None,
+        },
+        warnings: Vec::new(),
+    })
+}
+
+/// The sections of a front. They need each other, so one that is missing is missed.
+fn front(root: &mut Section<'_>, system: &System) -> Option<Front> {
+    for name in ["proxy", "directory", "nodes"] {
+        if !root.has(name) {
+            root.missing(name, &format!("a section [{name}]"));
+        }
+    }
+    let directory = root
+        .has("directory")
+        .then(|| directory::read(&mut root.table("directory"), system));
+    let (nodes, dial) = if root.has("nodes") {
+        nodes::read(&mut root.table("nodes"))
+    } else {
+        (None, crate::link::DialSettings::default())
+    };
+    let proxy = root
+        .has("proxy")
+        .then(|| proxy::read(&mut root.table("proxy"), dial));
+    Some(Front {
+        proxy: proxy??,
+        directory: directory??,
+        nodes: nodes?,
+    })
+}
+
+fn log(section: &mut Section<'_>) -> log::Settings {
+    const FORMATS: &[(&str, log::Format)] =
+        &[("text", log::Format::Text), ("json", log::Format::Json)];
+    const LEVELS: &[(&str, tracing::Level)] = &[
+        ("error", tracing::Level::ERROR),
+        ("warn", tracing::Level::WARN),
+        ("info", tracing::Level::INFO),
+        ("debug", tracing::Level::DEBUG),
+    ];
+    let default = log::Settings::default();
+    log::Settings {
+        format: section.or("format", &form::word(FORMATS), default.format),
+        level: section.or("level", &form::word(LEVELS), default.level),
+    }
+}
+
+fn admin(section: &mut Section<'_>, has_front: bool, has_node: bool) -> admin::Settings {
+    let form: Form<Option<SocketAddr>> =
+        form::parsed("an IP address with a port, or \"off\"", |text| match text {
+            "off" => Some(None),
+            text => text.parse().ok().map(Some),
+        });
+    let default = admin::Settings::default();
+    let settings = admin::Settings {
+        front: section.or("front", &form, default.front),
+        node: section.or("node", &form, default.node),
+    };
+    for (name, address, used) in [
+        ("front", settings.front, has_front),
+        ("node", settings.node, has_node),
+    ] {
+        if let Some(address) = address.filter(|_| used) {
+            section
+                .report()
+                .claim(section.key(name), Endpoint::Tcp(address));
+        }
+    }
+    settings
+}

@@ -1,13 +1,76 @@
-//! Where accounts are: LDAP for clusters, a file for a single machine; a cache in front of both.
-//! (stub: types shared with others)
+//! Where accounts are: LDAP for clusters, a file for a single machine; a cache in front of the first.
+//!
+//! It answers two questions: [`authenticate`](Directory::authenticate) a login and password, and
+//! [`find`](Directory::find) an account without one (an authorization identity, a recipient). Either way the answer is the
+//! account by the directory's own name, never by what was typed.
+//!
+//! ```text
+//! login -> cache -> source (search) -> entry -> may it log in? -> proven a moment ago? -> source (bind, or hash) -> account
+//! ```
+//!
+//! A refusal that rests on a kept entry is never the last word: the directory is asked again, and only if nothing changed
+//! does the refusal stand. So a changed password, a moved or an enabled entry work at once; a disabled account, an old
+//! password or an old home is believed for [`CacheSettings::ttl`] at most.
+//!
+//! It does not decide which node a home is, does not limit attempts and does not delay failures: whoever drives it answers
+//! them on a schedule counted from the attempt's arrival, so that "unknown", "wrong" and "disabled" take the same. Every
+//! question has one deadline for all it needs (connect, search, bind, hash). Nothing of a password reaches a log or an
+//! error; what libraries copy of one cannot be wiped (LDAP's client keeps the request until it is sent).
 
+mod cache;
+mod file;
+mod ldap;
+mod password;
 mod settings;
+mod template;
+#[cfg(test)]
+mod tests;
 
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, timeout_at};
+
+pub use file::FileError;
+pub use ldap::LdapSetupError;
 pub use settings::{
     Attributes, CacheSettings, FileSettings, LdapSettings, Settings, Source, Verify,
 };
+pub use template::TemplateError;
 
-use crate::names::AccountName;
+use crate::{
+    metrics::Metrics,
+    names::{AccountName, Login},
+    secret::{Key, Secret},
+    tasks::Tasks,
+};
+use cache::{Cache, Origin};
+use file::File;
+use ldap::Ldap;
+use password::{CheckError, Checker};
+
+/// Deadline of a question to the accounts file: only a slow password scheme needs any time.
+const FILE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How much later than its own deadline a question is cut off. What waits inside ends first and so can drop the connection
+/// it waited on; the cut is for those who wait for somebody else's search.
+const CUT_AFTER: Duration = Duration::from_millis(100);
+
+/// Who may log in, and where they live. Clones share everything.
+#[derive(Clone)]
+pub struct Directory(Arc<Inner>);
+
+struct Inner {
+    accounts: Accounts,
+    checker: Checker,
+    cache: Cache,
+    timeout: Duration,
+    metrics: Metrics,
+}
+
+enum Accounts {
+    File(File),
+    Ldap(Arc<Ldap>),
+}
 
 /// What an account may do, for one kind of use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,10 +96,20 @@ pub struct Account {
     pub gid: u32,
     /// Home folder: absolute, or relative to the node's `home_root`.
     pub home: String,
-    /// Quota in octets.
+    /// Quota in octets; none when the directory has none, or 0.
     pub quota: Option<u64>,
     /// Whether it may log in.
     pub login: Status,
+}
+
+/// What a source holds about a login: the account, and what it takes to verify its password.
+#[derive(Debug, Eq, PartialEq)]
+struct Found {
+    account: Arc<Account>,
+    /// What the entry is called in its source: a DN, or a name in the file.
+    id: String,
+    /// Stored passwords; none when the source verifies by itself.
+    passwords: Vec<Secret>,
 }
 
 /// Why the directory did not give an account.
@@ -69,3 +142,251 @@ pub enum Wrong {
     #[error("unknown user")]
     Unknown,
 }
+
+/// Why a directory could not be set up. An LDAP server that is away is no reason.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The accounts file is not usable.
+    #[error("cannot use the accounts file")]
+    File(#[source] FileError),
+    /// The LDAP settings are not usable.
+    #[error("cannot use the LDAP settings")]
+    Ldap(#[source] LdapSetupError),
+    /// The system gives no random octets.
+    #[error("cannot get random octets")]
+    Random(#[source] getrandom::Error),
+}
+
+// === impl Directory ===
+
+impl Directory {
+    /// Sets the directory up, within a Tokio runtime. The accounts file must be readable and right; an LDAP server need not be
+    /// there yet.
+    ///
+    /// # Errors
+    ///
+    /// What the settings name does not exist or has a wrong form.
+    pub fn start(settings: Settings, metrics: Metrics, tasks: Tasks) -> Result<Self, StartError> {
+        let mut key = [0; Key::BYTES];
+        getrandom::fill(&mut key).map_err(StartError::Random)?;
+        let (accounts, timeout) = match settings.source {
+            Source::File(file) => {
+                let file = File::open(file).map_err(StartError::File)?;
+                (Accounts::File(file), FILE_TIMEOUT)
+            }
+            Source::Ldap(ldap) => {
+                let timeout = ldap.timeout;
+                let ldap = Ldap::new(*ldap, tasks).map_err(StartError::Ldap)?;
+                (Accounts::Ldap(ldap), timeout)
+            }
+        };
+        Ok(Self(Arc::new(Inner {
+            accounts,
+            checker: Checker::new(),
+            cache: Cache::new(settings.cache, Key::new(key)),
+            timeout,
+            metrics,
+        })))
+    }
+
+    /// The account of `login`, if `password` is its password and it may log in.
+    ///
+    /// An empty password is wrong for every account and is never shown to an LDAP server, many of which take it for an
+    /// anonymous bind. So is a password that is not UTF-8, when verifying means binding: LDAP has no such passwords.
+    ///
+    /// # Errors
+    ///
+    /// [`LookupError::Wrong`] is the client's doing, everything else is not and may pass.
+    pub async fn authenticate(
+        &self,
+        login: &Login,
+        password: &Secret,
+    ) -> Result<Arc<Account>, LookupError> {
+        let deadline = self.deadline();
+        let asked = self.0.authenticate(login, password, deadline);
+        self.answer(deadline, asked).await
+    }
+
+    /// The account of `login`, whatever its status: for authorization identities and delivery.
+    ///
+    /// # Errors
+    ///
+    /// As [`authenticate`](Self::authenticate), but of [`Wrong`] only [`Wrong::Unknown`].
+    pub async fn find(&self, login: &Login) -> Result<Arc<Account>, LookupError> {
+        let deadline = self.deadline();
+        let asked = async {
+            let (_, found) = self.0.look_up(login, deadline).await;
+            Ok(Arc::clone(&found?.account))
+        };
+        self.answer(deadline, asked).await
+    }
+
+    /// Whether the directory answers right now; takes no longer than one question may.
+    pub async fn is_reachable(&self) -> bool {
+        match &self.0.accounts {
+            Accounts::File(_) => true,
+            Accounts::Ldap(ldap) => ldap.is_reachable(self.deadline()).await,
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.0.timeout
+    }
+
+    /// Cuts a question off that its own deadlines did not end, and counts how it ended.
+    async fn answer(
+        &self,
+        deadline: Instant,
+        asked: impl Future<Output = Result<Arc<Account>, LookupError>>,
+    ) -> Result<Arc<Account>, LookupError> {
+        let answer = timeout_at(deadline + CUT_AFTER, asked)
+            .await
+            .unwrap_or_else(|_| Err(LookupError::Unavailable("no answer in time".to_owned())));
+        let result = match &answer {
+            Ok(_) => "ok",
+            Err(LookupError::Ambiguous) => "ambiguous",
+            Err(LookupError::Entry(_)) => "entry",
+            Err(LookupError::Unavailable(_)) => "unavailable",
+            Err(LookupError::Wrong(_)) => "wrong",
+        };
+        let lookups = &self.0.metrics.directory_lookups;
+        lookups.with_label_values(&[result]).inc();
+        answer
+    }
+}
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0.accounts {
+            Accounts::File(_) => "Directory(file)",
+            Accounts::Ldap(_) => "Directory(ldap)",
+        })
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    async fn authenticate(
+        &self,
+        login: &Login,
+        password: &Secret,
+        deadline: Instant,
+    ) -> Result<Arc<Account>, LookupError> {
+        if password.is_empty() {
+            return Err(Wrong::Password.into());
+        }
+        let (origin, found) = self.look_up(login, deadline).await;
+        let found = found?;
+        let answer = self.admit(&found, password, deadline).await;
+        let refused = matches!(answer, Err(LookupError::Wrong(_) | LookupError::Entry(_)));
+        if !refused || origin == Origin::Directory {
+            return answer;
+        }
+        self.cache.forget(login.as_str()).await;
+        let (_, again) = self.look_up(login, deadline).await;
+        let again = again?;
+        if again == found {
+            return answer;
+        }
+        self.admit(&again, password, deadline).await
+    }
+
+    /// Who `login` is.
+    async fn look_up(
+        &self,
+        login: &Login,
+        deadline: Instant,
+    ) -> (Origin, Result<Arc<Found>, LookupError>) {
+        let ldap = match &self.accounts {
+            // A table in memory that is checked for changes needs no cache.
+            Accounts::File(file) => return (Origin::Directory, file.find(login).await),
+            Accounts::Ldap(ldap) => ldap,
+        };
+        // Boxed, and only when it is needed: the cache's own future holds this one several times.
+        let search = async { Box::pin(ldap.find(login, deadline)).await };
+        let (origin, answer) = self.cache.look_up(login.as_str(), search).await;
+        let result = match origin {
+            Origin::Cache => "hit",
+            Origin::Directory => "miss",
+        };
+        let lookups = &self.metrics.directory_cache;
+        lookups.with_label_values(&[result]).inc();
+        (origin, answer)
+    }
+
+    /// The account, if it may log in and `password` is its password.
+    async fn admit(
+        &self,
+        found: &Found,
+        password: &Secret,
+        deadline: Instant,
+    ) -> Result<Arc<Account>, LookupError> {
+        match found.account.login {
+            Status::Allowed => {}
+            Status::Refused => return Err(Wrong::Disabled.into()),
+            Status::TryLater => {
+                let text = format!("{}: its status is not one that is known", found.id);
+                return Err(LookupError::Entry(text));
+            }
+        }
+        if self.cache.is_proven(found, password).await {
+            return Ok(Arc::clone(&found.account));
+        }
+        match &self.accounts {
+            Accounts::Ldap(ldap) if ldap.verifies() => {
+                Box::pin(ldap.bind(&found.id, password, deadline)).await?;
+            }
+            Accounts::File(_) | Accounts::Ldap(_) => {
+                self.check(found, password, deadline).await?;
+            }
+        }
+        self.cache.prove(found, password).await;
+        Ok(Arc::clone(&found.account))
+    }
+
+    async fn check(
+        &self,
+        found: &Found,
+        password: &Secret,
+        deadline: Instant,
+    ) -> Result<(), LookupError> {
+        if found.passwords.is_empty() {
+            let text = format!("{}: has no password that may be read", found.id);
+            return Err(LookupError::Entry(text));
+        }
+        let checked = self.checker.check(&found.passwords, password, deadline);
+        match checked.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Wrong::Password.into()),
+            Err(CheckError::Stored(error)) => {
+                let text = format!("{}: its password {error}", found.id);
+                Err(LookupError::Entry(text))
+            }
+            Err(CheckError::Late) => Err(LookupError::Unavailable(CheckError::Late.to_string())),
+        }
+    }
+}
+
+impl From<Wrong> for LookupError {
+    fn from(wrong: Wrong) -> Self {
+        Self::Wrong(wrong)
+    }
+}
+
+/// Reads a status word as qmail-ldap's schema has them; an unknown one means that nobody can say what the account may do.
+fn parse_status(word: &str) -> Option<Status> {
+    match word.to_ascii_lowercase().as_str() {
+        "active" => Some(Status::Allowed),
+        "deleted" | "disabled" | "noaccess" => Some(Status::Refused),
+        _ => None,
+    }
+}
+
+/// Whether a home is one that a link can carry: some text without control characters.
+fn is_home(home: &str) -> bool {
+    !home.is_empty() && home.len() <= MAX_HOME_BYTES && !home.chars().any(char::is_control)
+}
+
+/// The longest home, in octets: `PATH_MAX` would fit no link.
+const MAX_HOME_BYTES: usize = 1024;

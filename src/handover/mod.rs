@@ -245,9 +245,9 @@ impl Handover {
             version::check_imap_master()?;
         }
         let sessions = Arc::new(Sessions::new(metrics.sessions_open.clone()));
-        tasks.spawn("session sweep", sweep(Arc::clone(&sessions), tasks.clone()));
+        tasks.background("session sweep", sweep(Arc::clone(&sessions)));
         if let Some(kind) = settings.imap.clone() {
-            tasks.spawn("handover self-test", try_kind(kind, settings.timeout));
+            tasks.background("handover self-test", try_kind(kind, settings.timeout));
         }
         Ok(Self {
             settings: Arc::new(settings),
@@ -453,9 +453,10 @@ async fn write(link: &mut Stream, octets: &[u8]) -> io::Result<()> {
     link.flush().await
 }
 
-/// Looks for dead sockets until the process stops: after that, nobody asks for the counts.
-async fn sweep(sessions: Arc<Sessions>, tasks: Tasks) {
-    while timeout(SWEEP_INTERVAL, tasks.stopped()).await.is_err() {
+/// Looks for dead sockets, for as long as the process runs.
+async fn sweep(sessions: Arc<Sessions>) {
+    loop {
+        tokio::time::sleep(SWEEP_INTERVAL).await;
         let sessions = Arc::clone(&sessions);
         // It panics only if we do; the guard of that task has said so.
         let _ = tokio::task::spawn_blocking(move || sessions.sweep(None)).await;

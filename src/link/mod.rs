@@ -1,13 +1,42 @@
-//! Dialling and admitting links. (stub: settings shared with configuration)
+//! Dialling and admitting links: the two halves of `proto::link` on sockets.
+//!
+//! [`Dialer`] is the front's: it connects, proves, opens, and keeps a few links per node proven ahead. [`Admitter`] is
+//! the node's: it takes an accepted connection through the handshake until `open` is read. Both add what the protocol
+//! lacks: nonces, deadlines, quotas, TLS 1.3 with throw-away certificates, counters.
+//!
+//! ```text
+//! Dialer:   pool (ready) or connect -> [TLS] -> preface, hello, prove, proven -> open -> verdict -> Opened
+//! Admitter: quota -> [TLS] -> hello, preface, prove -> proven -> wait for open -> Admitted -> verdict (by the caller)
+//! ```
+//!
+//! Exactly the link's records are read, never an octet more: what follows belongs to client and real server. Neither
+//! half decides what a link is for, which node is whose home, or who may connect to the listener at all. Nothing here
+//! logs a peer's octets.
+//!
+//! On failure: [`LinkError`] says whose fault it is and what to check; [`AdmitError`] is for counter and log, the peer
+//! is closed without a word. Limits: every wait has a deadline, a link that died in the pool is replaced once.
+
+mod admitter;
+mod connect;
+mod dialer;
+mod error;
+mod pool;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod wire;
 
 use std::time::Duration;
 
-use ipnet::IpNet;
-
-use crate::{
-    names::{KeyId, NodeName, Service},
-    secret::Key,
+pub use self::{
+    admitter::{AdmitError, Admitted, Admitter},
+    dialer::{Dialer, Opened},
+    error::{LinkError, Mismatch, NotProven, Step},
+    tls::SetupError,
 };
+pub use crate::proto::link::node::NodeKey;
+
+use crate::names::NodeName;
 
 /// What a front dials with.
 #[derive(Clone, Copy, Debug)]
@@ -46,19 +75,4 @@ pub struct AdmitSettings {
     pub prove_timeout: Duration,
     /// How long a proven peer may wait before it opens; announced in `hello`; default 60 s.
     pub idle_limit: Duration,
-}
-
-/// One key a node knows.
-#[derive(Clone, Debug)]
-pub struct NodeKey {
-    /// Its id.
-    pub id: KeyId,
-    /// The key.
-    pub key: Key,
-    /// What it may open.
-    pub services: Vec<Service>,
-    /// Where it may come from; empty: anywhere that `[acceptor] from` allows. (A Unix socket is always allowed.)
-    pub from: Vec<IpNet>,
-    /// When it ends to be valid, if ever.
-    pub not_after: Option<jiff::Timestamp>,
 }

@@ -49,3 +49,29 @@ impl Denial {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn imap_texts_are_one_response_code_and_one_sentence() {
+        for denial in [
+            Denial::AuthorizationFailed,
+            Denial::BadCredentials,
+            Denial::InUse,
+            Denial::Limit,
+            Denial::PrivacyRequired,
+            Denial::Unavailable,
+        ] {
+            let (code, text) = denial.imap().split_once("] ").unwrap();
+            assert!(
+                code.strip_prefix('[')
+                    .unwrap()
+                    .bytes()
+                    .all(|octet| octet.is_ascii_uppercase())
+            );
+            assert!(text.ends_with('.') && text.bytes().all(|octet| matches!(octet, b' '..=b'~')));
+        }
+    }
+}

@@ -1,1 +1,317 @@
-//! stub
+//! SASL PLAIN and LOGIN: the server half for both, the client half for PLAIN.
+//!
+//! An [`Exchange`] is used up by each response and gives the next one, or the credentials. It speaks base64 as IMAP and
+//! POP3 do; the line ends, `+` and the command itself are the protocol's.
+//!
+//! It does not check a password, prepare strings (SASLprep: the directory decides what is equal), or count attempts.
+//!
+//! ```text
+//!  PLAIN   challenge ""           response [authzid] NUL authcid NUL password                    done
+//!  LOGIN   challenge "Username:"  response name    challenge "Password:"  response password      done
+//! ```
+//!
+//! The first response may come with the command (RFC 4959), where `=` is an empty one. For LOGIN it is the name.
+//! Base64 is taken in its one canonical form, with padding (RFC 4648, 3.5): what two decoders read differently is
+//! refused. Names obey [`Login`]; a NUL in a password is refused, as some library behind would cut it there.
+//! Limits: the caller's line limit. RFC 4616, RFC 4422, draft-murchison-sasl-login.
+//! On a [`SaslError`] the exchange is over and the caller says so in its protocol's words.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use zeroize::Zeroizing;
+
+use super::talk::{Credentials, Mechanism};
+use crate::{
+    names::{Login, NameError},
+    secret::Secret,
+};
+
+/// An exchange that waits for a response.
+#[derive(Debug)]
+pub struct Exchange(Wait);
+
+#[derive(Debug)]
+enum Wait {
+    LoginName,
+    LoginPassword(Login),
+    Plain,
+}
+
+/// What a response led to.
+#[derive(Debug)]
+pub enum Turn {
+    /// Send this base64 text, then give the response to the exchange.
+    Challenge(&'static str, Exchange),
+    /// The client has said all.
+    Done(Credentials),
+}
+
+/// Why an exchange ended without credentials.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SaslError {
+    /// The response is not base64 in its canonical form.
+    #[error("response is not base64")]
+    Base64,
+    /// The client gave up.
+    #[error("client cancelled")]
+    Cancelled,
+    /// The response is no message of the mechanism.
+    #[error("response does not follow the mechanism")]
+    Message,
+    /// A name that nobody can have.
+    #[error("name cannot be used")]
+    Name(#[source] NameError),
+}
+
+impl Exchange {
+    /// Begins with a mechanism by its name (in any case); none if it is not known here.
+    pub fn new(mechanism: &[u8]) -> Option<Self> {
+        [("LOGIN", Wait::LoginName), ("PLAIN", Wait::Plain)]
+            .into_iter()
+            .find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(mechanism))
+            .map(|(_, wait)| Self(wait))
+    }
+
+    /// Goes on with the initial response that came with the command, if one did.
+    pub fn start(self, initial: Option<&[u8]>) -> Result<Turn, SaslError> {
+        match initial {
+            None => Ok(self.challenge()),
+            Some(b"=") => self.decoded(&[]),
+            Some(text) => self.decoded(&decode(text)?),
+        }
+    }
+
+    /// Goes on with a line (without its CRLF) that answers the challenge.
+    pub fn respond(self, line: &[u8]) -> Result<Turn, SaslError> {
+        match line {
+            b"*" => Err(SaslError::Cancelled),
+            text => self.decoded(&decode(text)?),
+        }
+    }
+
+    fn challenge(self) -> Turn {
+        let text = match self.0 {
+            Wait::LoginName => "VXNlcm5hbWU6",
+            Wait::LoginPassword(_) => "UGFzc3dvcmQ6",
+            Wait::Plain => "",
+        };
+        Turn::Challenge(text, self)
+    }
+
+    fn decoded(self, response: &[u8]) -> Result<Turn, SaslError> {
+        match self.0 {
+            Wait::LoginName => {
+                let login = Login::from_bytes(response).map_err(SaslError::Name)?;
+                Ok(Self(Wait::LoginPassword(login)).challenge())
+            }
+            Wait::LoginPassword(login) => Ok(Turn::Done(Credentials {
+                login,
+                authorize: None,
+                password: password(response)?,
+                mechanism: Mechanism::Login,
+            })),
+            Wait::Plain => {
+                let mut parts = response.splitn(3, |octet| *octet == 0);
+                let (Some(authzid), Some(authcid), Some(rest)) =
+                    (parts.next(), parts.next(), parts.next())
+                else {
+                    return Err(SaslError::Message);
+                };
+                Credentials::new(authcid, authzid, password(rest)?, Mechanism::Plain)
+                    .map(Turn::Done)
+                    .map_err(SaslError::Name)
+            }
+        }
+    }
+}
+
+/// The one response of PLAIN as base64, for a client: an empty `authzid` lets the server derive it.
+pub fn plain_initial(authzid: &str, authcid: &str, password: &Secret) -> Secret {
+    let parts = [authzid.as_bytes(), authcid.as_bytes(), password.expose()];
+    // Room for all of it from the start: a growing vector would leave copies behind.
+    let length = parts.iter().map(|part| part.len()).sum::<usize>();
+    let mut message = Zeroizing::new(Vec::with_capacity(length.saturating_add(2)));
+    for (at, part) in parts.into_iter().enumerate() {
+        if at > 0 {
+            message.push(0);
+        }
+        message.extend_from_slice(part);
+    }
+    Secret::new(STANDARD.encode(&message).into_bytes())
+}
+
+fn password(octets: &[u8]) -> Result<Secret, SaslError> {
+    if octets.contains(&0) {
+        return Err(SaslError::Message);
+    }
+    Ok(Secret::new(octets.to_vec()))
+}
+
+fn decode(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, SaslError> {
+    let mut octets = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
+    let length = STANDARD
+        .decode_slice(text, &mut octets)
+        .map_err(|_| SaslError::Base64)?;
+    octets.truncate(length);
+    Ok(octets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays responses; the first is an initial one if `initial`.
+    fn play(mechanism: &str, initial: bool, responses: &[&[u8]]) -> Result<Credentials, SaslError> {
+        let mut responses = responses.iter();
+        let exchange = Exchange::new(mechanism.as_bytes()).unwrap();
+        let first = initial.then(|| *responses.next().unwrap());
+        let mut turn = exchange.start(first)?;
+        loop {
+            match turn {
+                Turn::Done(credentials) => {
+                    assert_eq!(responses.next(), None);
+                    return Ok(credentials);
+                }
+                Turn::Challenge(_, exchange) => {
+                    turn = exchange.respond(responses.next().unwrap())?;
+                }
+            }
+        }
+    }
+
+    fn base64(octets: &[u8]) -> Vec<u8> {
+        STANDARD.encode(octets).into_bytes()
+    }
+
+    #[test]
+    fn plain_takes_its_three_parts() {
+        for (message, login, authorize, password) in [
+            (&b"\0ann\0pw"[..], "ann", None, &b"pw"[..]),
+            (b"bob\0ann\0pw", "ann", Some("bob"), b"pw"),
+            (b"ann\0ann\0pw", "ann", Some("ann"), b"pw"),
+            (b"\0ann\0", "ann", None, b""),
+            (b"\0ann\0p \"\\\xff", "ann", None, b"p \"\\\xff"),
+            ("\0Zoë\0ö".as_bytes(), "Zoë", None, "ö".as_bytes()),
+        ] {
+            for initial in [false, true] {
+                let credentials = play("plain", initial, &[&base64(message)]).unwrap();
+                assert_eq!(credentials.login.as_str(), login);
+                assert_eq!(credentials.authorize.as_ref().map(Login::as_str), authorize);
+                assert_eq!(credentials.password.expose(), password);
+                assert_eq!(credentials.mechanism, Mechanism::Plain);
+            }
+        }
+    }
+
+    #[test]
+    fn plain_refuses_what_it_could_read_in_two_ways() {
+        use NameError::{Character, Empty, Long, Utf8};
+        let long = [b"\0".as_slice(), &[b'x'; 256], b"\0pw"].concat();
+        for (message, error) in [
+            (&b""[..], SaslError::Message),
+            (b"ann", SaslError::Message),
+            (b"\0ann", SaslError::Message),
+            (b"\0ann\0pw\0", SaslError::Message),
+            (b"\0ann\0p\0w", SaslError::Message),
+            (b"\0\0pw", SaslError::Name(Empty)),
+            (b"\0a\nn\0pw", SaslError::Name(Character)),
+            (b"b\tb\0ann\0pw", SaslError::Name(Character)),
+            (b"\0\xff\0pw", SaslError::Name(Utf8)),
+            (&long, SaslError::Name(Long)),
+        ] {
+            assert_eq!(
+                play("PLAIN", false, &[&base64(message)]).unwrap_err(),
+                error,
+                "{}",
+                message.escape_ascii()
+            );
+        }
+        assert_eq!(
+            play("PLAIN", true, &[b"="]).unwrap_err(),
+            SaslError::Message
+        );
+    }
+
+    #[test]
+    fn login_asks_twice_or_once() {
+        let (name, word) = (base64(b"ann"), base64(b"p w"));
+        for initial in [false, true] {
+            let credentials = play("LOGIN", initial, &[&name, &word]).unwrap();
+            assert_eq!(credentials.login.as_str(), "ann");
+            assert_eq!(credentials.password.expose(), b"p w");
+            assert_eq!(credentials.mechanism, Mechanism::Login);
+            assert!(credentials.authorize.is_none());
+        }
+        let empty = play("LOGIN", false, &[&name, b""]).unwrap();
+        assert!(empty.password.is_empty());
+        assert_eq!(
+            play("LOGIN", false, &[&base64(b"a\0b")]).unwrap_err(),
+            SaslError::Name(NameError::Character)
+        );
+        assert_eq!(
+            play("LOGIN", false, &[&name, &base64(b"p\0w")]).unwrap_err(),
+            SaslError::Message
+        );
+        assert_eq!(
+            play("LOGIN", true, &[b"="]).unwrap_err(),
+            SaslError::Name(NameError::Empty)
+        );
+        assert_eq!(
+            play("LOGIN", false, &[&name, b"*"]).unwrap_err(),
+            SaslError::Cancelled
+        );
+    }
+
+    #[test]
+    fn only_canonical_base64_is_read() {
+        for text in [
+            &b"AGFubgBwdw"[..], // padding lacks
+            b"AGFubgBwdw=",
+            b"AGFubgBwdw===",
+            b"AGFubgBwdx==", // bits behind the end
+            b"AGFubgBwdw== ",
+            b" AGFubgBwdw==",
+            b"AGFu\rbgBwdw==",
+            b"AGFubgBwdw==AGFu",
+            b"AGFubgBwd_==",
+            b"=",
+            b"====",
+            b"\xff\xff\xff\xff",
+            b"A",
+        ] {
+            assert_eq!(
+                play("PLAIN", false, &[text]).unwrap_err(),
+                SaslError::Base64,
+                "{}",
+                text.escape_ascii()
+            );
+        }
+        assert!(play("PLAIN", false, &[b"AGFubgBwdw=="]).is_ok());
+    }
+
+    #[test]
+    fn unknown_mechanisms_are_none() {
+        for name in ["", "PLAI", "PLAINX", "CRAM-MD5", "XOAUTH2"] {
+            assert!(Exchange::new(name.as_bytes()).is_none());
+        }
+    }
+
+    #[test]
+    fn what_the_client_half_says_the_server_half_reads() {
+        for (authzid, authcid, password) in [
+            ("", "a", "b"),
+            ("ann", "master", "pässwörd \"\\"),
+            ("x", "y", ""),
+        ] {
+            let said = plain_initial(authzid, authcid, &Secret::new(password.into()));
+            let credentials = play("PLAIN", true, &[said.expose()]).unwrap();
+            assert_eq!(credentials.login.as_str(), authcid);
+            assert_eq!(
+                credentials
+                    .authorize
+                    .map_or(String::new(), |name| name.to_string()),
+                authzid
+            );
+            assert_eq!(credentials.password.expose(), password.as_bytes());
+        }
+    }
+}

@@ -7,9 +7,14 @@
 //!                              | Close              └── accept ──> relay
 //! ```
 //!
-//! After each call the driver writes what was put into `out`, then does what the event says.
+//! After each call the driver writes what was put into `out`, then does what the event says. While credentials are
+//! pending it may hold more input, but does not call `step`. A machine that said [`Event::More`] has used up its input,
+//! so the driver's buffer never grows beyond one read.
 
-use crate::{names::Login, secret::Secret};
+use crate::{
+    names::{Login, NameError},
+    secret::Secret,
+};
 
 /// What the connection is, as far as a password is concerned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,10 +63,31 @@ pub struct Credentials {
     pub login: Login,
     /// The authorization identity, if it named one (an empty one is none).
     pub authorize: Option<Login>,
-    /// The password: never empty.
+    /// The password, without NUL. It may be empty: the directory refuses that before any bind, and in the time that
+    /// any other wrong password takes.
     pub password: Secret,
     /// How they came.
     pub mechanism: Mechanism,
+}
+
+impl Credentials {
+    /// Puts them together from what a client sent; an empty `authorize` is none.
+    pub fn new(
+        login: &[u8],
+        authorize: &[u8],
+        password: Secret,
+        mechanism: Mechanism,
+    ) -> Result<Self, NameError> {
+        Ok(Self {
+            login: Login::from_bytes(login)?,
+            authorize: match authorize {
+                [] => None,
+                name => Some(Login::from_bytes(name)?),
+            },
+            password,
+            mechanism,
+        })
+    }
 }
 
 /// What the driver does next, after writing what is in `out`.
@@ -73,7 +99,8 @@ pub enum Event {
     Credentials(Credentials),
     /// Read more input and step again.
     More,
-    /// Drop the rest of the input unread, negotiate TLS, then call `encrypted`.
+    /// Negotiate TLS, then call `encrypted`. Octets that came with the command are already dropped unread; none that
+    /// the driver still holds may reach the machine either.
     StartTls,
 }
 
@@ -82,8 +109,30 @@ pub enum Event {
 pub enum Closed {
     /// The client said LOGOUT or QUIT.
     Logout,
-    /// It broke a limit: line, literal, bad commands.
+    /// It broke a limit; the word, for logs, says which: `line`, `literal`, `bare-lf`, `bad-commands`.
     Misbehaved(&'static str),
     /// It failed to authenticate too often.
     Attempts,
+}
+
+/// Why a driver ends a conversation.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Bye {
+    /// There are too many connections.
+    Busy,
+    /// The client has not logged in within its time.
+    Idle,
+    /// This process ends.
+    Shutdown,
+}
+
+impl Bye {
+    /// Response code and text after an IMAP `BYE`.
+    pub const fn imap(self) -> &'static str {
+        match self {
+            Self::Busy => "[UNAVAILABLE] Too many connections, please try again later.",
+            Self::Idle => "Not logged in for too long.",
+            Self::Shutdown => "[UNAVAILABLE] Going down, please try again later.",
+        }
+    }
 }

@@ -1,76 +1,265 @@
-//! The proxy's story. (stub: settings shared with configuration)
+//! The proxy: from an accepted connection to a relayed session.
+//!
+//! ```text
+//! accept ─> greet, talk until credentials ─> authenticate ─> resolve home ─> open link, read the opening
+//!             ^                                   |                |               |
+//!             └───────────── denied ──────────────┴────────────────┴───────────────┘
+//!                                                                                  |
+//!                      outcome line <── relay <── early octets <── OK to the client┘
+//! ```
+//!
+//! The proxy knows no protocol: `proto` says what to write and when credentials are there. It never writes an octet of
+//! its own once the client has been told OK.
+//!
+//! Limits: connections in all; one deadline for everything before the last credentials; deadlines in the directory, the
+//! link and for the opening. A failed login is answered a fixed time after it arrived, whatever was wrong with it.
+//!
+//! When something behind us fails the client hears "unavailable" and may try again on the same connection; the log has
+//! stage, blame and reason at once. A session that ends leaves exactly one `session ended` line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+mod login;
+mod settings;
+mod talk;
 
-use crate::{link, names::Protocol, proto::imap, relay};
+pub use settings::{Cleartext, ListenTls, Listener, Settings};
 
-/// The proxy role.
+use std::{sync::Arc, time::Instant};
+
+use bytes::BytesMut;
+use rustls::ServerConfig;
+use tokio::{net::TcpListener, sync::OwnedSemaphorePermit};
+
+use crate::{
+    directory::Directory,
+    link::Dialer,
+    metrics::Metrics,
+    names::{ClientAddr, LocalAddr, SessionId},
+    net::{Accepted, Stream, accept_each},
+    nodes::Nodes,
+    outcome::{Outcome, Report},
+    proto::{denial::Denial, imap, talk::Bye},
+    relay::{End, Ended, Relay},
+    tasks::Tasks,
+};
+
+use self::talk::{Over, Talk};
+
+/// The proxy role. Clones share everything.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    /// Where clients connect.
-    pub listeners: Vec<Listener>,
-    /// Certificate for STARTTLS and implicit TLS; needed when a listener has TLS.
-    pub tls: Option<TlsFiles>,
-    /// Limits of the IMAP conversation before login.
-    pub imap: imap::Settings,
-    /// From accept to the last credentials; default 3 minutes.
-    pub login_timeout: Duration,
-    /// A TLS negotiation; default 20 s.
-    pub tls_timeout: Duration,
-    /// When a failed login is answered, counted from the attempt's arrival; default 2 s.
-    pub failure_delay: Duration,
-    /// From the verdict to the real server's complete opening; default 10 s.
-    pub opening_timeout: Duration,
-    /// Client connections at one time; default 20,000.
-    pub max_connections: usize,
-    /// How long a drain waits for sessions before it closes them; default 30 s.
-    pub drain_timeout: Duration,
-    /// The link.
-    pub dial: link::DialSettings,
-    /// The relay.
-    pub relay: relay::Settings,
+pub struct Proxy(Arc<Parts>);
+
+/// What the proxy works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its limits.
+    pub settings: Settings,
+    /// TLS towards clients.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Where accounts are.
+    pub directory: Directory,
+    /// Where homes are.
+    pub nodes: Nodes,
+    /// The way there.
+    pub dialer: Dialer,
+    /// What moves the bytes.
+    pub relay: Relay,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Tasks.
+    pub tasks: Tasks,
 }
 
-/// One listening socket.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Listener {
-    /// Address and port.
-    pub address: SocketAddr,
-    /// What is spoken there.
-    pub protocol: Protocol,
-    /// Its TLS.
-    pub tls: ListenTls,
-    /// Where passwords may travel unencrypted.
-    pub cleartext: Cleartext,
+/// A client that has been told OK, and the server that serves it.
+struct Session {
+    client: Stream,
+    server: Stream,
+    report: Report,
+    /// The connection's place under the limit.
+    _permit: OwnedSemaphorePermit,
 }
 
-/// TLS of a listener.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ListenTls {
-    /// TLS from the first octet.
-    Implicit,
-    /// No TLS.
-    Off,
-    /// Offered by STARTTLS.
-    Starttls,
+impl Proxy {
+    /// Puts the proxy together.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Serves one listening socket until the process stops.
+    pub async fn listen(
+        self,
+        socket: TcpListener,
+        listener: Listener,
+        limit: Arc<tokio::sync::Semaphore>,
+    ) {
+        let Parts { metrics, tasks, .. } = &*self.0;
+        let (metrics, tasks) = (metrics.clone(), tasks.clone());
+        let busy = self.busy(listener);
+        accept_each(
+            socket,
+            limit,
+            busy,
+            metrics,
+            tasks.clone(),
+            move |accepted| {
+                tasks.spawn("login", Box::pin(self.clone().serve(accepted, listener)));
+            },
+        )
+        .await;
+    }
+
+    /// What a client hears that connects when there is no room.
+    fn busy(&self, listener: Listener) -> Vec<u8> {
+        let mut octets = BytesMut::new();
+        if listener.tls != ListenTls::Implicit {
+            let channel = talk::channel(listener, None);
+            imap::Server::new(self.0.settings.imap, channel).bye(Bye::Busy, &mut octets);
+        }
+        octets.to_vec()
+    }
+
+    /// One client, from accept to its log line.
+    async fn serve(self, accepted: Accepted, listener: Listener) {
+        let _open = Open::new(&self.0.metrics);
+        let Some(mut report) = self.report(&accepted, listener) else {
+            return;
+        };
+        let permit = accepted.permit;
+        match self.log_in(accepted.stream, listener, &mut report).await {
+            // The relay runs in a small task of its own: this one's state, talk and directory and link, ends here.
+            Ok((client, server)) => {
+                let session = Box::new(Session {
+                    client,
+                    server,
+                    report,
+                    _permit: permit,
+                });
+                self.0.tasks.clone().spawn("session", self.relay(session));
+            }
+            Err(over) => self.end(&report, over.outcome(), None),
+        }
+    }
+
+    /// Talks until a login succeeds, then returns the two streams to relay between.
+    async fn log_in(
+        &self,
+        stream: tokio::net::TcpStream,
+        listener: Listener,
+        report: &mut Report,
+    ) -> Result<(Stream, Stream), Over> {
+        let mut talk = Talk::start(&self.0, stream, listener, report).await?;
+        loop {
+            let credentials = talk.credentials(report).await?;
+            let arrived = tokio::time::Instant::now();
+            match login::open_session(&self.0, &credentials, report).await {
+                Ok(opened) => {
+                    self.count_login(report, "ok");
+                    return talk.hand_over(opened).await;
+                }
+                Err(failure) => {
+                    let denial = failure.denial;
+                    self.count_login(report, denial.as_str());
+                    report.failed(failure);
+                    if denial == Denial::BadCredentials {
+                        tokio::time::sleep_until(arrived + self.0.settings.failure_delay).await;
+                    }
+                    talk.deny(denial).await?;
+                }
+            }
+        }
+    }
+
+    /// Moves bytes until the session is over.
+    async fn relay(self, session: Box<Session>) {
+        let Session {
+            client,
+            server,
+            report,
+            _permit,
+        } = *session;
+        let report = Box::new(report);
+        let protocol = report.protocol.as_str();
+        let _open = Open::new(&self.0.metrics);
+        let open = self.0.metrics.sessions_open.with_label_values(&[protocol]);
+        open.inc();
+        let ended = self
+            .0
+            .relay
+            .run(client, server, self.0.tasks.cut_requested())
+            .await;
+        open.dec();
+        self.end(&report, outcome(&ended), Some(ended));
+    }
+
+    fn end(&self, report: &Report, outcome: Outcome, ended: Option<Ended>) {
+        self.0
+            .metrics
+            .sessions
+            .with_label_values(&[report.protocol.as_str(), outcome.as_str()])
+            .inc();
+        match ended {
+            Some(ended) => {
+                report.ended(
+                    outcome,
+                    ended.to_client,
+                    ended.to_server,
+                    Some(&ended.by.to_string()),
+                );
+            }
+            None => report.ended(outcome, 0, 0, None),
+        }
+    }
+
+    fn count_login(&self, report: &Report, result: &str) {
+        self.0
+            .metrics
+            .logins
+            .with_label_values(&[report.protocol.as_str(), result])
+            .inc();
+    }
+
+    fn report(&self, accepted: &Accepted, listener: Listener) -> Option<Report> {
+        let mut octets = [0; 12];
+        if let Err(error) = getrandom::fill(&mut octets) {
+            tracing::error!(%error, "the kernel gives no randomness, closing a connection");
+            return None;
+        }
+        Some(Report {
+            session: SessionId::from_random(octets),
+            protocol: listener.protocol,
+            client: ClientAddr(accepted.client),
+            local: LocalAddr(accepted.local),
+            tls: None,
+            login: None,
+            mechanism: None,
+            account: None,
+            node: None,
+            failure: None,
+            started: Instant::now(),
+        })
+    }
 }
 
-/// Where passwords may travel unencrypted.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Cleartext {
-    /// Everywhere.
-    Always,
-    /// From loopback addresses only (the default).
-    Loopback,
-    /// Nowhere.
-    Never,
+fn outcome(ended: &Ended) -> Outcome {
+    match ended.by {
+        End::Client | End::Server => Outcome::Served,
+        End::Idle | End::HalfClosedIdle => Outcome::Idle,
+        End::ClientError(_) | End::ServerError(_) => Outcome::Broken,
+        End::Stopped => Outcome::Cut,
+    }
 }
 
-/// A certificate and its key.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct TlsFiles {
-    /// PEM: the certificate, then its chain.
-    pub certificate: PathBuf,
-    /// PEM: the private key; refused with loose modes.
-    pub key: PathBuf,
+/// Counts a connection for as long as it lives.
+struct Open(prometheus::IntGauge);
+
+impl Open {
+    fn new(metrics: &Metrics) -> Self {
+        metrics.connections_open.inc();
+        Self(metrics.connections_open.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }

@@ -1,0 +1,52 @@
+# The one list of commands. `make` alone shows it.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+
+# What the tests run against and with; the demo installs its own, smaller list.
+PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap \
+	curl isync openssl procps python3 shellcheck util-linux
+SCRIPTS := demo/demo demo/install-packages .ci/run
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: demo
+demo: ## Run a real cluster on loopback, show it at work, stay until Ctrl-C (root)
+	@demo/demo run
+
+.PHONY: demo-up
+demo-up: ## The same in the background; target/demo/env holds addresses and logins (root)
+	@demo/demo up
+
+.PHONY: demo-down
+demo-down: ## End what demo-up started and remove it
+	@demo/demo down
+
+.PHONY: build
+build: ## Build target/release/pigeonair
+	$(CARGO) build --release --locked
+
+.PHONY: deps
+deps: ## Install the Debian packages that the tests need, without starting their services (root)
+	@demo/install-packages $(PACKAGES)
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(CARGO) fmt
+
+.PHONY: check
+check: ## Formatting, lints, documentation and scripts, with no warning let through
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	shellcheck -x $(SCRIPTS)
+
+.PHONY: test
+test: deps ## Run all tests against real slapd and Dovecot (root)
+	$(CARGO) test --locked
+
+.PHONY: test-full
+test-full: deps ## The same with the long ones (root)
+	$(CARGO) test --locked -- --include-ignored

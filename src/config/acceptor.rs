@@ -1,0 +1,264 @@
+//! `[acceptor]`: what admits links on a storage node, and the real servers behind it.
+//!
+//! It asks no real server: whether a kind of hand-over is possible is found out by the hand-over itself. User names in
+//! `peers` become uids here, once.
+//!
+//! Limits: uids and gids begin at 1, whatever is configured; nothing is ever done as root on behalf of a user.
+//!
+//! A node serves nobody without a listener, a key and a real server, so each of them must be there. A plain link from
+//! another machine is allowed, and said at start-up.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use ipnet::IpNet;
+
+use super::{
+    DAY, HOUR, SHORTEST,
+    files::{self, System},
+    form::{self, Form, LAST_ID},
+    nodes::{key_id, node_name},
+    proxy::{drain_timeout, listen_address, relay_limits},
+    section::{Endpoint, Section},
+};
+use crate::{
+    acceptor::{Listener, Settings},
+    handover::{self, Bounds, Kind},
+    link::{AdmitSettings, NodeKey},
+    names::Service,
+};
+
+/// Loopback and the private ranges of RFC 1918 and RFC 4193.
+const FROM: [&str; 6] = [
+    "127.0.0.0/8",
+    "::1/128",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "fc00::/7",
+];
+const MAX_UNPROVEN: usize = 256;
+const PROVE_TIMEOUT: Duration = Duration::from_secs(5);
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// Below lie the users of the system itself.
+const IDS: RangeInclusive<u32> = 1000..=LAST_ID;
+const SESSIONS_PER_ACCOUNT: u32 = 50;
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
+const SERVICES: [Service; 3] = [Service::Imap, Service::Pop3, Service::Mailstore];
+
+#[derive(Clone, Copy)]
+enum KindName {
+    DovecotImapMaster,
+    Login,
+}
+
+const KINDS: &[(&str, KindName)] = &[
+    ("login", KindName::Login),
+    ("dovecot-imap-master", KindName::DovecotImapMaster),
+];
+
+/// Reads the section.
+pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Settings> {
+    let name = section.required("name", &node_name());
+    let from = section.list("from", &form::network());
+    let from = from.unwrap_or_else(|| FROM.iter().filter_map(|text| text.parse().ok()).collect());
+    let peers = peers(section, system);
+    let wait = form::duration(SHORTEST..=HOUR);
+    let max_unproven = section.or("max_unproven", &form::integer(1..=100_000), MAX_UNPROVEN);
+    let prove_timeout = section.or("prove_timeout", &wait, PROVE_TIMEOUT);
+    let idle_limit = section.or(
+        "idle_limit",
+        &form::duration(Duration::from_secs(1)..=DAY),
+        IDLE_LIMIT,
+    );
+    let relay = relay_limits(section);
+    let drain_timeout = drain_timeout(section);
+    let bounds = bounds(section);
+    let sessions_per_account = section.or(
+        "sessions_per_account",
+        &form::integer(0..=1_000_000),
+        SESSIONS_PER_ACCOUNT,
+    );
+    let timeout = section.or("handover_timeout", &wait, HANDOVER_TIMEOUT);
+    let listeners = listeners(section);
+    let keys = keys(section);
+    let imap = imap(section);
+    Some(Settings {
+        listeners: listeners?,
+        from,
+        peers,
+        admit: AdmitSettings {
+            node: name?,
+            keys: keys?,
+            max_unproven,
+            prove_timeout,
+            idle_limit,
+        },
+        handover: handover::Settings {
+            imap: Some(imap?),
+            bounds: bounds?,
+            timeout,
+            sessions_per_account,
+        },
+        relay,
+        drain_timeout,
+    })
+}
+
+/// Who may connect to a Unix socket: root and we ourselves always, and who is named.
+fn peers(section: &mut Section<'_>, system: &System) -> Vec<u32> {
+    let passwd = system.passwd.clone();
+    let form = Form::new(
+        "the name of a user of this machine, or a uid",
+        move |value| {
+            if let Some(uid) = value.as_integer() {
+                return u32::try_from(uid).ok();
+            }
+            let user = value.as_str()?;
+            match files::uid_of(user, &passwd) {
+                Ok(Some(uid)) => Some(uid),
+                Ok(None) | Err(_) => user.parse().ok(),
+            }
+        },
+    );
+    let mut peers = section.list("peers", &form).unwrap_or_default();
+    peers.extend([0, system.uid]);
+    peers.sort_unstable();
+    peers.dedup();
+    peers
+}
+
+fn bounds(section: &mut Section<'_>) -> Option<Bounds> {
+    let home_root = files::folder(section, "home_root");
+    Some(Bounds {
+        uids: section.or("uids", &form::ids(), IDS),
+        gids: section.or("gids", &form::ids(), IDS),
+        home_root: home_root?,
+    })
+}
+
+fn listeners(section: &mut Section<'_>) -> Option<Vec<Listener>> {
+    let mut tables = section.tables("listen");
+    let listeners: Vec<Option<Listener>> = tables.iter_mut().map(listener).collect();
+    let listeners: Vec<Listener> = listeners.into_iter().collect::<Option<_>>()?;
+    (!listeners.is_empty()).then_some(listeners)
+}
+
+fn listener(table: &mut Section<'_>) -> Option<Listener> {
+    let address = table.optional("address", &listen_address());
+    let path = table.optional("path", &form::socket_path());
+    let tls = table.optional("tls", &form::boolean());
+    let report = table.report();
+    match (table.has("address"), table.has("path")) {
+        (true, false) => {
+            let address = address?;
+            let tls = tls.unwrap_or(true);
+            report.claim(table.key("address"), Endpoint::Tcp(address));
+            if !tls && !address.ip().is_loopback() {
+                report.warn(format!(
+                    "{}: plain links on {address}: for a private wire",
+                    table.key("tls")
+                ));
+            }
+            Some(Listener::Tcp { address, tls })
+        }
+        (false, true) => {
+            if tls == Some(true) {
+                table.problem("tls", "not possible on a Unix socket");
+            }
+            let path = path?;
+            report.claim(table.key("path"), Endpoint::Unix(path.clone()));
+            Some(Listener::Unix(path))
+        }
+        (false, false) => {
+            table.missing("address", "an address to listen on, or a path");
+            None
+        }
+        (true, true) => {
+            table.problem(
+                "path",
+                "one listener cannot have both (expected address or path)",
+            );
+            None
+        }
+    }
+}
+
+fn keys(section: &mut Section<'_>) -> Option<Vec<NodeKey>> {
+    let mut tables = section.tables("key");
+    let keys: Vec<Option<NodeKey>> = tables.iter_mut().map(key).collect();
+    let keys: Vec<NodeKey> = keys.into_iter().collect::<Option<_>>()?;
+    for (position, (table, key)) in tables.iter().zip(&keys).enumerate() {
+        let mut earlier = keys.iter().take(position);
+        if earlier.any(|other| other.id == key.id) {
+            table.problem(
+                "id",
+                format!(
+                    "taken already (got {:?}; expected an id of its own)",
+                    key.id.as_str()
+                ),
+            );
+        }
+    }
+    (!keys.is_empty()).then_some(keys)
+}
+
+fn key(table: &mut Section<'_>) -> Option<NodeKey> {
+    let id = table.required("id", &key_id());
+    let key = files::key(table, "file");
+    let service = form::parsed("\"imap\", \"pop3\" or \"mailstore\"", Service::parse);
+    let services = table.list("services", &service);
+    if services.as_ref().is_some_and(Vec::is_empty) {
+        table.problem(
+            "services",
+            "a key that opens nothing (expected at least one service)",
+        );
+    }
+    let from: Vec<IpNet> = table.list("from", &form::network()).unwrap_or_default();
+    let not_after = table.optional("not_after", &form::instant());
+    Some(NodeKey {
+        id: id?,
+        key: key?,
+        services: services.unwrap_or_else(|| SERVICES.to_vec()),
+        from,
+        not_after,
+    })
+}
+
+/// `[acceptor.imap]`: how IMAP sessions reach the real server.
+fn imap(section: &mut Section<'_>) -> Option<Kind> {
+    const LOGIN: [&str; 3] = ["server", "master_user", "master_password_file"];
+    const DOVECOT: [&str; 1] = ["socket"];
+    let mut table = section.table("imap");
+    let kind = table.required("kind", &form::word(KINDS));
+    match kind {
+        None => {
+            table.leave();
+            None
+        }
+        Some(KindName::Login) => {
+            not_used(&mut table, &DOVECOT, "login");
+            let server = table.required("server", &form::address());
+            let user = table.required("master_user", &form::text("the name of the master user"));
+            let password = files::password(&mut table, "master_password_file");
+            Some(Kind::Login {
+                server: server?,
+                user: user?,
+                password: password?,
+            })
+        }
+        Some(KindName::DovecotImapMaster) => {
+            not_used(&mut table, &LOGIN, "dovecot-imap-master");
+            let socket = table.required("socket", &form::socket_path());
+            Some(Kind::DovecotImapMaster { socket: socket? })
+        }
+    }
+}
+
+fn not_used(table: &mut Section<'_>, names: &[&'static str], kind: &str) {
+    table.pass_over(names);
+    for name in names {
+        if table.has(name) {
+            table.problem(name, format!("not used with kind = {kind:?}"));
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! `[directory]`: where accounts are, and how entries are read.
+//!
+//! Tables of the kind that is not chosen are refused: whoever changes `kind` and forgets half of it should hear so.
+//!
+//! What can be known without asking the LDAP server is checked: the address, the filter (tried by the parser that
+//! will send it), the pair of service account and password. Passwords that would cross a wire in clear are allowed,
+//! and said at start-up.
+
+use std::{net::IpAddr, time::Duration};
+
+use super::{
+    DAY, HOUR, SHORTEST,
+    files::{self, System},
+    form::{self, Form, LAST_ID},
+    section::Section,
+};
+use crate::{
+    directory::{Attributes, CacheSettings, FileSettings, LdapSettings, Settings, Source, Verify},
+    net::Address,
+    secret::Secret,
+};
+
+const FILTER: &str = "(&(objectClass=inetLocalMailRecipient)(|(uid=%u)(mail=%u)))";
+const TIMEOUT: Duration = Duration::from_secs(5);
+const BIND_CONNECTIONS: usize = 8;
+
+const VERIFY: &[(&str, Verify)] = &[("bind", Verify::Bind), ("hash", Verify::Hash)];
+
+#[derive(Clone, Copy)]
+enum Kind {
+    File,
+    Ldap,
+}
+
+const KINDS: &[(&str, Kind)] = &[("ldap", Kind::Ldap), ("file", Kind::File)];
+
+/// Reads the section.
+pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Settings> {
+    let kind = section.required("kind", &form::word(KINDS));
+    let id = form::integer(1..=LAST_ID);
+    let default_uid = section.optional("default_uid", &id);
+    let default_gid = section.optional("default_gid", &id);
+    let cache = cache(&mut section.table("cache"));
+    let mut ldap_table = section.table("ldap");
+    let mut file_table = section.table("file");
+    let source = match kind {
+        Some(Kind::Ldap) => {
+            file_table.unused("not used with kind = \"ldap\"");
+            let mut settings = ldap(&mut ldap_table, system)?;
+            (settings.default_uid, settings.default_gid) = (default_uid, default_gid);
+            Source::Ldap(Box::new(settings))
+        }
+        Some(Kind::File) => {
+            ldap_table.unused("not used with kind = \"file\"");
+            for name in ["default_uid", "default_gid"] {
+                if section.has(name) {
+                    section.problem(name, "not used with kind = \"file\"");
+                }
+            }
+            let path = files::private(&mut file_table, "path")?;
+            Source::File(FileSettings { path })
+        }
+        None => {
+            ldap_table.leave();
+            file_table.leave();
+            return None;
+        }
+    };
+    Some(Settings { source, cache })
+}
+
+fn ldap(table: &mut Section<'_>, system: &System) -> Option<LdapSettings> {
+    let uri = table.required(
+        "uri",
+        &form::parsed(
+            "\"ldap://host[:port]\" or \"ldaps://host[:port]\"",
+            Uri::parse,
+        ),
+    );
+    let start_tls = table.or("start_tls", &form::boolean(), false);
+    let has_tls = start_tls || uri.as_ref().is_some_and(|uri| uri.tls);
+    let ca_file = files::authorities(table, system, has_tls);
+    let (bind_dn, bind_password) = service_account(table);
+    let base = table.required("base", &form::text("the DN that searches start from"));
+    let filter = table.or("filter", &filter(), FILTER.to_owned());
+    let verify = table.or("verify", &form::word(VERIFY), Verify::Bind);
+    let timeout = table.or("timeout", &form::duration(SHORTEST..=HOUR), TIMEOUT);
+    let bind_connections = table.or(
+        "bind_connections",
+        &form::integer(1..=1000),
+        BIND_CONNECTIONS,
+    );
+    let attributes = attributes(&mut table.table("attributes"));
+    if let Some(uri) = &uri {
+        if uri.tls && start_tls {
+            table.problem(
+                "start_tls",
+                "not possible under ldaps:// (got true; expected false, or a uri with ldap://)",
+            );
+        }
+        if !has_tls && !uri.is_loopback() {
+            table.report().warn(format!(
+                "{}: passwords travel to {} in clear: set start_tls, or use ldaps://",
+                table.key("uri"),
+                uri.host
+            ));
+        }
+    }
+    Some(LdapSettings {
+        uri: uri?.text,
+        start_tls,
+        ca_file,
+        bind_dn,
+        bind_password,
+        base: base?,
+        filter,
+        verify,
+        attributes,
+        timeout,
+        bind_connections,
+        default_uid: None,
+        default_gid: None,
+    })
+}
+
+/// Name and password of the service account: both or neither.
+fn service_account(table: &mut Section<'_>) -> (Option<String>, Option<Secret>) {
+    const DN: &str = "bind_dn";
+    const FILE: &str = "bind_password_file";
+    let form = form::text("the DN of a service account");
+    match (table.has(DN), table.has(FILE)) {
+        (false, false) => {
+            table.pass_over(&[DN, FILE]);
+            (None, None)
+        }
+        _ => (table.required(DN, &form), files::password(table, FILE)),
+    }
+}
+
+fn attributes(table: &mut Section<'_>) -> Attributes {
+    let default = Attributes::default();
+    let form = form::parsed("the name of an attribute", |text| {
+        let mut chars = text.chars();
+        let first = chars.next()?.is_ascii_alphanumeric();
+        let rest = chars.all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ';' | '_'));
+        (first && rest).then(|| text.to_owned())
+    });
+    Attributes {
+        name: table.or("name", &form, default.name),
+        home_node: table.or("home_node", &form, default.home_node),
+        uid: table.or("uid", &form, default.uid),
+        gid: table.or("gid", &form, default.gid),
+        home: table.or("home", &form, default.home),
+        quota: table.or("quota", &form, default.quota),
+        status: table.or("status", &form, default.status),
+        password: table.or("password", &form, default.password),
+    }
+}
+
+fn cache(table: &mut Section<'_>) -> CacheSettings {
+    let default = CacheSettings::default();
+    let age = form::duration(Duration::ZERO..=DAY);
+    CacheSettings {
+        entries: table.or("entries", &form::integer(0..=100_000_000), default.entries),
+        ttl: table.or("ttl", &age, default.ttl),
+        negative_ttl: table.or("negative_ttl", &age, default.negative_ttl),
+    }
+}
+
+/// A filter that `ldap3` takes, that asks for the login, and that has no other `%` than the known ones.
+fn filter() -> Form<String> {
+    form::parsed(
+        "an LDAP filter in parentheses with %u or %n in it, and no other % than %d",
+        |text| {
+            let mut login = false;
+            let mut tried = String::new();
+            let mut chars = text.chars();
+            while let Some(c) = chars.next() {
+                if c != '%' {
+                    tried.push(c);
+                    continue;
+                }
+                login |= match chars.next()? {
+                    'u' | 'n' => true,
+                    'd' => false,
+                    _ => return None,
+                };
+                tried.push('x');
+            }
+            let whole = text.starts_with('(') && ldap3::parse_filter(&tried).is_ok();
+            (login && whole).then(|| text.to_owned())
+        },
+    )
+}
+
+// === impl Uri ===
+
+/// The parts of an LDAP server's address that matter here.
+struct Uri {
+    text: String,
+    host: String,
+    tls: bool,
+}
+
+impl Uri {
+    fn parse(text: &str) -> Option<Self> {
+        let (tls, rest) = match text.strip_prefix("ldaps://") {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix("ldap://")?),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let has_port = match rest.rsplit_once(':') {
+            Some((_, port)) => !port.ends_with(']'),
+            None => false,
+        };
+        let endpoint = if has_port {
+            Address::parse(rest)
+        } else {
+            Address::parse(&format!("{rest}:389"))
+        };
+        match endpoint? {
+            Address::Tcp { host, .. } => Some(Self {
+                text: text.to_owned(),
+                host,
+                tls,
+            }),
+            Address::Unix(_) => None,
+        }
+    }
+
+    fn is_loopback(&self) -> bool {
+        is_loopback(&self.host)
+    }
+}
+
+/// Whether a host is this very machine, as far as its name tells.
+pub(super) fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uris_name_a_host_and_a_scheme() {
+        for (text, host, tls) in [
+            ("ldap://ldap.example.org", "ldap.example.org", false),
+            ("ldap://127.0.0.1:1389", "127.0.0.1", false),
+            ("ldaps://[::1]:636/", "::1", true),
+            ("ldaps://[::1]", "::1", true),
+        ] {
+            let uri = Uri::parse(text).unwrap();
+            assert_eq!((uri.host.as_str(), uri.tls), (host, tls), "{text}");
+        }
+        for text in [
+            "",
+            "ldap.example.org",
+            "ldap://",
+            "ldap:///",
+            "ldapi:///run/ldapi",
+            "http://x",
+            "ldap://a b",
+            "ldap://a:0",
+            "ldap://a:x",
+            "ldap://a/dc=x",
+            "LDAP://a",
+            "ldap:///run/x",
+        ] {
+            assert!(Uri::parse(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn filters_ask_for_the_login() {
+        let good = |text: &str| filter().read(&toml::Value::String(text.to_owned())).is_ok();
+        for text in [FILTER, "(uid=%n)", "(&(uid=%n)(mail=*@%d))"] {
+            assert!(good(text), "{text}");
+        }
+        for text in [
+            "(uid=ann)",
+            "(domain=%d)",
+            "(uid=%u",
+            "(uid=%u))",
+            "uid=%u",
+            "(uid=%s)",
+            "(uid=%u)%",
+            "((uid=%u)",
+            "",
+        ] {
+            assert!(!good(text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The files that configuration names: keys, passwords, certificates, the accounts file, the system's users.
+//!
+//! Everything is read once, here, before anything starts: a process that runs has its secrets in memory and may give
+//! up the right to read them. What is too open is refused (the rule stands in `secret`), and a certificate is tried
+//! together with its key, as TLS would use them.
+//!
+//! It does not keep certificates: they are read again where TLS is set up, and this check tells beforehand what
+//! would fail there.
+
+use std::{
+    error::Error,
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::{form, section::Section};
+use crate::{
+    net::tls,
+    secret::{Key, Secret, SecretFileError},
+};
+
+/// What of the system matters to configuration; tests have another one.
+#[derive(Clone, Debug)]
+pub(super) struct System {
+    /// The list of users.
+    pub(super) passwd: PathBuf,
+    /// The authorities that LDAP servers are verified against when the configuration names none.
+    pub(super) authorities: PathBuf,
+    /// Our own uid.
+    pub(super) uid: u32,
+}
+
+/// The password in the file that key `name` names.
+pub(super) fn password(section: &mut Section<'_>, name: &'static str) -> Option<Secret> {
+    let path = section.required(name, &form::path("the path of a file with a password"))?;
+    taken(section, name, Secret::from_file(&path))
+}
+
+/// The key in the file that key `name` names.
+pub(super) fn key(section: &mut Section<'_>, name: &'static str) -> Option<Key> {
+    let path = section.required(
+        name,
+        &form::path("the path of a file made by `pigeonair key`"),
+    )?;
+    taken(section, name, Key::from_file(&path))
+}
+
+/// `[proxy.tls]`: both files, tried.
+pub(super) fn certificate(section: &mut Section<'_>) -> Option<tls::Files> {
+    let certificate = section.required(
+        "certificate",
+        &form::path("the path of a PEM file: certificate, then its chain"),
+    );
+    let key = section.required(
+        "key",
+        &form::path("the path of a PEM file: the private key"),
+    );
+    let files = tls::Files {
+        certificate: certificate?,
+        key: key?,
+    };
+    match tls::server_config(&files) {
+        Ok(_) => Some(files),
+        Err(error) => {
+            let name = if matches!(error, tls::TlsError::Certificate { .. }) {
+                "certificate"
+            } else {
+                "key"
+            };
+            section.problem(name, chain(&error));
+            None
+        }
+    }
+}
+
+/// The authorities that sign an LDAP server's certificate: the file named, else the system's; checked when `used`.
+pub(super) fn authorities(
+    section: &mut Section<'_>,
+    system: &System,
+    used: bool,
+) -> Option<PathBuf> {
+    let named = section.optional(
+        "ca_file",
+        &form::path("the path of a PEM file with certificates"),
+    );
+    let bad = section.has("ca_file") && named.is_none();
+    let path = named.as_ref().unwrap_or(&system.authorities);
+    if used
+        && !bad
+        && let Err(error) = tls::certificates(path)
+    {
+        let error = chain(&error);
+        section.problem(
+            "ca_file",
+            format!("cannot read certificates from {}: {error}", path.display()),
+        );
+    }
+    named
+}
+
+/// The path of a file that must be there and that others may not open (the accounts file).
+pub(super) fn private(section: &mut Section<'_>, name: &'static str) -> Option<PathBuf> {
+    let path = section.required(name, &form::path("the path of a file"))?;
+    let mode = File::open(&path)
+        .and_then(|file| file.metadata())
+        .map(|metadata| metadata.mode() & 0o7777);
+    let text = match mode {
+        Ok(mode) if mode & 0o137 == 0 => return Some(path),
+        Ok(mode) => format!(
+            "{} has mode {mode:04o} (expected 0600 or 0640: nobody but owner and group may open it)",
+            path.display()
+        ),
+        Err(error) => format!("cannot read {}: {error}", path.display()),
+    };
+    section.problem(name, text);
+    None
+}
+
+/// The path of a folder that must be there.
+pub(super) fn folder(section: &mut Section<'_>, name: &'static str) -> Option<PathBuf> {
+    let path = section.required(name, &form::path("the path of a folder"))?;
+    let text = match fs::metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => return Some(path),
+        Ok(_) => format!("{} is not a folder", path.display()),
+        Err(error) => format!("cannot read {}: {error}", path.display()),
+    };
+    section.problem(name, text);
+    None
+}
+
+/// The uid of a user by name.
+///
+/// Read from the list itself: what name services beyond it say may hang, and they are not the place for the two or
+/// three system users that are meant here.
+pub(super) fn uid_of(user: &str, passwd: &Path) -> io::Result<Option<u32>> {
+    let list = String::from_utf8_lossy(&fs::read(passwd)?).into_owned();
+    Ok(list.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(user)).then_some(())?;
+        fields.nth(1)?.parse().ok()
+    }))
+}
+
+fn taken<T>(section: &Section<'_>, name: &str, read: Result<T, SecretFileError>) -> Option<T> {
+    read.map_err(|error| section.problem(name, chain(&error)))
+        .ok()
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text.replace(char::is_control, " ")
+}

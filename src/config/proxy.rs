@@ -1,0 +1,178 @@
+//! `[proxy]`: what serves clients, its listeners, and the limits of a conversation before login.
+//!
+//! Limits that belong to another component (the IMAP conversation, the relay) take their defaults from it; the proxy's
+//! own stand here. It reads the certificate's files only to try them.
+//!
+//! A listener with TLS needs `[proxy.tls]`; one where nobody could ever log in is refused; one that takes passwords
+//! in clear from anywhere is allowed, and said at start-up.
+
+use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
+
+use super::{
+    DAY, HOUR, SHORTEST, files,
+    form::{self, Form},
+    section::{Endpoint, Section},
+};
+use crate::{
+    link::DialSettings,
+    names::Protocol,
+    proto::imap,
+    proxy::{Cleartext, ListenTls, Listener, Settings},
+    relay,
+};
+
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(180);
+const TLS_TIMEOUT: Duration = Duration::from_secs(20);
+/// Long enough for a slow hash or a slow LDAP server to hide in.
+const FAILURE_DELAY: Duration = Duration::from_secs(2);
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_CONNECTIONS: usize = 20_000;
+/// How long a drain waits for sessions, here and on a node.
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Clients may stay in IDLE for 29 minutes and are told so (RFC 2177, RFC 9051 5.4).
+const IDLE_ADVICE: Duration = Duration::from_secs(30 * 60);
+
+const PROTOCOLS: &[(&str, Protocol)] = &[("imap", Protocol::Imap)];
+const TLS: &[(&str, ListenTls)] = &[
+    ("starttls", ListenTls::Starttls),
+    ("implicit", ListenTls::Implicit),
+    ("off", ListenTls::Off),
+];
+const CLEARTEXT: &[(&str, Cleartext)] = &[
+    ("never", Cleartext::Never),
+    ("loopback", Cleartext::Loopback),
+    ("always", Cleartext::Always),
+];
+
+/// Reads the section; `dial` comes from `[nodes]`.
+pub(super) fn read(section: &mut Section<'_>, dial: DialSettings) -> Option<Settings> {
+    let waits = |to| form::duration(SHORTEST..=to);
+    let settings = Settings {
+        listeners: Vec::new(),
+        tls: None,
+        imap: imap_limits(section),
+        login_timeout: section.or("login_timeout", &waits(HOUR), LOGIN_TIMEOUT),
+        tls_timeout: section.or("tls_timeout", &waits(HOUR), TLS_TIMEOUT),
+        failure_delay: section.or(
+            "failure_delay",
+            &form::duration(Duration::ZERO..=Duration::from_secs(30)),
+            FAILURE_DELAY,
+        ),
+        opening_timeout: section.or("opening_timeout", &waits(HOUR), OPENING_TIMEOUT),
+        max_connections: section.or(
+            "max_connections",
+            &form::integer(1..=1_000_000),
+            MAX_CONNECTIONS,
+        ),
+        drain_timeout: drain_timeout(section),
+        dial,
+        relay: relay_limits(section),
+    };
+    let mut tls = section.table("tls");
+    let has_tls = tls.is_present();
+    let tls = has_tls.then(|| files::certificate(&mut tls));
+    let listeners = listeners(section, has_tls);
+    Some(Settings {
+        listeners: listeners?,
+        tls: match tls {
+            Some(files) => Some(files?),
+            None => None,
+        },
+        ..settings
+    })
+}
+
+/// The relay's limits, which both processes have.
+pub(super) fn relay_limits(section: &mut Section<'_>) -> relay::Settings {
+    let default = relay::Settings::default();
+    let form = form::duration(SHORTEST..=DAY);
+    let settings = relay::Settings {
+        idle: section.or("idle_timeout", &form, default.idle),
+        half_closed_idle: section.or("half_closed_timeout", &form, default.half_closed_idle),
+    };
+    if settings.idle < IDLE_ADVICE {
+        section.report().warn(format!(
+            "{}: below 30m: clients that wait in IDLE will be cut off",
+            section.key("idle_timeout")
+        ));
+    }
+    settings
+}
+
+/// The limit of a drain, which both processes have.
+pub(super) fn drain_timeout(section: &mut Section<'_>) -> Duration {
+    section.or(
+        "drain_timeout",
+        &form::duration(Duration::ZERO..=DAY),
+        DRAIN_TIMEOUT,
+    )
+}
+
+fn imap_limits(section: &mut Section<'_>) -> imap::Settings {
+    let default = imap::Settings::default();
+    let size: RangeInclusive<u64> = 256..=1 << 20;
+    let count = form::integer(1..=1000);
+    imap::Settings {
+        max_line_bytes: section.or(
+            "max_line",
+            &form::size(size.clone()),
+            default.max_line_bytes,
+        ),
+        max_literal_bytes: section.or("max_literal", &form::size(size), default.max_literal_bytes),
+        max_bad_commands: section.or("max_bad_commands", &count, default.max_bad_commands),
+        max_attempts: section.or("max_attempts", &count, default.max_attempts),
+    }
+}
+
+fn listeners(section: &mut Section<'_>, has_tls: bool) -> Option<Vec<Listener>> {
+    let mut tables = section.tables("listen");
+    let listeners: Vec<Option<Listener>> = tables
+        .iter_mut()
+        .map(|table| listener(table, has_tls))
+        .collect();
+    let listeners: Vec<Listener> = listeners.into_iter().collect::<Option<_>>()?;
+    (!listeners.is_empty()).then_some(listeners)
+}
+
+fn listener(table: &mut Section<'_>, has_tls: bool) -> Option<Listener> {
+    let address = table.required("address", &listen_address());
+    let protocol = table.required("protocol", &form::word_or_later(PROTOCOLS, &["pop3"]));
+    let default = if has_tls {
+        ListenTls::Starttls
+    } else {
+        ListenTls::Off
+    };
+    let tls = table.or("tls", &form::word(TLS), default);
+    let cleartext = table.or("cleartext", &form::word(CLEARTEXT), Cleartext::Loopback);
+    if let Some(address) = address {
+        table
+            .report()
+            .claim(table.key("address"), Endpoint::Tcp(address));
+    }
+    if tls != ListenTls::Off && !has_tls {
+        table.problem("tls", "needs a certificate (expected a table [proxy.tls])");
+    }
+    match (tls, cleartext) {
+        (ListenTls::Off, Cleartext::Never) => table.problem(
+            "cleartext",
+            "nobody could log in here (got \"never\" and tls \"off\"; expected one of them to differ)",
+        ),
+        (ListenTls::Off | ListenTls::Starttls, Cleartext::Always) => table.report().warn(format!(
+            "{}: passwords may travel in clear from anywhere",
+            table.key("cleartext")
+        )),
+        (ListenTls::Implicit, _) | (_, Cleartext::Loopback | Cleartext::Never) => {}
+    }
+    Some(Listener {
+        address: address?,
+        protocol: protocol?,
+        tls,
+        cleartext,
+    })
+}
+
+/// Where something listens on TCP.
+pub(super) fn listen_address() -> Form<SocketAddr> {
+    form::standard("an IP address with a port, as \"0.0.0.0:143\" or \"[::]:143\"")
+}

@@ -1,0 +1,352 @@
+//! The cache in front of an LDAP directory: who a login is, and which passwords were right a moment ago.
+//!
+//! Two tables, bounded by count and age. *Answers* maps a login, as typed, to what the directory said: an entry (believed
+//! for `ttl`) or "unknown" (for `negative_ttl`); lookups of one login at one time share one search, and failures are
+//! handed to all who waited but never kept. *Proven* holds a keyed digest (HMAC-SHA-256, the key made at start and never
+//! leaving the process) of entry, stored passwords and the password that was right; never a password.
+//!
+//! The digest covers the entry rather than the login: when a login comes to mean somebody else, what was proven for the
+//! one before is worth nothing. A new password is unknown here, so the directory is asked at once; an old one is believed
+//! no longer than `ttl` after it was last verified.
+//!
+//! With no entries or no `ttl` nothing is kept, and single flight remains. It does no I/O and has no deadline of its own.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+use super::{CacheSettings, Found, LookupError, Wrong};
+use crate::secret::{Key, Secret};
+
+/// The cache.
+pub(super) struct Cache {
+    answers: moka::future::Cache<String, Answer>,
+    proven: moka::future::Cache<[u8; 32], ()>,
+    key: Key,
+    keeps: bool,
+}
+
+/// What the directory said about a login.
+#[derive(Clone)]
+enum Answer {
+    Found(Arc<Found>),
+    Unknown,
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Origin {
+    /// It was kept, or somebody else was just fetching it.
+    Cache,
+    /// The directory, just now.
+    Directory,
+}
+
+struct Ages {
+    ttl: Duration,
+    negative_ttl: Duration,
+}
+
+impl moka::Expiry<String, Answer> for Ages {
+    fn expire_after_create(&self, _: &String, answer: &Answer, _: Instant) -> Option<Duration> {
+        Some(match answer {
+            Answer::Found(_) => self.ttl,
+            Answer::Unknown => self.negative_ttl,
+        })
+    }
+}
+
+impl Cache {
+    /// An empty cache; `key` is random.
+    pub(super) fn new(settings: CacheSettings, key: Key) -> Self {
+        let keeps = settings.entries > 0 && !settings.ttl.is_zero();
+        let ages = if settings.entries > 0 {
+            Ages {
+                ttl: settings.ttl,
+                negative_ttl: settings.negative_ttl,
+            }
+        } else {
+            Ages {
+                ttl: Duration::ZERO,
+                negative_ttl: Duration::ZERO,
+            }
+        };
+        // At least one, or a value would be evicted before those who wait for it have read it.
+        let entries = settings.entries.max(1);
+        Self {
+            answers: moka::future::Cache::builder()
+                .max_capacity(entries)
+                .expire_after(ages)
+                .build(),
+            proven: moka::future::Cache::builder()
+                .max_capacity(entries)
+                .time_to_live(settings.ttl)
+                .build(),
+            key,
+            keeps,
+        }
+    }
+
+    /// Who `login` is; asks by `search` when it is not known.
+    pub(super) async fn look_up(
+        &self,
+        login: &str,
+        search: impl Future<Output = Result<Found, LookupError>>,
+    ) -> (Origin, Result<Arc<Found>, LookupError>) {
+        let asked = async {
+            match search.await {
+                Ok(found) => Ok(Answer::Found(Arc::new(found))),
+                Err(LookupError::Wrong(Wrong::Unknown)) => Ok(Answer::Unknown),
+                Err(error) => Err(error),
+            }
+        };
+        match self
+            .answers
+            .entry_by_ref(login)
+            .or_try_insert_with(asked)
+            .await
+        {
+            Err(error) => (Origin::Directory, Err(LookupError::clone(&error))),
+            Ok(entry) => {
+                let origin = if entry.is_fresh() {
+                    Origin::Directory
+                } else {
+                    Origin::Cache
+                };
+                let answer = match entry.into_value() {
+                    Answer::Found(found) => Ok(found),
+                    Answer::Unknown => Err(LookupError::Wrong(Wrong::Unknown)),
+                };
+                (origin, answer)
+            }
+        }
+    }
+
+    /// Forgets who `login` is, so that the directory is asked again.
+    pub(super) async fn forget(&self, login: &str) {
+        self.answers.invalidate(login).await;
+    }
+
+    /// Whether `password` was right for this entry a moment ago.
+    pub(super) async fn is_proven(&self, found: &Found, password: &Secret) -> bool {
+        match self.digest(found, password) {
+            Some(digest) => self.proven.get(&digest).await.is_some(),
+            None => false,
+        }
+    }
+
+    /// Remembers that it is right.
+    pub(super) async fn prove(&self, found: &Found, password: &Secret) {
+        if let Some(digest) = self.digest(found, password) {
+            self.proven.insert(digest, ()).await;
+        }
+    }
+
+    /// What stands for a right password; none when nothing is kept.
+    fn digest(&self, found: &Found, password: &Secret) -> Option<[u8; 32]> {
+        if !self.keeps {
+            return None;
+        }
+        // HMAC takes keys of any length, so there always is one.
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.key.expose()).ok()?;
+        // Each part with its length, so that no two lists of parts give the same octets.
+        for part in std::iter::once(found.id.as_bytes())
+            .chain(found.passwords.iter().map(Secret::expose))
+            .chain(std::iter::once(password.expose()))
+        {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        Some(mac.finalize().into_bytes().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::{
+        directory::{Account, Status},
+        names::AccountName,
+    };
+
+    fn found(name: &str, stored: &str) -> Found {
+        Found {
+            account: Arc::new(Account {
+                name: AccountName::parse(name).unwrap(),
+                home_node: None,
+                uid: 1000,
+                gid: 1000,
+                home: name.to_owned(),
+                quota: None,
+                login: Status::Allowed,
+            }),
+            id: format!("uid={name}"),
+            passwords: vec![Secret::new(stored.into())],
+        }
+    }
+
+    fn cache(entries: u64, ttl: Duration, negative_ttl: Duration) -> Cache {
+        let settings = CacheSettings {
+            entries,
+            ttl,
+            negative_ttl,
+        };
+        Cache::new(settings, Key::new([7; 32]))
+    }
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    /// A directory that counts how often it is asked.
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl Counting {
+        async fn answer(&self, answer: Result<Found, LookupError>) -> Result<Found, LookupError> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            answer
+        }
+
+        fn asked(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_login_is_asked_for_once() {
+        let (cache, directory) = (cache(10, LONG, LONG), Counting::default());
+        for expected in [Origin::Directory, Origin::Cache, Origin::Cache] {
+            let (origin, answer) = cache
+                .look_up("ann", directory.answer(Ok(found("ann", ""))))
+                .await;
+            assert_eq!(origin, expected);
+            assert_eq!(answer.unwrap().account.name.as_str(), "ann");
+        }
+        assert_eq!(directory.asked(), 1);
+        cache.forget("ann").await;
+        let (origin, _) = cache
+            .look_up("ann", directory.answer(Ok(found("ann", ""))))
+            .await;
+        assert_eq!((origin, directory.asked()), (Origin::Directory, 2));
+    }
+
+    #[tokio::test]
+    async fn lookups_of_one_login_share_one_search() {
+        let (cache, directory) = (
+            Arc::new(cache(10, LONG, LONG)),
+            Arc::new(Counting::default()),
+        );
+        let gate = Arc::new(Notify::new());
+        let tasks = crate::tasks::Tasks::new();
+        for _ in 0..50 {
+            let (cache, directory, gate) = (cache.clone(), directory.clone(), gate.clone());
+            tasks.spawn("lookup", async move {
+                let search = async {
+                    directory.0.fetch_add(1, Ordering::Relaxed);
+                    gate.notified().await;
+                    Ok(found("ann", ""))
+                };
+                cache.look_up("ann", search).await.1.unwrap();
+            });
+        }
+        // Everybody has asked before the first answer comes.
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+        gate.notify_one();
+        assert_eq!(tasks.drain(Duration::from_secs(10)).await, 0);
+        assert_eq!(directory.asked(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_not_kept_and_unknown_is() {
+        let (cache, directory) = (cache(10, LONG, LONG), Counting::default());
+        let away = || Err(LookupError::Unavailable("away".to_owned()));
+        let (_, answer) = cache.look_up("ann", directory.answer(away())).await;
+        assert!(matches!(answer, Err(LookupError::Unavailable(_))));
+        let two = directory.answer(Err(LookupError::Ambiguous));
+        let (_, answer) = cache.look_up("ann", two).await;
+        assert!(matches!(answer, Err(LookupError::Ambiguous)));
+        for _ in 0..3 {
+            let unknown = directory.answer(Err(LookupError::Wrong(Wrong::Unknown)));
+            let (_, answer) = cache.look_up("ann", unknown).await;
+            assert!(matches!(answer, Err(LookupError::Wrong(Wrong::Unknown))));
+        }
+        assert_eq!(directory.asked(), 3);
+    }
+
+    #[tokio::test]
+    async fn answers_age() {
+        let (cache, directory) = (
+            cache(10, Duration::from_millis(30), LONG),
+            Counting::default(),
+        );
+        let patience = Instant::now() + Duration::from_secs(20);
+        while directory.asked() < 3 {
+            assert!(Instant::now() < patience, "the answer never aged");
+            let answer = cache.look_up("ann", directory.answer(Ok(found("ann", ""))));
+            answer.await.1.unwrap();
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn no_entries_or_no_ttl_keep_nothing() {
+        for cache in [
+            cache(0, LONG, LONG),
+            cache(10, Duration::ZERO, Duration::ZERO),
+        ] {
+            let directory = Counting::default();
+            for _ in 0..3 {
+                let answer = cache.look_up("ann", directory.answer(Ok(found("ann", ""))));
+                answer.await.1.unwrap();
+                let unknown = directory.answer(Err(LookupError::Wrong(Wrong::Unknown)));
+                cache.look_up("bob", unknown).await.1.unwrap_err();
+            }
+            assert_eq!(directory.asked(), 6);
+            let password = Secret::new(b"secret".to_vec());
+            cache.prove(&found("ann", ""), &password).await;
+            assert!(!cache.is_proven(&found("ann", ""), &password).await);
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_bounded() {
+        let cache = cache(100, LONG, LONG);
+        for number in 0..1000 {
+            let login = format!("user{number}");
+            let answer = cache.look_up(&login, async { Ok(found("ann", "")) });
+            answer.await.1.unwrap();
+            let password = Secret::new(format!("{number}").into_bytes());
+            cache.prove(&found("ann", ""), &password).await;
+        }
+        cache.answers.run_pending_tasks().await;
+        cache.proven.run_pending_tasks().await;
+        assert!(cache.answers.entry_count() <= 100);
+        assert!(cache.proven.entry_count() <= 100);
+    }
+
+    #[tokio::test]
+    async fn proven_is_one_password_of_one_entry() {
+        let cache = cache(10, LONG, LONG);
+        let right = Secret::new(b"secret".to_vec());
+        cache.prove(&found("ann", "{SSHA}1"), &right).await;
+        assert!(cache.is_proven(&found("ann", "{SSHA}1"), &right).await);
+        // A wrong password; another entry; the same entry after a change of its stored password.
+        let wrong = Secret::new(b"Secret".to_vec());
+        assert!(!cache.is_proven(&found("ann", "{SSHA}1"), &wrong).await);
+        assert!(!cache.is_proven(&found("bob", "{SSHA}1"), &right).await);
+        assert!(!cache.is_proven(&found("ann", "{SSHA}2"), &right).await);
+        // Nothing of it depends on where one part ends and the next begins.
+        let shifted = Secret::new(b"1secret".to_vec());
+        assert!(!cache.is_proven(&found("ann", "{SSHA}"), &shifted).await);
+    }
+}

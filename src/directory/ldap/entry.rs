@@ -1,0 +1,314 @@
+//! Reading one entry of a search (RFC 4511, 4.5.2) into an account.
+//!
+//! Attribute names are compared without regard to case, as LDAP does; attributes with options (`userPassword;x`) are
+//! others. Of several values the first is taken, as stored, except for passwords. An entry that lacks what an account
+//! must have, or has it in a form that nobody can read, is an error that names the entry and the attribute, never a value.
+//!
+//! It decides nothing: uid 0 or a home outside of any bounds pass through here, for the node to refuse.
+
+use ldap3::asn1::StructureTag;
+
+use crate::{
+    directory::{Account, Attributes, LookupError, Status, is_home, parse_status},
+    names::AccountName,
+    secret::Secret,
+};
+
+/// uid and gid of entries that have none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Defaults {
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+}
+
+/// An entry as it came.
+pub(super) struct Entry {
+    /// Its name: never empty.
+    pub(super) dn: String,
+    attributes: Vec<(String, Vec<Vec<u8>>)>,
+}
+
+impl Entry {
+    /// Takes a `SearchResultEntry` apart; none when it is malformed.
+    pub(super) fn from_tag(tag: StructureTag) -> Option<Self> {
+        let mut parts = tag.match_id(4)?.expect_constructed()?.into_iter();
+        let dn = String::from_utf8(parts.next()?.expect_primitive()?).ok()?;
+        // The root entry is nobody: binding with an empty name is anonymous.
+        if dn.is_empty() {
+            return None;
+        }
+        let mut attributes = Vec::new();
+        for attribute in parts.next()?.expect_constructed()? {
+            let mut parts = attribute.expect_constructed()?.into_iter();
+            let name = String::from_utf8(parts.next()?.expect_primitive()?).ok()?;
+            let values = parts.next()?.expect_constructed()?;
+            let values: Option<Vec<_>> = values
+                .into_iter()
+                .map(StructureTag::expect_primitive)
+                .collect();
+            attributes.push((name, values?));
+        }
+        Some(Self { dn, attributes })
+    }
+
+    /// The account that it describes.
+    pub(super) fn account(
+        &self,
+        names: &Attributes,
+        defaults: Defaults,
+    ) -> Result<Account, LookupError> {
+        let name = self
+            .text(&names.name)?
+            .ok_or_else(|| self.unusable(&names.name, "is missing"))?;
+        let name = AccountName::parse(name)
+            .map_err(|error| self.unusable(&names.name, &error.to_string()))?;
+        let home = self.text(&names.home)?.unwrap_or(name.as_str()).to_owned();
+        if !is_home(&home) {
+            let what = "is empty, too long or has a control character";
+            return Err(self.unusable(&names.home, what));
+        }
+        Ok(Account {
+            home_node: self.text(&names.home_node)?.map(ToOwned::to_owned),
+            uid: self.id(&names.uid, defaults.uid)?,
+            gid: self.id(&names.gid, defaults.gid)?,
+            home,
+            quota: self.number(&names.quota)?.filter(|quota| *quota > 0),
+            login: self.status(&names.status)?,
+            name,
+        })
+    }
+
+    /// All values of the password attribute.
+    pub(super) fn take_passwords(&mut self, name: &str) -> Vec<Secret> {
+        self.attributes
+            .iter_mut()
+            .filter(|(attribute, _)| attribute.eq_ignore_ascii_case(name))
+            .flat_map(|(_, values)| values.drain(..))
+            .map(Secret::new)
+            .collect()
+    }
+
+    fn text(&self, name: &str) -> Result<Option<&str>, LookupError> {
+        let values = self
+            .attributes
+            .iter()
+            .find(|(attribute, _)| attribute.eq_ignore_ascii_case(name));
+        let Some(value) = values.and_then(|(_, values)| values.first()) else {
+            return Ok(None);
+        };
+        std::str::from_utf8(value)
+            .map(Some)
+            .map_err(|_| self.unusable(name, "is not UTF-8"))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, LookupError> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        // Digits alone: `parse` would also take a plus sign.
+        let number = text.bytes().all(|octet| octet.is_ascii_digit());
+        let number = number.then(|| text.parse().ok()).flatten();
+        number
+            .map(Some)
+            .ok_or_else(|| self.unusable(name, "is not a number"))
+    }
+
+    fn id(&self, name: &str, default: Option<u32>) -> Result<u32, LookupError> {
+        match self.number(name)? {
+            Some(number) => {
+                u32::try_from(number).map_err(|_| self.unusable(name, "is larger than 4294967295"))
+            }
+            None => default.ok_or_else(|| self.unusable(name, "is missing, and has no default")),
+        }
+    }
+
+    fn status(&self, name: &str) -> Result<Status, LookupError> {
+        let Some(word) = self.text(name)? else {
+            return Ok(Status::Allowed);
+        };
+        Ok(parse_status(word).unwrap_or_else(|| {
+            tracing::warn!(dn = self.dn, attribute = name, "unknown account status");
+            Status::TryLater
+        }))
+    }
+
+    fn unusable(&self, attribute: &str, what: &str) -> LookupError {
+        LookupError::Entry(format!("{}: {attribute} {what}", self.dn))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ldap3::asn1::{PL, TagClass};
+
+    use super::*;
+
+    fn tag(id: u64, payload: PL) -> StructureTag {
+        StructureTag {
+            class: TagClass::Universal,
+            id,
+            payload,
+        }
+    }
+
+    fn octets(text: &[u8]) -> StructureTag {
+        tag(4, PL::P(text.to_vec()))
+    }
+
+    /// An attribute and its values.
+    type Values<'a> = (&'a str, &'a [&'a [u8]]);
+
+    fn entry(dn: &str, attributes: &[Values<'_>]) -> StructureTag {
+        let attributes = attributes.iter().map(|(name, values)| {
+            let values = values.iter().map(|value| octets(value)).collect();
+            tag(
+                16,
+                PL::C(vec![octets(name.as_bytes()), tag(17, PL::C(values))]),
+            )
+        });
+        let attributes = tag(16, PL::C(attributes.collect()));
+        tag(4, PL::C(vec![octets(dn.as_bytes()), attributes]))
+    }
+
+    fn account(attributes: &[Values<'_>], default: Option<u32>) -> Result<Account, LookupError> {
+        let defaults = Defaults {
+            uid: default,
+            gid: default,
+        };
+        Entry::from_tag(entry("uid=ann,o=x", attributes))
+            .unwrap()
+            .account(&Attributes::default(), defaults)
+    }
+
+    #[test]
+    fn an_entry_becomes_an_account() {
+        let full = account(
+            &[
+                ("UID", &[b"Ann", b"ann2"]),
+                ("mailhost", &[b"node1"]),
+                ("uidNumber", &[b"0"]),
+                ("gidNumber", &[b"4294967295"]),
+                ("homeDirectory", &[b"/srv/ann"]),
+                ("mailQuotaSize", &[b"1000000000000"]),
+                ("accountStatus", &[b"ACTIVE"]),
+            ],
+            None,
+        );
+        let expected = Account {
+            name: AccountName::parse("Ann").unwrap(),
+            home_node: Some("node1".to_owned()),
+            uid: 0,
+            gid: 4_294_967_295,
+            home: "/srv/ann".to_owned(),
+            quota: Some(1_000_000_000_000),
+            login: Status::Allowed,
+        };
+        assert_eq!(full.unwrap(), expected);
+        let least = account(
+            &[("uid", &[b"ann"]), ("mailQuotaSize", &[b"0"])],
+            Some(5000),
+        );
+        let expected = Account {
+            name: AccountName::parse("ann").unwrap(),
+            home_node: None,
+            uid: 5000,
+            gid: 5000,
+            home: "ann".to_owned(),
+            quota: None,
+            login: Status::Allowed,
+        };
+        assert_eq!(least.unwrap(), expected);
+    }
+
+    #[test]
+    fn status_words_decide() {
+        for (word, status) in [
+            ("active", Status::Allowed),
+            ("NoAccess", Status::Refused),
+            ("disabled", Status::Refused),
+            ("DELETED", Status::Refused),
+            ("asleep", Status::TryLater),
+            ("", Status::TryLater),
+        ] {
+            let account = account(
+                &[("uid", &[b"ann"]), ("accountStatus", &[word.as_bytes()])],
+                Some(1),
+            );
+            assert_eq!(account.unwrap().login, status, "{word}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_unreadable_is_named() {
+        let name: Values<'_> = ("uid", &[b"ann"]);
+        let cases: [(&[Values<'_>], Option<u32>, &str); 11] = [
+            (&[], Some(1), "uid is missing"),
+            (&[("uid", &[])], Some(1), "uid is missing"),
+            (&[("uid;x", &[b"ann"])], Some(1), "uid is missing"),
+            (&[("uid", &[b""])], Some(1), "uid is empty"),
+            (&[("uid", &[b"\xff"])], Some(1), "uid is not UTF-8"),
+            (
+                &[("uid", &[b"a\nb"])],
+                Some(1),
+                "uid has a character that is not allowed here",
+            ),
+            (&[name], None, "uidNumber is missing, and has no default"),
+            (
+                &[name, ("uidNumber", &[b"+1"])],
+                Some(1),
+                "uidNumber is not a number",
+            ),
+            (
+                &[name, ("gidNumber", &[b"4294967296"])],
+                Some(1),
+                "gidNumber is larger than 4294967295",
+            ),
+            (
+                &[name, ("mailQuotaSize", &[b"10M"])],
+                Some(1),
+                "mailQuotaSize is not a number",
+            ),
+            (
+                &[name, ("homeDirectory", &[b"a\0b"])],
+                Some(1),
+                "homeDirectory is empty, too long or has a control character",
+            ),
+        ];
+        for (attributes, default, expected) in cases {
+            let error = account(attributes, default).unwrap_err().to_string();
+            let expected = format!("entry is not usable: uid=ann,o=x: {expected}");
+            assert_eq!(error, expected);
+        }
+    }
+
+    #[test]
+    fn malformed_entries_are_none() {
+        for malformed in [
+            octets(b"x"),
+            tag(4, PL::C(vec![])),
+            tag(4, PL::C(vec![octets(b"uid=ann")])),
+            tag(4, PL::C(vec![octets(b"\xff"), tag(16, PL::C(vec![]))])),
+            tag(5, PL::C(vec![octets(b"uid=ann"), tag(16, PL::C(vec![]))])),
+            tag(
+                4,
+                PL::C(vec![octets(b"uid=ann"), tag(16, PL::C(vec![octets(b"")]))]),
+            ),
+            entry("", &[("uid", &[b"ann"])]),
+        ] {
+            assert!(Entry::from_tag(malformed).is_none());
+        }
+    }
+
+    #[test]
+    fn all_passwords_are_taken() {
+        let tag = entry(
+            "uid=ann",
+            &[("userpassword", &[b"{SSHA}x", b"\xff"]), ("uid", &[b"ann"])],
+        );
+        let mut entry = Entry::from_tag(tag).unwrap();
+        let passwords = entry.take_passwords("userPassword");
+        let expected = [&b"{SSHA}x"[..], b"\xff"].map(|value| Secret::new(value.to_vec()));
+        assert_eq!(passwords, expected);
+        assert!(entry.take_passwords("userPassword").is_empty());
+    }
+}

@@ -1,0 +1,166 @@
+//! The search filter of the configuration, with places for the login (RFC 4515).
+//!
+//! `%u` is the whole login, `%n` the part before the last `@` (all of it when there is none), `%d` the part after it
+//! (empty when there is none), `%%` a percent sign. What a client typed only ever becomes an assertion value: every
+//! octet of it except letters, digits and `. - _ @ +` is written as `\xx`, so it can neither end the value nor add a wildcard,
+//! and no parser has to be trusted with it.
+//!
+//! Nothing here makes a DN: the DN to bind as comes from the entry found.
+//! A template that is no filter is refused when the process starts.
+
+use std::fmt::Write as _;
+
+/// A filter with places for the login.
+#[derive(Clone, Debug)]
+pub(super) struct Template(Vec<Piece>);
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Piece {
+    Domain,
+    Local,
+    Login,
+    Text(String),
+}
+
+/// Why a filter of the configuration was not taken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum TemplateError {
+    /// A percent sign stands before something else than `u`, `n`, `d` or `%`.
+    #[error("has a percent sign before something else than u, n, d or %")]
+    Place,
+    /// It does not depend on who logs in.
+    #[error("has neither %u nor %n, so that it would match the same entry for every login")]
+    Constant,
+    /// It is not a filter.
+    #[error("is not an LDAP filter")]
+    Syntax,
+}
+
+impl Template {
+    /// Reads a filter of the configuration and tries it.
+    pub(super) fn parse(text: &str) -> Result<Self, TemplateError> {
+        let mut pieces = Vec::new();
+        let mut literal = String::new();
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            if c != '%' {
+                literal.push(c);
+                continue;
+            }
+            let place = match chars.next() {
+                Some('%') => {
+                    literal.push('%');
+                    continue;
+                }
+                Some('u') => Piece::Login,
+                Some('n') => Piece::Local,
+                Some('d') => Piece::Domain,
+                _ => return Err(TemplateError::Place),
+            };
+            if !literal.is_empty() {
+                pieces.push(Piece::Text(std::mem::take(&mut literal)));
+            }
+            pieces.push(place);
+        }
+        if !literal.is_empty() {
+            pieces.push(Piece::Text(literal));
+        }
+        let template = Self(pieces);
+        if !(template.0.contains(&Piece::Login) || template.0.contains(&Piece::Local)) {
+            return Err(TemplateError::Constant);
+        }
+        ldap3::parse_filter(template.render("ann@example.org"))
+            .map_err(|()| TemplateError::Syntax)?;
+        Ok(template)
+    }
+
+    /// The filter for one login.
+    pub(super) fn render(&self, login: &str) -> String {
+        let (local, domain) = login.rsplit_once('@').unwrap_or((login, ""));
+        let mut filter = String::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Domain => escape(domain, &mut filter),
+                Piece::Local => escape(local, &mut filter),
+                Piece::Login => escape(login, &mut filter),
+                Piece::Text(text) => filter.push_str(text),
+            }
+        }
+        filter
+    }
+}
+
+/// Writes `value` so that no octet of it can mean anything in a filter.
+fn escape(value: &str, filter: &mut String) {
+    for octet in value.bytes() {
+        if octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-' | b'_' | b'@' | b'+') {
+            filter.push(char::from(octet));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(filter, "\\{octet:02x}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_filled() {
+        let template = Template::parse("(&(uid=%n)(o=%d)(|(mail=%u)(cn=100%%)))").unwrap();
+        assert_eq!(
+            template.render("ann@example.org"),
+            "(&(uid=ann)(o=example.org)(|(mail=ann@example.org)(cn=100%)))"
+        );
+        assert_eq!(
+            template.render("ann"),
+            "(&(uid=ann)(o=)(|(mail=ann)(cn=100%)))"
+        );
+        assert_eq!(
+            template.render("a@b@c"),
+            "(&(uid=a@b)(o=c)(|(mail=a@b@c)(cn=100%)))"
+        );
+    }
+
+    #[test]
+    fn what_a_client_typed_stays_one_value() {
+        let template = Template::parse("(uid=%u)").unwrap();
+        for (login, filter) in [
+            ("*", "(uid=\\2a)"),
+            ("a)(uid=*", "(uid=a\\29\\28uid\\3d\\2a)"),
+            ("a\\2a", "(uid=a\\5c2a)"),
+            ("a b", "(uid=a\\20b)"),
+            ("Zoë", "(uid=Zo\\c3\\ab)"),
+            ("%u", "(uid=\\25u)"),
+            (
+                "&|!~<>,;#\"'/",
+                "(uid=\\26\\7c\\21\\7e\\3c\\3e\\2c\\3b\\23\\22\\27\\2f)",
+            ),
+        ] {
+            assert_eq!(template.render(login), filter);
+            assert!(ldap3::parse_filter(filter).is_ok(), "{filter}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_filter_is_refused() {
+        assert_eq!(
+            Template::parse("(uid=%x)").err(),
+            Some(TemplateError::Place)
+        );
+        assert_eq!(
+            Template::parse("(uid=%u").err(),
+            Some(TemplateError::Syntax)
+        );
+        assert_eq!(Template::parse("%").err(), Some(TemplateError::Place));
+        assert_eq!(
+            Template::parse("(objectClass=*)").err(),
+            Some(TemplateError::Constant)
+        );
+        assert_eq!(
+            Template::parse("(o=%d)").err(),
+            Some(TemplateError::Constant)
+        );
+    }
+}

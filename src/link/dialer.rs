@@ -1,0 +1,385 @@
+//! The front's half: dial, prove, open, and keep links proven ahead.
+//!
+//! ```text
+//! open --pool has one--> open on it -- died before the first octet of the verdict --\
+//!    \--no--> connect, [TLS], prove --------> open <------- once, on a fresh link --/
+//! ```
+//!
+//! On a plain link `prove` and `open` travel in one write: a fresh link costs two round trips, one proven ahead one.
+//! Under TLS `open` waits for `proven`: until then somebody in between could be reading. It never sends a password, and
+//! does not read what follows the verdict.
+//!
+//! Limits: connecting, proving and the verdict have a deadline each ([`DialSettings`]). On failure
+//! a [`LinkError`]; what comes after an `open` is tried a second time only if nothing at all had come back.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use rustls::ClientConfig;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{
+    DialSettings,
+    connect::connect,
+    error::{LinkError, Mismatch, NotProven, Step},
+    pool::Pool,
+    tls::{self, SetupError},
+    wire::{WireError, nonce, read_record, write},
+};
+use crate::{
+    metrics::Metrics,
+    names::NodeName,
+    net::{Address, Stream},
+    nodes::{self, Node},
+    proto::link::{
+        Channel, Context, Opening, Verdict,
+        context::OpenBody,
+        dialer::{self, Proving, Ready, Waiting},
+        record::{Kind, PREFACE},
+    },
+    tasks::Tasks,
+};
+
+/// Opens links to nodes. Clones share the links proven ahead.
+#[derive(Clone, Debug)]
+pub struct Dialer {
+    dials: Arc<HashMap<NodeName, Arc<Dial>>>,
+    tasks: Tasks,
+}
+
+/// A link whose session was accepted.
+#[derive(Debug)]
+pub struct Opened {
+    /// The next octet is the real server's.
+    pub stream: Stream,
+    /// What the real server says first.
+    pub opening: Opening,
+}
+
+// === impl Dialer ===
+
+impl Dialer {
+    /// A dialer for the nodes of a table. Nothing is dialled before a node's first session.
+    pub fn new(
+        nodes: &nodes::Settings,
+        settings: DialSettings,
+        metrics: Metrics,
+        tasks: Tasks,
+    ) -> Result<Self, SetupError> {
+        let tls = Arc::new(tls::client()?);
+        let dials = nodes.nodes.iter().map(|node| {
+            let dial = Dial::new(node.clone(), settings, Arc::clone(&tls), metrics.clone());
+            (node.name.clone(), Arc::new(dial))
+        });
+        Ok(Self {
+            dials: Arc::new(dials.collect()),
+            tasks,
+        })
+    }
+
+    /// Opens a link to `node` for the session of `context`.
+    pub async fn open(&self, node: &Node, context: &Context) -> Result<Opened, LinkError> {
+        let body =
+            OpenBody::new(context.protocol.service(), context).map_err(LinkError::Context)?;
+        let dial = self
+            .dials
+            .get(&node.name)
+            .ok_or_else(|| LinkError::UnknownNode(node.name.clone()))?;
+        self.keep(dial);
+        if let Some((stream, ready)) = dial.pool.take() {
+            match dial.open_ready(stream, ready, &body).await {
+                // Nothing of a verdict came, so no session reached its client: a second try doubles nothing.
+                Err(LinkError::Lost { began: false, .. }) => {
+                    tracing::debug!(node = %node.name, "a link proven ahead died, dialling afresh");
+                }
+                answer => return answer,
+            }
+        }
+        Box::pin(dial.open_fresh(&body)).await
+    }
+
+    /// Drops the links proven ahead, for good: what is opened from now on is dialled afresh.
+    pub fn close_ready(&self) {
+        for dial in self.dials.values() {
+            dial.pool.close();
+        }
+    }
+
+    /// Starts the keeper of a node's pool, unless that was done before.
+    fn keep(&self, dial: &Arc<Dial>) {
+        if dial.settings.ready == 0 || dial.is_kept.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (dial, tasks) = (Arc::clone(dial), self.tasks.clone());
+        self.tasks.spawn("link-keeper", async move {
+            tokio::select! {
+                () = dial.keep() => {}
+                () = tasks.stopped() => dial.pool.close(),
+            }
+        });
+    }
+}
+
+// === Dial ===
+
+/// One node, and how to dial it.
+#[derive(Debug)]
+struct Dial {
+    node: Node,
+    settings: DialSettings,
+    /// None: plain.
+    tls: Option<Arc<ClientConfig>>,
+    metrics: Metrics,
+    pool: Pool,
+    is_kept: AtomicBool,
+}
+
+/// Runs a step with a deadline.
+async fn within<T>(
+    end: Instant,
+    step: Step,
+    work: impl Future<Output = Result<T, LinkError>>,
+) -> Result<T, LinkError> {
+    timeout_at(end, work)
+        .await
+        .unwrap_or(Err(LinkError::TimedOut { step }))
+}
+
+impl Dial {
+    fn new(
+        node: Node,
+        settings: DialSettings,
+        config: Arc<ClientConfig>,
+        metrics: Metrics,
+    ) -> Self {
+        let is_tcp = matches!(node.address, Address::Tcp { .. });
+        if is_tcp && !node.tls {
+            tracing::warn!(
+                node = %node.name,
+                "the link to this node is plain: whoever can alter packets on that wire can take over sessions"
+            );
+        }
+        let gauge = metrics.links_ready.with_label_values(&[node.name.as_str()]);
+        Self {
+            tls: (is_tcp && node.tls).then_some(config),
+            pool: Pool::new(settings.ready, gauge),
+            node,
+            settings,
+            metrics,
+            is_kept: AtomicBool::new(false),
+        }
+    }
+
+    /// Keeps the pool full until it is closed.
+    async fn keep(&self) {
+        while self.pool.missing().await {
+            let wait = self.pool.back_off(getrandom::u32().unwrap_or_default());
+            let attempt = async {
+                sleep(wait).await;
+                self.prove_ahead().await
+            };
+            tokio::select! {
+                proven = Box::pin(attempt) => match proven {
+                    Ok((stream, ready)) => self.pool.put(stream, ready),
+                    Err(error) => {
+                        self.pool.note_failure();
+                        let error: &dyn std::error::Error = &error;
+                        tracing::debug!(node = %self.node.name, error, "no link proven ahead");
+                    }
+                },
+                () = self.pool.closed() => {}
+            }
+        }
+    }
+
+    /// A fresh link, proven.
+    async fn prove_ahead(&self) -> Result<(Stream, Ready), LinkError> {
+        let stream = self.connect().await?;
+        let end = Instant::now() + self.settings.prove_timeout;
+        self.shaken(async {
+            let (mut stream, proving) = self.greet(stream, end).await?;
+            let ready = prove(&mut stream, proving, end).await?;
+            Ok((stream, ready))
+        })
+        .await
+    }
+
+    /// A fresh link, opened.
+    async fn open_fresh(&self, body: &OpenBody) -> Result<Opened, LinkError> {
+        let stream = self.connect().await?;
+        let end = Instant::now() + self.settings.prove_timeout;
+        let (mut stream, waiting) = self
+            .shaken(async {
+                let (mut stream, proving) = self.greet(stream, end).await?;
+                let waiting = match proving.open_early(body) {
+                    Ok((octets, early)) => {
+                        let record = exchange_proofs(&mut stream, &octets, end).await?;
+                        early.proven(&record).map_err(LinkError::wrong)?
+                    }
+                    Err(proving) => {
+                        let ready = prove(&mut stream, *proving, end).await?;
+                        let (open, waiting) = ready.open(body);
+                        within(end, Step::Verdict, write_open(&mut stream, &open)).await?;
+                        waiting
+                    }
+                };
+                Ok((stream, waiting))
+            })
+            .await?;
+        self.hear_verdict(&mut stream, waiting)
+            .await
+            .map(|opening| Opened { stream, opening })
+    }
+
+    /// A link proven ahead, opened.
+    async fn open_ready(
+        &self,
+        mut stream: Stream,
+        ready: Ready,
+        body: &OpenBody,
+    ) -> Result<Opened, LinkError> {
+        let (open, waiting) = ready.open(body);
+        let end = Instant::now() + self.settings.verdict_timeout;
+        within(end, Step::Verdict, write_open(&mut stream, &open)).await?;
+        self.hear_verdict(&mut stream, waiting)
+            .await
+            .map(|opening| Opened { stream, opening })
+    }
+
+    async fn connect(&self) -> Result<Stream, LinkError> {
+        let limit = self.settings.connect_timeout;
+        let connected = connect(&self.node.address, self.node.source, limit)
+            .await
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::TimedOut => LinkError::TimedOut {
+                    step: Step::Connect,
+                },
+                _ => LinkError::Unreachable(source),
+            });
+        self.metrics
+            .node_connects
+            .with_label_values(&[self.node.name.as_str(), result_word(&connected)])
+            .inc();
+        connected
+    }
+
+    /// Counts how a handshake ended.
+    async fn shaken<T>(
+        &self,
+        handshake: impl Future<Output = Result<T, LinkError>>,
+    ) -> Result<T, LinkError> {
+        let result = handshake.await;
+        self.metrics
+            .handshakes
+            .with_label_values(&["dialer", result_word(&result)])
+            .inc();
+        result
+    }
+
+    /// TLS if configured, the preface, and `hello`.
+    async fn greet(&self, stream: Stream, end: Instant) -> Result<(Stream, Proving), LinkError> {
+        let (mut stream, channel) = match (stream, &self.tls) {
+            (Stream::Tcp(socket), Some(config)) => {
+                let tls = within(end, Step::Tls, handshake(config, socket)).await?;
+                let exporter = tls::exporter(tls.get_ref().1).map_err(LinkError::tls)?;
+                let stream = Stream::TlsClient(Box::new(tls));
+                (stream, Channel::TlsExporter(exporter))
+            }
+            (stream, _) => (stream, Channel::None),
+        };
+        let machine = dialer::Dialer {
+            node: self.node.name.clone(),
+            key_id: self.node.key_id.clone(),
+            key: self.node.key.clone(),
+            channel,
+            nonce: nonce().map_err(LinkError::Random)?,
+        };
+        let proving = within(end, Step::Hello, async {
+            // A node that is about to close may have said why: its octets are looked at even if ours do not arrive.
+            let _ = write(&mut stream, &PREFACE).await;
+            let hello = read_record(&mut stream, Kind::Hello)
+                .await
+                .map_err(|error| LinkError::unproven(error, NotProven::ClosedAtHello))?;
+            machine.hello(&hello).map_err(LinkError::wrong)
+        })
+        .await?;
+        Ok((stream, proving))
+    }
+
+    async fn hear_verdict(
+        &self,
+        stream: &mut Stream,
+        waiting: Waiting,
+    ) -> Result<Opening, LinkError> {
+        let end = Instant::now() + self.settings.verdict_timeout;
+        let record = within(end, Step::Verdict, async {
+            read_record(stream, Kind::Verdict)
+                .await
+                .map_err(|error| match error {
+                    WireError::Closed { began, source } => LinkError::Lost { began, source },
+                    WireError::Record(error) => LinkError::Verdict(error.into()),
+                })
+        })
+        .await?;
+        match waiting.verdict(&record).map_err(LinkError::Verdict)? {
+            Verdict::Ok(opening) => Ok(opening),
+            Verdict::Refused(refusal) => Err(LinkError::Refused(refusal)),
+        }
+    }
+}
+
+async fn handshake(
+    config: &Arc<ClientConfig>,
+    socket: TcpStream,
+) -> Result<TlsStream<TcpStream>, LinkError> {
+    TlsConnector::from(Arc::clone(config))
+        .connect(tls::server_name().map_err(LinkError::tls)?, socket)
+        .await
+        .map_err(|error| match error {
+            error if tls::is_not_tls(&error) => LinkError::Mismatch(Mismatch::NodeIsPlain),
+            error if tls::is_closed(&error) => LinkError::NotProven(NotProven::ClosedAtHello),
+            error => LinkError::Tls(error),
+        })
+}
+
+fn result_word<T>(result: &Result<T, LinkError>) -> &'static str {
+    result.as_ref().map_or_else(LinkError::as_str, |_| "ok")
+}
+
+async fn prove(stream: &mut Stream, proving: Proving, end: Instant) -> Result<Ready, LinkError> {
+    let record = exchange_proofs(stream, proving.prove(), end).await?;
+    proving.proven(&record).map_err(LinkError::wrong)
+}
+
+/// Writes our proof and reads the node's.
+async fn exchange_proofs(
+    stream: &mut Stream,
+    octets: &[u8],
+    end: Instant,
+) -> Result<Vec<u8>, LinkError> {
+    within(end, Step::Proven, async {
+        let _ = write(stream, octets).await;
+        read_record(stream, Kind::Proven)
+            .await
+            .map_err(|error| LinkError::unproven(error, NotProven::ClosedAtProof))
+    })
+    .await
+}
+
+async fn write_open(stream: &mut Stream, open: &[u8]) -> Result<(), LinkError> {
+    write(stream, open).await.map_err(|source| LinkError::Lost {
+        began: false,
+        source: Some(source),
+    })
+}

@@ -1,0 +1,198 @@
+//! Why a dialer has no link: whose doing, what the client hears, what the operator should look at.
+//!
+//! Every text is for the operator of the front and says which side to check; nothing of it reaches a client, who hears
+//! a [`Denial`] and never that its password was wrong. The enum does not decide about a second try: that is the
+//! dialer's, and only [`LinkError::Lost`] with nothing begun allows it.
+//!
+//! Limits: texts hold names of the configuration, numbers and words of this program, never a peer's octets.
+
+use std::io;
+
+use super::wire::WireError;
+use crate::{
+    names::NodeName,
+    outcome::Blame,
+    proto::{
+        denial::Denial,
+        link::{Refusal, context::ContextError, dialer, record::RecordError},
+    },
+};
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The context cannot be sent: what the directory says of the account is out of range.
+    #[error("the account's data cannot be sent to a node")]
+    Context(#[source] ContextError),
+    /// The node ended the link after `open`, without a complete verdict.
+    #[error("the node closed the link before its verdict was complete")]
+    Lost {
+        /// Whether some of the verdict had come.
+        began: bool,
+        /// What the system said, if it was more than an end of stream.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// One side speaks TLS, the other does not.
+    #[error(transparent)]
+    Mismatch(Mismatch),
+    /// The node did not prove itself, or did not take our proof.
+    #[error("the node is not proven")]
+    NotProven(#[source] NotProven),
+    /// The kernel gives no randomness.
+    #[error("cannot get randomness from the kernel")]
+    Random(#[source] getrandom::Error),
+    /// The node is proven, and says no.
+    #[error("the node refuses the session: {}", .0.as_str())]
+    Refused(Refusal),
+    /// A deadline passed.
+    #[error("the node took too long for {step}")]
+    TimedOut {
+        /// What was waited for.
+        step: Step,
+    },
+    /// The TLS handshake failed.
+    #[error("no TLS with the node")]
+    Tls(#[source] io::Error),
+    /// The node is not in the table that this dialer was made with.
+    #[error("node {0} is not in the table")]
+    UnknownNode(NodeName),
+    /// No connection.
+    #[error("cannot connect to the node")]
+    Unreachable(#[source] io::Error),
+    /// The verdict is not what it must be: somebody altered it, or a fault of the node.
+    #[error("the node's verdict cannot be taken")]
+    Verdict(#[source] dialer::Error),
+}
+
+/// Which side speaks TLS when the other does not.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Mismatch {
+    /// The node answers in plain.
+    #[error(
+        "the node speaks plain, this side is configured for TLS: `tls` must be the same in [[nodes.node]] here and [[acceptor.listen]] there"
+    )]
+    NodeIsPlain,
+    /// The node answers in TLS.
+    #[error(
+        "the node speaks TLS, this side is configured plain: `tls` must be the same in [[nodes.node]] here and [[acceptor.listen]] there"
+    )]
+    NodeIsTls,
+}
+
+/// Why a node and we are not proven to each other.
+#[derive(Debug, thiserror::Error)]
+pub enum NotProven {
+    /// Closed in place of `hello`.
+    #[error(
+        "the node closed the link at once: does its [acceptor] `from` allow our address, has it too many unproven peers, does it speak the link at all?"
+    )]
+    ClosedAtHello,
+    /// Closed in place of `proven`: it did not take our proof.
+    #[error(
+        "the node closed the link on our proof: are key and key id the same on both sides, and the key's `from` and `not_after` on the node right?"
+    )]
+    ClosedAtProof,
+    /// What it said is wrong.
+    #[error(transparent)]
+    Wrong(dialer::Error),
+}
+
+/// What a dialer waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// A TCP connection.
+    Connect,
+    /// The TLS handshake.
+    Tls,
+    /// `hello`.
+    Hello,
+    /// `proven`.
+    Proven,
+    /// `verdict`.
+    Verdict,
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "the connection",
+            Self::Tls => "the TLS handshake",
+            Self::Hello => "its hello (does it speak the link at all?)",
+            Self::Proven => "its proof",
+            Self::Verdict => "its verdict",
+        })
+    }
+}
+
+impl LinkError {
+    /// The word for metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Context(_) => "context",
+            Self::Lost { .. } => "lost",
+            Self::Mismatch(_) => "mismatch",
+            Self::NotProven(_) => "not-proven",
+            Self::Random(_) => "random",
+            Self::Refused(_) => "refused",
+            Self::TimedOut { .. } => "timed-out",
+            Self::Tls(_) => "tls",
+            Self::UnknownNode(_) => "unknown-node",
+            Self::Unreachable(_) => "unreachable",
+            Self::Verdict(_) => "verdict",
+        }
+    }
+
+    /// Whose doing it is.
+    pub const fn blame(&self) -> Blame {
+        match self {
+            Self::Context(_) => Blame::Directory,
+            Self::Random(_) | Self::UnknownNode(_) => Blame::Local,
+            Self::Refused(Refusal::InUse | Refusal::Limit) => Blame::Client,
+            Self::Lost { .. }
+            | Self::Mismatch(_)
+            | Self::NotProven(_)
+            | Self::Refused(Refusal::Forbidden | Refusal::Unavailable)
+            | Self::TimedOut { .. }
+            | Self::Tls(_)
+            | Self::Unreachable(_)
+            | Self::Verdict(_) => Blame::Node,
+        }
+    }
+
+    /// What the client hears: never that its password was wrong.
+    pub const fn denial(&self) -> Denial {
+        match self {
+            Self::Refused(Refusal::InUse) => Denial::InUse,
+            Self::Refused(Refusal::Limit) => Denial::Limit,
+            Self::Context(_)
+            | Self::Lost { .. }
+            | Self::Mismatch(_)
+            | Self::NotProven(_)
+            | Self::Random(_)
+            | Self::Refused(Refusal::Forbidden | Refusal::Unavailable)
+            | Self::TimedOut { .. }
+            | Self::Tls(_)
+            | Self::UnknownNode(_)
+            | Self::Unreachable(_)
+            | Self::Verdict(_) => Denial::Unavailable,
+        }
+    }
+
+    /// What failed before a proof was complete.
+    pub(super) fn unproven(error: WireError, closed: NotProven) -> Self {
+        match error {
+            WireError::Closed { .. } => Self::NotProven(closed),
+            WireError::Record(RecordError::Tls(_)) => Self::Mismatch(Mismatch::NodeIsTls),
+            WireError::Record(error) => Self::NotProven(NotProven::Wrong(error.into())),
+        }
+    }
+
+    pub(super) fn tls(error: rustls::Error) -> Self {
+        Self::Tls(io::Error::other(error))
+    }
+
+    pub(super) fn wrong(error: dialer::Error) -> Self {
+        Self::NotProven(NotProven::Wrong(error))
+    }
+}

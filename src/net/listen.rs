@@ -1,0 +1,259 @@
+//! Listening and accepting: loops that no single connection can stop.
+//!
+//! A connection over the limit, or one that arrives when the process has no descriptor left, is accepted, told so in
+//! the caller's words and closed. A burst of errors slows the loop down; it ends only when the process stops.
+
+use std::{
+    fs::File, io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc,
+    time::Duration,
+};
+
+use rustix::process::{Resource, Rlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpStream, UnixListener},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use crate::{metrics::Metrics, tasks::Tasks};
+
+/// Connections that the kernel completes while we are busy.
+const BACKLOG: i32 = 4096;
+/// Pause after an accept error, so that a lasting one does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two log lines about the same lasting trouble.
+const LOG_PAUSE: Duration = Duration::from_secs(60);
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Where it came from; an IPv4 client on an IPv6 socket has its IPv4 address here.
+    pub client: SocketAddr,
+    /// Where it arrived.
+    pub local: SocketAddr,
+    /// Its place under the limit, free again when dropped.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// Listens on a TCP address. An IPv6 address serves IPv6 only, so that `0.0.0.0` and `[::]` can stand side by side.
+///
+/// # Errors
+///
+/// When the address is taken, not ours, or needs a right that we lack.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Listens on a Unix socket that everybody may connect to: who may stay is decided by peer credentials. A socket file
+/// that a dead process left behind is replaced; one that somebody listens on is an error.
+///
+/// # Errors
+///
+/// When the path is in use or cannot be made.
+pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        // Refused: the file is there, its listener is not.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)?
+        }
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+    Ok(listener)
+}
+
+/// Raises the soft limit on descriptors to the hard one and returns it.
+pub fn raise_descriptor_limit() -> u64 {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if rustix::process::setrlimit(Resource::Nofile, raised).is_ok() {
+        return limit.maximum.unwrap_or(u64::MAX);
+    }
+    limit.current.unwrap_or(u64::MAX)
+}
+
+/// Accepts until the process stops; calls `each` for every connection under the limit, and writes `busy` to every other.
+///
+/// `each` must not block: it spawns.
+pub async fn accept_each(
+    listener: TcpListener,
+    limit: Arc<Semaphore>,
+    busy: Vec<u8>,
+    metrics: Metrics,
+    tasks: Tasks,
+    each: impl Fn(Accepted),
+) {
+    let mut reserve = Reserve::new();
+    let mut trouble = Quiet::default();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = tasks.stopped() => return,
+        };
+        match accepted.and_then(|(stream, client)| Ok((stream.local_addr()?, stream, client))) {
+            Ok((local, stream, client)) => match Arc::clone(&limit).try_acquire_owned() {
+                Ok(permit) => each(Accepted {
+                    stream,
+                    client: canonical(client),
+                    local: canonical(local),
+                    permit,
+                }),
+                Err(_) => {
+                    metrics.connections_shed.with_label_values(&["limit"]).inc();
+                    if trouble.is_news() {
+                        tracing::error!(listener = %local, "connection limit reached, refusing new connections");
+                    }
+                    refuse(stream, &busy).await;
+                }
+            },
+            Err(error) if is_descriptor_limit(&error) => {
+                metrics
+                    .connections_shed
+                    .with_label_values(&["descriptors"])
+                    .inc();
+                if trouble.is_news() {
+                    tracing::error!(%error, "out of file descriptors, refusing new connections");
+                }
+                reserve.refuse_one(&listener, &busy).await;
+            }
+            // The client gave up while it waited: nobody's trouble.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                if trouble.is_news() {
+                    tracing::error!(%error, "cannot accept connections");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_descriptor_limit(error: &io::Error) -> bool {
+    let limits = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    limits
+        .iter()
+        .any(|limit| error.raw_os_error() == Some(limit.raw_os_error()))
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Says `busy` as far as the socket takes it at once, and closes.
+async fn refuse(mut stream: TcpStream, busy: &[u8]) {
+    if !busy.is_empty() {
+        // The send buffer of a new connection takes a line without waiting.
+        let _ = tokio::time::timeout(ACCEPT_PAUSE, stream.write_all(busy)).await;
+    }
+    let _ = tokio::time::timeout(ACCEPT_PAUSE, stream.shutdown()).await;
+}
+
+/// A descriptor kept for the moment when there is none left.
+struct Reserve(Option<File>);
+
+impl Reserve {
+    fn new() -> Self {
+        Self(File::open("/dev/null").ok())
+    }
+
+    /// Gives the reserve up for as long as it takes to refuse the connection that waits first.
+    async fn refuse_one(&mut self, listener: &TcpListener, busy: &[u8]) {
+        self.0 = None;
+        if let Ok(Ok((stream, _))) = tokio::time::timeout(ACCEPT_PAUSE, listener.accept()).await {
+            refuse(stream, busy).await;
+        } else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+        *self = Self::new();
+    }
+}
+
+/// Says the same thing at most once a minute.
+#[derive(Default)]
+struct Quiet(Option<Instant>);
+
+impl Quiet {
+    fn is_news(&mut self) -> bool {
+        let now = Instant::now();
+        let news = self
+            .0
+            .is_none_or(|last| now.duration_since(last) >= LOG_PAUSE);
+        if news {
+            self.0 = Some(now);
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_over_the_limit_are_told_and_closed() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (accepted_tx, mut accepted) = tokio::sync::mpsc::unbounded_channel();
+        let tasks = Tasks::new();
+        let limit = Arc::new(Semaphore::new(1));
+        let metrics = Metrics::new().unwrap();
+        let work = accept_each(
+            listener,
+            limit,
+            b"busy\r\n".to_vec(),
+            metrics,
+            tasks.clone(),
+            move |accepted| {
+                accepted_tx.send(accepted).unwrap();
+            },
+        );
+        tasks.spawn("accept", work);
+        let _first = TcpStream::connect(address).await.unwrap();
+        let held = accepted.recv().await.unwrap();
+        let mut text = String::new();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "busy\r\n");
+        drop(held);
+        let _third = TcpStream::connect(address).await.unwrap();
+        assert!(accepted.recv().await.is_some());
+        tasks.stop();
+        assert_eq!(tasks.drain(Duration::from_secs(5)).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("link.sock");
+        let live = listen_unix(&path).unwrap();
+        assert_eq!(
+            listen_unix(&path).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
+        drop(live);
+        listen_unix(&path).unwrap();
+    }
+}

@@ -1,0 +1,226 @@
+//! From credentials to an open session on the home node.
+//!
+//! Each step either gives the next one what it needs or a [`Failure`] that says whose doing it was: a node that is away
+//! is never a wrong password, and a wrong password is never "try later".
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use prometheus::HistogramTimer;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
+
+use crate::{
+    directory::{Account, LookupError, Status},
+    link,
+    net::Stream,
+    nodes::Node,
+    outcome::{Blame, Failure, Report, Stage, chain},
+    proto::{
+        denial::Denial,
+        link::{Context, context::ClientTls},
+        opening::{OpeningError, Reader, Step},
+        talk::Credentials,
+    },
+};
+
+use super::Parts;
+
+/// One read of the opening: a greeting with its capabilities fits.
+const READ_BYTES: usize = 4096;
+
+/// A session that the real server has begun.
+pub(super) struct Opened {
+    /// Leads to the real server.
+    pub(super) server: Stream,
+    /// What this very session can do.
+    pub(super) capabilities: Option<String>,
+    /// What the server said after its opening: the client's, right after its OK.
+    pub(super) early: Bytes,
+}
+
+/// Authenticates, resolves the home, opens the link and waits for the real server.
+pub(super) async fn open_session(
+    parts: &Parts,
+    credentials: &Credentials,
+    report: &mut Report,
+) -> Result<Opened, Failure> {
+    report.login = Some(credentials.login.clone());
+    report.mechanism = Some(credentials.mechanism);
+    let account = authenticate(parts, credentials).await?;
+    report.account = Some(account.name.clone());
+    let node = parts.nodes.home(&account).map_err(|error| Failure {
+        stage: Stage::Resolve,
+        blame: Blame::Directory,
+        denial: Denial::Unavailable,
+        reason: error.to_string(),
+    })?;
+    report.node = Some(node.name.clone());
+    let opened = open_link(parts, &node, &context(&account, report)).await?;
+    read_opening(parts, opened).await
+}
+
+/// Starts the clock of a stage; it stops when dropped.
+fn timer(parts: &Parts, stage: Stage) -> HistogramTimer {
+    parts
+        .metrics
+        .stage_seconds
+        .with_label_values(&[stage.as_str()])
+        .start_timer()
+}
+
+async fn authenticate(parts: &Parts, credentials: &Credentials) -> Result<Arc<Account>, Failure> {
+    let _timer = timer(parts, Stage::Authenticate);
+    let account = parts
+        .directory
+        .authenticate(&credentials.login, &credentials.password)
+        .await
+        .map_err(|error| lookup_failure(&error))?;
+    let authorized = match &credentials.authorize {
+        None => true,
+        Some(same) if *same == credentials.login => true,
+        Some(other) => match parts.directory.find(other).await {
+            Ok(found) => found.name == account.name,
+            Err(LookupError::Wrong(_)) => false,
+            Err(error) => return Err(lookup_failure(&error)),
+        },
+    };
+    let failed = |blame, denial, reason: &str| {
+        Err(Failure {
+            stage: Stage::Authenticate,
+            blame,
+            denial,
+            reason: reason.to_owned(),
+        })
+    };
+    match account.login {
+        _ if !authorized => failed(
+            Blame::Client,
+            Denial::AuthorizationFailed,
+            "the authorization identity is not the same account",
+        ),
+        Status::Allowed => Ok(account),
+        Status::Refused => failed(
+            Blame::Client,
+            Denial::BadCredentials,
+            "account may not log in",
+        ),
+        Status::TryLater => failed(
+            Blame::Directory,
+            Denial::Unavailable,
+            "the account's status says: not now",
+        ),
+    }
+}
+
+fn lookup_failure(error: &LookupError) -> Failure {
+    let (blame, denial) = match error {
+        LookupError::Wrong(_) => (Blame::Client, Denial::BadCredentials),
+        LookupError::Ambiguous | LookupError::Entry(_) | LookupError::Unavailable(_) => {
+            (Blame::Directory, Denial::Unavailable)
+        }
+    };
+    Failure {
+        stage: Stage::Authenticate,
+        blame,
+        denial,
+        reason: chain(error),
+    }
+}
+
+fn context(account: &Account, report: &Report) -> Context {
+    Context {
+        account: account.name.clone(),
+        session: report.session.clone(),
+        client: report.client,
+        local: report.local,
+        protocol: report.protocol,
+        tls: report.tls.as_ref().map(|tls| ClientTls {
+            version: tls.version.to_owned(),
+            cipher: tls.cipher.clone(),
+        }),
+        uid: account.uid,
+        gid: account.gid,
+        home: account.home.clone(),
+        quota: account.quota,
+        hops: 1,
+    }
+}
+
+async fn open_link(parts: &Parts, node: &Node, context: &Context) -> Result<link::Opened, Failure> {
+    let _timer = timer(parts, Stage::Link);
+    parts
+        .dialer
+        .open(node, context)
+        .await
+        .map_err(|error| Failure {
+            stage: Stage::Link,
+            blame: error.blame(),
+            denial: error.denial(),
+            reason: chain(&error),
+        })
+}
+
+async fn read_opening(parts: &Parts, opened: link::Opened) -> Result<Opened, Failure> {
+    let _timer = timer(parts, Stage::Opening);
+    let failed = |reason: String| Failure {
+        stage: Stage::Opening,
+        blame: Blame::Node,
+        denial: Denial::Unavailable,
+        reason,
+    };
+    match timeout(parts.settings.opening_timeout, opening(opened)).await {
+        Ok(Ok(opened)) => Ok(opened),
+        Ok(Err(OpeningFailure::Io(error))) => Err(failed(format!(
+            "the session broke before it began: {error}"
+        ))),
+        Ok(Err(OpeningFailure::Ended)) => Err(failed(
+            "the real server ended the session before it began".to_owned(),
+        )),
+        Ok(Err(OpeningFailure::Protocol(error))) => Err(failed(chain(&error))),
+        Err(_) => Err(failed(
+            "the real server did not open the session in time".to_owned(),
+        )),
+    }
+}
+
+enum OpeningFailure {
+    Ended,
+    Io(std::io::Error),
+    Protocol(OpeningError),
+}
+
+async fn opening(opened: link::Opened) -> Result<Opened, OpeningFailure> {
+    let mut server = opened.stream;
+    let mut reader = Reader::new(&opened.opening);
+    let mut input = BytesMut::new();
+    server
+        .write_all(reader.ask())
+        .await
+        .map_err(OpeningFailure::Io)?;
+    server.flush().await.map_err(OpeningFailure::Io)?;
+    loop {
+        match reader.step(&mut input).map_err(OpeningFailure::Protocol)? {
+            Step::Done { capabilities } => {
+                return Ok(Opened {
+                    server,
+                    capabilities,
+                    early: input.freeze(),
+                });
+            }
+            Step::More => {
+                input.reserve(READ_BYTES);
+                if server
+                    .read_buf(&mut input)
+                    .await
+                    .map_err(OpeningFailure::Io)?
+                    == 0
+                {
+                    return Err(OpeningFailure::Ended);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What the proxy role is configured with.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::{link, names::Protocol, net::tls, proto::imap, relay};
+
+/// The proxy role.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where clients connect.
+    pub listeners: Vec<Listener>,
+    /// Certificate for STARTTLS and implicit TLS; needed when a listener has TLS.
+    pub tls: Option<tls::Files>,
+    /// Limits of the IMAP conversation before login.
+    pub imap: imap::Settings,
+    /// From accept to the last credentials; default 3 minutes.
+    pub login_timeout: Duration,
+    /// A TLS negotiation; default 20 s.
+    pub tls_timeout: Duration,
+    /// When a failed login is answered, counted from the attempt's arrival; default 2 s.
+    pub failure_delay: Duration,
+    /// From the verdict to the real server's complete opening; default 10 s.
+    pub opening_timeout: Duration,
+    /// Client connections at one time; default 20,000.
+    pub max_connections: usize,
+    /// How long a drain waits for sessions before it closes them; default 30 s.
+    pub drain_timeout: Duration,
+    /// The link.
+    pub dial: link::DialSettings,
+    /// The relay.
+    pub relay: relay::Settings,
+}
+
+/// One listening socket.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Listener {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Its TLS.
+    pub tls: ListenTls,
+    /// Where passwords may travel unencrypted.
+    pub cleartext: Cleartext,
+}
+
+/// TLS of a listener.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ListenTls {
+    /// TLS from the first octet.
+    Implicit,
+    /// No TLS.
+    Off,
+    /// Offered by STARTTLS.
+    Starttls,
+}
+
+/// Where passwords may travel unencrypted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cleartext {
+    /// Everywhere.
+    Always,
+    /// From loopback addresses only (the default).
+    Loopback,
+    /// Nowhere.
+    Never,
+}

@@ -1,0 +1,246 @@
+//! Driving the conversation before login: reads, writes and TLS for a machine of `proto`.
+//!
+//! ```text
+//! start ─> credentials ─> hand_over ─> (client, server)
+//!               ^  └─> deny ─┐
+//!               └────────────┘
+//! ```
+//!
+//! Everything up to the last credentials has one deadline; a client that is silent when it passes, or when the process
+//! stops, is told so and closed. What a client sent in clear after STARTTLS is dropped unread.
+//! Octets that follow the credentials stay here until the real server can have them.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::{
+    net::{Stream, tls, tune},
+    outcome::{Blame, Failure, Outcome, Report, Stage},
+    proto::{
+        denial::Denial,
+        imap,
+        talk::{Bye, Channel, Closed, Credentials, Event},
+    },
+};
+
+use super::{Cleartext, ListenTls, Listener, Parts, login::Opened};
+
+/// One read; a login fits, and more than this is never taken from a client before it has logged in.
+const READ_BYTES: usize = 4096;
+/// How long a last line to a client may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A conversation with a client that is not logged in.
+pub(super) struct Talk<'a> {
+    parts: &'a Arc<Parts>,
+    /// Gone only while TLS is being negotiated, and after that failed.
+    stream: Option<Stream>,
+    machine: imap::Server,
+    input: BytesMut,
+    output: BytesMut,
+    deadline: Instant,
+    denied: bool,
+}
+
+/// Why a conversation ended without a login.
+#[derive(Debug)]
+pub(super) struct Over(Outcome);
+
+impl Over {
+    pub(super) fn outcome(&self) -> Outcome {
+        self.0
+    }
+}
+
+/// What a password may travel on.
+pub(super) fn channel(listener: Listener, client: Option<std::net::IpAddr>) -> Channel {
+    Channel {
+        encrypted: listener.tls == ListenTls::Implicit,
+        starttls: listener.tls == ListenTls::Starttls,
+        cleartext: match listener.cleartext {
+            Cleartext::Always => true,
+            Cleartext::Loopback => client.is_some_and(|client| client.is_loopback()),
+            Cleartext::Never => false,
+        },
+    }
+}
+
+impl<'a> Talk<'a> {
+    /// Negotiates implicit TLS and greets.
+    pub(super) async fn start(
+        parts: &'a Arc<Parts>,
+        stream: TcpStream,
+        listener: Listener,
+        report: &mut Report,
+    ) -> Result<Self, Over> {
+        let deadline = Instant::now() + parts.settings.login_timeout;
+        let channel = channel(listener, Some(report.client.0.ip()));
+        let mut talk = Self {
+            parts,
+            stream: None,
+            machine: imap::Server::new(parts.settings.imap, channel),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            deadline,
+            denied: false,
+        };
+        tune(&stream).map_err(|_| Over(Outcome::Left))?;
+        talk.stream = Some(Stream::Tcp(stream));
+        if listener.tls == ListenTls::Implicit {
+            talk.negotiate(report).await?;
+        }
+        talk.machine.greet(&mut talk.output);
+        Ok(talk)
+    }
+
+    /// Talks until the client has given credentials.
+    pub(super) async fn credentials(&mut self, report: &mut Report) -> Result<Credentials, Over> {
+        loop {
+            match self.machine.step(&mut self.input, &mut self.output) {
+                Event::More => {
+                    self.flush().await?;
+                    self.read().await?;
+                }
+                Event::Credentials(credentials) => {
+                    self.flush().await?;
+                    return Ok(credentials);
+                }
+                Event::StartTls => {
+                    self.flush().await?;
+                    self.input.clear();
+                    self.negotiate(report).await?;
+                    self.machine.encrypted();
+                }
+                Event::Close(closed) => return Err(self.close(closed).await),
+            }
+        }
+    }
+
+    /// Answers the credentials with a denial; the client may try again, or has tried often enough.
+    pub(super) async fn deny(&mut self, denial: Denial) -> Result<(), Over> {
+        self.denied = true;
+        match self.machine.deny(denial, &mut self.output) {
+            Some(closed) => Err(self.close(closed).await),
+            None => self.flush().await,
+        }
+    }
+
+    /// Tells the client OK and gives each side what the other has sent already.
+    pub(super) async fn hand_over(mut self, mut opened: Opened) -> Result<(Stream, Stream), Over> {
+        let broken = |_| Over(Outcome::Broken);
+        self.machine
+            .accept(opened.capabilities.as_deref(), &mut self.output);
+        self.output.extend_from_slice(&opened.early);
+        self.flush().await.map_err(|_| Over(Outcome::Broken))?;
+        if self.input.has_remaining() {
+            let write = opened.server.write_all(&self.input);
+            timeout(self.parts.settings.opening_timeout, write)
+                .await
+                .map_err(io::Error::from)
+                .flatten()
+                .map_err(broken)?;
+            opened.server.flush().await.map_err(broken)?;
+        }
+        let client = self.stream.take().ok_or(Over(Outcome::Broken))?;
+        Ok((client, opened.server))
+    }
+
+    async fn negotiate(&mut self, report: &mut Report) -> Result<(), Over> {
+        let (Some(config), Some(Stream::Tcp(stream))) = (&self.parts.tls, self.stream.take())
+        else {
+            return Err(Over(Outcome::Tls));
+        };
+        match tls::accept(config, stream, self.parts.settings.tls_timeout).await {
+            Ok((stream, agreed)) => {
+                report.tls = Some(agreed);
+                self.stream = Some(Stream::TlsServer(Box::new(stream)));
+                Ok(())
+            }
+            Err(error) => {
+                tracing::debug!(session = %report.session, client = %report.client, %error, "tls failed");
+                report.failure = Some(Failure {
+                    stage: Stage::Tls,
+                    blame: Blame::Client,
+                    denial: Denial::PrivacyRequired,
+                    reason: error.to_string(),
+                });
+                Err(Over(Outcome::Tls))
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), Over> {
+        let Some(stream) = &mut self.stream else {
+            return Err(Over(Outcome::Tls));
+        };
+        self.input.reserve(READ_BYTES);
+        let read = tokio::select! {
+            read = timeout_at(self.deadline, stream.read_buf(&mut self.input)) => read,
+            () = self.parts.tasks.stopped() => return Err(self.farewell(Bye::Shutdown, Outcome::Cut).await),
+        };
+        match read {
+            Ok(Ok(0) | Err(_)) => Err(Over(self.left())),
+            Ok(Ok(_)) => Ok(()),
+            Err(_) => Err(self.farewell(Bye::Idle, Outcome::Slow).await),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Over> {
+        let Some(stream) = &mut self.stream else {
+            return Err(Over(Outcome::Tls));
+        };
+        // A client that never reads must not outlive the deadline; one that was just let in has a little more.
+        let deadline = self.deadline.max(Instant::now() + LAST_WORDS);
+        let write = async {
+            stream.write_all_buf(&mut self.output).await?;
+            stream.flush().await
+        };
+        match timeout_at(deadline, write).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Over(self.left())),
+            Err(_) => Err(Over(Outcome::Slow)),
+        }
+    }
+
+    /// Says the last words that the machine has written, and closes.
+    async fn close(&mut self, closed: Closed) -> Over {
+        let outcome = match closed {
+            Closed::Logout => self.left(),
+            Closed::Misbehaved(_) => Outcome::Misbehaved,
+            Closed::Attempts => Outcome::Denied,
+        };
+        self.last_words().await;
+        Over(outcome)
+    }
+
+    async fn farewell(&mut self, bye: Bye, outcome: Outcome) -> Over {
+        self.machine.bye(bye, &mut self.output);
+        self.last_words().await;
+        Over(outcome)
+    }
+
+    async fn last_words(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            let write = async {
+                stream.write_all_buf(&mut self.output).await?;
+                stream.shutdown().await
+            };
+            // Whether the client still listens is its own affair.
+            let _ = timeout(LAST_WORDS, write).await;
+        }
+    }
+
+    fn left(&self) -> Outcome {
+        if self.denied {
+            Outcome::Denied
+        } else {
+            Outcome::Left
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Who is served: accounts added while the cluster runs, and uids and homes that a node refuses.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, symlink},
+};
+
+use crate::{
+    client::{Channel, Client, Method},
+    lab::{Cluster, Kind, NodeSpec, User, eventually},
+};
+
+#[test]
+fn an_account_added_while_it_runs_logs_in_at_once() {
+    let mut cluster = Cluster::usual().start();
+    for (node, uid) in [("n1", 20301), ("n2", 20302)] {
+        let user = User::new(&format!("new{uid}"), node, uid);
+        assert!(!cluster.home(&user).exists());
+        cluster.add(&user);
+        let mut client = Client::logged_in(&cluster, Channel::Implicit, &user);
+        client.command("SELECT INBOX").ok();
+        client.send("a APPEND INBOX {2+}\r\nhi\r\n");
+        client.reply("a").ok();
+        let home = fs::metadata(cluster.home(&user)).unwrap();
+        assert_eq!((home.uid(), home.gid()), (uid, uid));
+        assert_eq!(home.mode() & 0o777, 0o700);
+    }
+}
+
+#[test]
+fn a_home_may_lie_deeper() {
+    let mut cluster = Cluster::usual().start();
+    for (node, uid) in [("n1", 20303), ("n2", 20304)] {
+        let user = User::new(&format!("deep{uid}"), node, uid).home(&format!("a/b/{uid}"));
+        cluster.add(&user);
+        let mut client = Client::logged_in(&cluster, Channel::Plain, &user);
+        client.command("SELECT INBOX").ok();
+        assert_eq!(fs::metadata(cluster.home(&user)).unwrap().uid(), uid);
+        // What leads there belongs to nobody's user.
+        let above = cluster.home(&user).parent().unwrap().to_owned();
+        assert_eq!(fs::metadata(above).unwrap().uid(), 0);
+    }
+}
+
+/// Whoever can write the directory is not thereby root of a node.
+#[test]
+fn uids_and_homes_out_of_bounds_are_refused() {
+    for kind in [Kind::Login, Kind::ImapMaster] {
+        let cases = [
+            User::new("root", "n1", 0),
+            User::new("daemon", "n1", 1),
+            User::new("low", "n1", 999),
+            User::new("up", "n1", 20401).home("../up"),
+            User::new("upper", "n1", 20402).home("a/../../up"),
+            User::new("outside", "n1", 20403).home("/tmp/outside"),
+            User::new("etc", "n1", 20404).home("/etc"),
+            User::new("dot", "n1", 20405).home("."),
+        ];
+        let mut builder = Cluster::build().node(NodeSpec::new("n1", kind));
+        for user in &cases {
+            builder = builder.user(user);
+        }
+        let cluster = builder.start();
+        for user in &cases {
+            let mut client = Client::connect(&cluster, Channel::Plain);
+            let reply = client.login(Method::PlainInitial, &user.name, &user.password);
+            assert!(
+                reply.status.starts_with("NO [UNAVAILABLE]"),
+                "{kind:?} {user:?}: {reply:?}"
+            );
+            eventually("both sides have logged it", || {
+                let field = format!("account={}", user.name);
+                cluster.node_log("n1").contains(&field) && cluster.front_log().contains(&field)
+            });
+        }
+        assert!(
+            !cluster.nodes[0]
+                .home_root
+                .parent()
+                .unwrap()
+                .join("up")
+                .exists()
+        );
+        assert!(!fs::exists("/tmp/outside").unwrap());
+    }
+}
+
+#[test]
+fn a_home_that_is_a_symbolic_link_is_refused() {
+    for kind in [Kind::Login, Kind::ImapMaster] {
+        let last = User::new("last", "n1", 20501).home("link");
+        let middle = User::new("middle", "n1", 20502).home("link/home");
+        let cluster = Cluster::build()
+            .node(NodeSpec::new("n1", kind))
+            .user(&last)
+            .user(&middle)
+            .start();
+        let elsewhere = cluster.scratch();
+        symlink(&elsewhere, cluster.home(&last)).unwrap();
+        for user in [&last, &middle] {
+            let mut client = Client::connect(&cluster, Channel::Plain);
+            client
+                .login(Method::PlainInitial, &user.name, &user.password)
+                .no("UNAVAILABLE");
+        }
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+        assert_eq!(fs::metadata(&elsewhere).unwrap().uid(), 0);
+    }
+}
+
+/// Counted where all sessions of an account meet, and given back when they end.
+#[test]
+fn an_account_has_as_many_sessions_as_it_may() {
+    for kind in [Kind::Login, Kind::ImapMaster] {
+        let ann = User::new("ann", "n1", 20001);
+        let bob = User::new("bob", "n1", 20002);
+        let cluster = Cluster::build()
+            .node(NodeSpec::new("n1", kind))
+            .user(&ann)
+            .user(&bob)
+            .acceptor("sessions_per_account = 2")
+            .start();
+        let first = Client::logged_in(&cluster, Channel::Plain, &ann);
+        let _second = Client::logged_in(&cluster, Channel::Implicit, &ann);
+        let mut third = Client::connect(&cluster, Channel::Plain);
+        third
+            .login(Method::Login, &ann.name, &ann.password)
+            .no("LIMIT");
+        Client::logged_in(&cluster, Channel::Plain, &bob);
+        drop(first);
+        eventually("the session that ended makes room", || {
+            let mut client = Client::connect(&cluster, Channel::Plain);
+            let reply = client.login(Method::Login, &ann.name, &ann.password);
+            reply.status.starts_with("OK")
+        });
+    }
+}
+
+/// The other way to verify: hashes are read and compared here.
+#[test]
+fn passwords_verified_by_hash() {
+    let ann = User::new("ann", "n1", 20001)
+        // doveadm pw -s SSHA512 -p 'hashed pass word'
+        .password("hashed pass word");
+    let mut stored = ann.clone();
+    stored.password = "{SSHA512}MOzCq1WjniR8OGhfDDc32XBYSYCS7STCBpn3OWkMUSTjKyJ/LDxwsxCL0X+PttOqBf6AEeSr5Z7tmRKaoteP8oqukJc=".to_owned();
+    let cluster = Cluster::usual()
+        .directory("verify = \"hash\"")
+        .user(&stored)
+        .start();
+    let mut client = Client::connect(&cluster, Channel::Implicit);
+    client
+        .login(Method::Login, &ann.name, "other pass word")
+        .no("AUTHENTICATIONFAILED");
+    client.login(Method::Login, &ann.name, &ann.password).ok();
+}

@@ -1,0 +1,165 @@
+//! The real server of a node: Debian's Dovecot with the snippets of `config/dovecot/`.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{Process, adapt, fill, slapd::SERVICE_PASSWORD, wait_for_port};
+
+/// A running Dovecot.
+#[derive(Debug)]
+pub(crate) struct Dovecot {
+    pub(crate) process: Process,
+    /// Where the master user may log in.
+    pub(crate) address: SocketAddr,
+    /// Where sockets are taken.
+    pub(crate) imap_master: PathBuf,
+}
+
+/// Where Dovecot finds its users.
+#[derive(Clone, Debug)]
+pub(crate) enum Users {
+    /// In this LDAP server.
+    Ldap(String),
+    /// In these lines.
+    File(String),
+}
+
+/// What a Dovecot is started with.
+#[derive(Debug)]
+pub(crate) struct Settings<'s> {
+    pub(crate) node: &'s str,
+    pub(crate) dir: &'s Path,
+    pub(crate) logs: &'s Path,
+    pub(crate) address: SocketAddr,
+    pub(crate) home_root: &'s Path,
+    pub(crate) master_password: &'s str,
+    pub(crate) users: &'s Users,
+    /// Further lines, which win over what stands before them.
+    pub(crate) extra: &'s str,
+}
+
+impl Dovecot {
+    pub(crate) fn start(settings: &Settings<'_>) -> Self {
+        let Settings {
+            node, dir, logs, ..
+        } = *settings;
+        fs::create_dir_all(dir).unwrap();
+        write_snippets(settings);
+        let log = logs.join(format!("dovecot-{node}.log"));
+        let main = fill(
+            include_str!("../../../demo/dovecot.conf"),
+            &[
+                ("DIR", dir.to_str().unwrap()),
+                ("NODE", node),
+                ("LOG", log.to_str().unwrap()),
+            ],
+        );
+        let configuration = dir.join("dovecot.conf");
+        let dir = dir.display();
+        fs::write(
+            &configuration,
+            format!(
+                "{main}!include {dir}/imap-master.conf\n{}\n",
+                settings.extra
+            ),
+        )
+        .unwrap();
+        let mut process = Process::start(
+            &format!("dovecot-{node}"),
+            logs,
+            &["dovecot", "-F", "-c", configuration.to_str().unwrap()],
+        );
+        wait_for_port(&mut process, settings.address);
+        Self {
+            process,
+            address: settings.address,
+            imap_master: settings.dir.join("run/imap-master"),
+        }
+    }
+}
+
+fn write_snippets(settings: &Settings<'_>) {
+    let dir = settings.dir;
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let port = settings.address.port().to_string();
+    let listen = format!("listen = {}", settings.address.ip());
+    let login = adapt(
+        include_str!("../../../config/dovecot/login.conf"),
+        &[
+            ("listen = 127.0.0.1", &listen),
+            ("10143", &port),
+            ("/etc/dovecot/acceptor.passwd", &path("acceptor.passwd")),
+        ],
+    );
+    fs::write(dir.join("login.conf"), login).unwrap();
+    fs::write(
+        dir.join("imap-master.conf"),
+        include_str!("../../../config/dovecot/imap-master.conf"),
+    )
+    .unwrap();
+    write_for_dovecot(
+        &dir.join("acceptor.passwd"),
+        &format!("acceptor:{{PLAIN}}{}\n", settings.master_password),
+    );
+    let users = match settings.users {
+        Users::Ldap(uri) => {
+            let home_root = settings.home_root.to_str().unwrap();
+            let lookup = adapt(
+                include_str!("../../../config/dovecot/users-ldap.conf.ext"),
+                &[
+                    ("ldap://ldap.example.org", uri),
+                    ("tls = yes", "tls = no"),
+                    ("dnpass = secret", &format!("dnpass = {SERVICE_PASSWORD}")),
+                    ("/srv/mail", home_root),
+                ],
+            );
+            write_for_dovecot(&dir.join("users.conf.ext"), &lookup);
+            adapt(
+                include_str!("../../../config/dovecot/users-ldap.conf"),
+                &[("/etc/dovecot/users-ldap.conf.ext", &path("users.conf.ext"))],
+            )
+        }
+        Users::File(lines) => {
+            write_for_dovecot(&dir.join("users"), lines);
+            adapt(
+                include_str!("../../../config/dovecot/users-file.conf"),
+                &[(
+                    "args = /etc/dovecot/users",
+                    &format!("args = {}", path("users")),
+                )],
+            )
+        }
+    };
+    fs::write(dir.join("users.conf"), users).unwrap();
+}
+
+/// Readable by Dovecot's own user, and by nobody else.
+fn write_for_dovecot(path: &Path, content: &str) {
+    super::write_private(path, content);
+    chown(path, None, Some(group())).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
+}
+
+fn group() -> u32 {
+    let output = Command::new("getent")
+        .args(["group", "dovecot"])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .split(':')
+        .nth(2)
+        .expect("the group dovecot exists once the package is installed")
+        .parse()
+        .unwrap()
+}
+
+/// Where the Dovecot of the node with this index listens.
+pub(crate) fn address(ip: Ipv4Addr, index: u16) -> SocketAddr {
+    SocketAddr::from((ip, 10_143 + index))
+}

@@ -1,0 +1,867 @@
+//! A cluster on loopback, for one test.
+//!
+//! ```text
+//! client -> front (uid 64143) -> link -> node "n1" -> Dovecot
+//!             |                          node "n2" -> Dovecot
+//!           slapd
+//! ```
+//!
+//! [`Cluster::build`] says what differs from the usual; `start` returns when everything answers. The cluster has an
+//! address of its own in 127.0.0.0/8, so its ports are nobody else's, and a temporary folder that its users may pass
+//! through. When it is dropped it ends its processes and looks through all their logs for secrets; after a failure
+//! it shows the end of every log instead. Nothing waits for a time: [`eventually`] waits for a fact.
+
+mod dovecot;
+mod process;
+mod slapd;
+mod tls;
+mod user;
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustls::ClientConfig;
+use tempfile::TempDir;
+
+pub(crate) use self::{dovecot::Dovecot, process::Process, slapd::Slapd, user::User};
+
+/// The front runs as this user, who has no name and no rights.
+const FRONT_UID: u32 = 64143;
+const MASTER_PASSWORD: &str = "password-of-the-acceptor";
+const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+const OTHER_KEY: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+// === waiting ===
+
+/// Polls until `fact` holds, and panics when it doesn't within the patience of this machine
+/// (`PIGEONAIR_TEST_PATIENCE` seconds, default 20).
+pub(crate) fn eventually(what: &str, fact: impl FnMut() -> bool) {
+    let patience = std::env::var("PIGEONAIR_TEST_PATIENCE")
+        .ok()
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or(20);
+    assert!(
+        eventually_within(Duration::from_secs(patience), fact),
+        "waited {patience} s in vain: {what}"
+    );
+}
+
+fn eventually_within(limit: Duration, mut fact: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if fact() {
+            return true;
+        }
+        if start.elapsed() > limit {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn wait_for_port(process: &mut Process, address: SocketAddr) {
+    eventually(&format!("{address} answers"), || {
+        assert!(process.lives(), "ended at once: {}", process.log());
+        TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+    });
+}
+
+// === files ===
+
+/// Replaces each `@WORD@`.
+fn fill(template: &str, values: &[(&str, &str)]) -> String {
+    values
+        .iter()
+        .fold(template.to_owned(), |text, (word, value)| {
+            text.replace(&format!("@{word}@"), value)
+        })
+}
+
+/// Replaces what a sample says for the machine it is written for.
+fn adapt(sample: &str, values: &[(&str, &str)]) -> String {
+    values.iter().fold(sample.to_owned(), |text, (from, to)| {
+        assert!(text.contains(from), "the sample no longer holds {from:?}");
+        text.replace(from, to)
+    })
+}
+
+fn write_private(path: &Path, content: &str) {
+    let mut file = fs::File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .unwrap();
+    std::io::Write::write_all(&mut file, content.as_bytes()).unwrap();
+}
+
+fn own_address() -> Ipv4Addr {
+    static CLUSTERS: AtomicU8 = AtomicU8::new(1);
+    let cluster = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+    let pid = std::process::id();
+    let octet = |value: u32| u8::try_from(value % 250).unwrap() + 1;
+    Ipv4Addr::new(127, octet(pid / 250), octet(pid), cluster)
+}
+
+// === what a cluster is made of ===
+
+/// How a node hands sessions to its Dovecot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    ImapMaster,
+    Login,
+}
+
+/// A storage node, as a test wants it.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeSpec {
+    name: String,
+    kind: Kind,
+    link: Link,
+    dovecot: String,
+    front_key: &'static str,
+    node_key: &'static str,
+    master_password: &'static str,
+    silent: bool,
+    /// The front expects a plain link, whatever the node does.
+    front_plain: bool,
+}
+
+/// What a link runs over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Link {
+    Plain,
+    Tls,
+    Unix,
+}
+
+impl NodeSpec {
+    pub(crate) fn new(name: &str, kind: Kind) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind,
+            link: Link::Tls,
+            dovecot: String::new(),
+            front_key: KEY,
+            node_key: KEY,
+            master_password: MASTER_PASSWORD,
+            silent: false,
+            front_plain: false,
+        }
+    }
+
+    /// Further lines for its Dovecot.
+    pub(crate) fn dovecot(self, lines: &str) -> Self {
+        Self {
+            dovecot: lines.to_owned(),
+            ..self
+        }
+    }
+
+    /// The front has another key for it than it has itself.
+    pub(crate) fn wrong_key_at_front(self) -> Self {
+        Self {
+            front_key: OTHER_KEY,
+            ..self
+        }
+    }
+
+    /// The node has another key for the front than the front has.
+    pub(crate) fn wrong_key_at_node(self) -> Self {
+        Self {
+            node_key: OTHER_KEY,
+            ..self
+        }
+    }
+
+    /// The acceptor's master password is not the one that Dovecot knows.
+    pub(crate) fn wrong_master_password(self) -> Self {
+        Self {
+            master_password: "not-the-password-of-the-acceptor",
+            ..self
+        }
+    }
+
+    /// The front dials it in plain, and it expects TLS.
+    pub(crate) fn tls_at_node_only(self) -> Self {
+        Self {
+            front_plain: true,
+            ..self
+        }
+    }
+
+    /// In place of the node somebody accepts links and never says a word.
+    pub(crate) fn silent(self) -> Self {
+        Self {
+            silent: true,
+            ..self
+        }
+    }
+}
+
+/// What a cluster is to be.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    nodes: Vec<NodeSpec>,
+    users: Vec<User>,
+    proxy: String,
+    directory: String,
+    acceptor: String,
+    single: bool,
+}
+
+impl Builder {
+    pub(crate) fn node(mut self, node: NodeSpec) -> Self {
+        self.nodes.push(node);
+        self
+    }
+
+    /// TLS on all links, or on none; default on.
+    pub(crate) fn link_tls(mut self, tls: bool) -> Self {
+        for node in &mut self.nodes {
+            node.link = if tls { Link::Tls } else { Link::Plain };
+        }
+        self
+    }
+
+    pub(crate) fn user(mut self, user: &User) -> Self {
+        self.users.push(user.clone());
+        self
+    }
+
+    /// A further line of `[proxy]`.
+    pub(crate) fn proxy(mut self, line: &str) -> Self {
+        writeln!(self.proxy, "{line}").unwrap();
+        self
+    }
+
+    /// A further line of `[directory.ldap]`.
+    pub(crate) fn directory(mut self, line: &str) -> Self {
+        writeln!(self.directory, "{line}").unwrap();
+        self
+    }
+
+    /// A further line of `[acceptor]`.
+    pub(crate) fn acceptor(mut self, line: &str) -> Self {
+        writeln!(self.acceptor, "{line}").unwrap();
+        self
+    }
+
+    /// One machine without LDAP: accounts in a file, front and node on a Unix socket.
+    pub(crate) fn single(mut self, kind: Kind) -> Self {
+        let mut node = NodeSpec::new("local", kind);
+        node.link = Link::Unix;
+        self.nodes = vec![node];
+        self.single = true;
+        self
+    }
+
+    /// Starts everything and returns when the front is ready.
+    pub(crate) fn start(self) -> Cluster {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests need root: nodes become their users"
+        );
+        let dir = tempfile::Builder::new()
+            .prefix("pigeonair-test.")
+            .permissions(fs::Permissions::from_mode(0o755))
+            .tempdir_in("/tmp")
+            .unwrap();
+        let root = dir.path();
+        for folder in ["bin", "front", "ldap", "logs", "nodes"] {
+            fs::create_dir(root.join(folder)).unwrap();
+        }
+        // Where it was built its own users may not be able to reach it.
+        fs::copy(env!("CARGO_BIN_EXE_pigeonair"), root.join("bin/pigeonair")).unwrap();
+        let ip = own_address();
+        let trust = tls::write(&root.join("front"), ip);
+        let mut cluster = Cluster {
+            secrets: [
+                KEY,
+                OTHER_KEY,
+                MASTER_PASSWORD,
+                slapd::ADMIN_PASSWORD,
+                slapd::SERVICE_PASSWORD,
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            users: Vec::new(),
+            front: None,
+            nodes: Vec::new(),
+            slapd: None,
+            ip,
+            trust,
+            dir,
+        };
+        for user in &self.users {
+            cluster.remember(user);
+        }
+        if !self.single {
+            cluster.slapd = Some(Slapd::start(
+                &cluster.path("ldap"),
+                &cluster.path("logs"),
+                ip,
+                &self.users,
+            ));
+        }
+        for (index, spec) in (0..).zip(&self.nodes) {
+            let node = cluster.start_node(&self, spec, index);
+            cluster.nodes.push(node);
+        }
+        cluster.start_front(&self);
+        cluster
+    }
+}
+
+/// A storage node that runs.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    /// The `pigeonair run node` of it.
+    acceptor: Option<Process>,
+    pub(crate) dovecot: Dovecot,
+    pub(crate) home_root: PathBuf,
+    /// How the acceptor is started.
+    command: [String; 5],
+    admin: SocketAddr,
+    /// The listener that never answers, for a silent node.
+    _silence: Option<TcpListener>,
+}
+
+impl Node {
+    /// The acceptor, which a silent node has not.
+    pub(crate) fn acceptor(&mut self) -> &mut Process {
+        self.acceptor.as_mut().unwrap()
+    }
+
+    fn start_acceptor(&mut self, logs: &Path) {
+        let command = self.command.each_ref().map(String::as_str);
+        let mut acceptor = Process::start(&self.name, logs, &command);
+        wait_until_ready(&mut acceptor, self.admin);
+        self.acceptor = Some(acceptor);
+    }
+}
+
+/// A cluster that runs.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    secrets: Vec<String>,
+    users: Vec<User>,
+    pub(crate) front: Option<Process>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) slapd: Option<Slapd>,
+    ip: Ipv4Addr,
+    trust: Arc<ClientConfig>,
+    dir: TempDir,
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Without further words: no nodes, accounts in LDAP, a short failure delay.
+    pub(crate) fn build() -> Builder {
+        Builder {
+            nodes: Vec::new(),
+            users: Vec::new(),
+            proxy: String::new(),
+            directory: String::new(),
+            acceptor: String::new(),
+            single: false,
+        }
+    }
+
+    /// The usual one: `n1` of kind `login`, `n2` of kind `dovecot-imap-master`, TLS on the links.
+    pub(crate) fn usual() -> Builder {
+        Self::build()
+            .node(NodeSpec::new("n1", Kind::Login))
+            .node(NodeSpec::new("n2", Kind::ImapMaster))
+    }
+
+    /// IMAP with STARTTLS on offer; passwords in clear are taken too, as everything is on loopback.
+    pub(crate) fn imap(&self) -> SocketAddr {
+        SocketAddr::from((self.ip, 1143))
+    }
+
+    /// IMAP with STARTTLS, where passwords in clear are never taken.
+    pub(crate) fn imap_private(&self) -> SocketAddr {
+        SocketAddr::from((self.ip, 1144))
+    }
+
+    /// IMAP with TLS from the first octet.
+    pub(crate) fn imaps(&self) -> SocketAddr {
+        SocketAddr::from((self.ip, 1993))
+    }
+
+    /// What a client needs to trust the front.
+    pub(crate) fn trust(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.trust)
+    }
+
+    pub(crate) fn ca_file(&self) -> PathBuf {
+        self.path("front/ca.pem")
+    }
+
+    /// A folder for the test's own files.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        let dir = self.path("scratch");
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    pub(crate) fn node(&mut self, name: &str) -> &mut Node {
+        self.nodes
+            .iter_mut()
+            .find(|node| node.name == name)
+            .unwrap()
+    }
+
+    pub(crate) fn slapd(&mut self) -> &mut Slapd {
+        self.slapd.as_mut().unwrap()
+    }
+
+    /// Adds an account while everything runs, by `ldapadd`.
+    pub(crate) fn add(&mut self, user: &User) {
+        self.remember(user);
+        self.slapd().add(user);
+    }
+
+    /// Adds an account to the accounts file of a single machine.
+    pub(crate) fn add_to_file(&mut self, user: &User) {
+        self.remember(user);
+        let path = self.path("front/accounts.toml");
+        let text = fs::read_to_string(&path).unwrap() + &accounts_toml(std::slice::from_ref(user));
+        fs::write(path, text).unwrap();
+    }
+
+    /// Starts a node's acceptor once more after it was stopped or killed.
+    pub(crate) fn restart_acceptor(&mut self, name: &str) {
+        let logs = self.path("logs");
+        self.node(name).start_acceptor(&logs);
+    }
+
+    /// The folder of an account's mailbox, whether it is there or not.
+    pub(crate) fn home(&self, user: &User) -> PathBuf {
+        let node = self.nodes.iter().find(|node| node.name == user.node);
+        node.unwrap().home_root.join(&user.home)
+    }
+
+    /// Puts a message into an account's inbox as a delivery would: as the user, into `new`.
+    pub(crate) fn deliver(&self, user: &User, message: &[u8]) {
+        let owner = Some(user.uid);
+        let mut dir = self.home(user);
+        for folder in ["", "Maildir", "tmp", "new", "cur"] {
+            if !matches!(folder, "new" | "cur") {
+                dir.push(folder);
+            } else {
+                dir.set_file_name(folder);
+            }
+            if !dir.exists() {
+                fs::create_dir(&dir).unwrap();
+                fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+                chown(&dir, owner, owner).unwrap();
+            }
+        }
+        dir.set_file_name("new");
+        let number = fs::read_dir(&dir).unwrap().count() + 1;
+        let file = dir.join(format!("{number}.{}.test", std::process::id()));
+        fs::write(&file, message).unwrap();
+        chown(&file, owner, owner).unwrap();
+    }
+
+    /// What the front has said.
+    pub(crate) fn front_log(&self) -> String {
+        fs::read_to_string(self.path("logs/front.log")).unwrap_or_default()
+    }
+
+    /// What a node's acceptor has said.
+    pub(crate) fn node_log(&self, name: &str) -> String {
+        fs::read_to_string(self.path(&format!("logs/{name}.log"))).unwrap_or_default()
+    }
+
+    /// What a node's Dovecot has said.
+    pub(crate) fn dovecot_log(&self, name: &str) -> String {
+        fs::read_to_string(self.path(&format!("logs/dovecot-{name}.log"))).unwrap_or_default()
+    }
+
+    /// The front's lines about sessions of an account that have ended.
+    pub(crate) fn sessions(&self, account: &str) -> Vec<String> {
+        let field = format!("account={account} ");
+        self.front_log()
+            .lines()
+            .filter(|line| line.contains("session ended") && line.contains(&field))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// Its password must not be in any log at the end.
+    fn remember(&mut self, user: &User) {
+        self.secrets.push(user.password.clone());
+        self.users.push(user.clone());
+    }
+
+    fn link(&self, spec: &NodeSpec, index: u16) -> String {
+        match spec.link {
+            Link::Plain | Link::Tls => format!("{}:{}", self.ip, 7143 + index),
+            Link::Unix => self.text("link.sock"),
+        }
+    }
+
+    // --- nodes
+
+    fn start_node(&self, builder: &Builder, spec: &NodeSpec, index: u16) -> Node {
+        let dir = self.path("nodes").join(&spec.name);
+        let home_root = dir.join("home");
+        fs::create_dir_all(&home_root).unwrap();
+        let dovecot = Dovecot::start(&dovecot::Settings {
+            node: &spec.name,
+            dir: &dir.join("dovecot"),
+            logs: &self.path("logs"),
+            address: dovecot::address(self.ip, index),
+            home_root: &home_root,
+            master_password: MASTER_PASSWORD,
+            users: &self.dovecot_users(&home_root),
+            extra: &spec.dovecot,
+        });
+        let configuration = dir.join("pigeonair.toml");
+        let mut node = Node {
+            name: spec.name.clone(),
+            acceptor: None,
+            dovecot,
+            home_root,
+            command: self.program("node", &configuration),
+            admin: SocketAddr::from((self.ip, 9200 + index)),
+            _silence: None,
+        };
+        if spec.silent {
+            node._silence = Some(TcpListener::bind(self.link(spec, index)).unwrap());
+            return node;
+        }
+        let text = self.acceptor_toml(builder, spec, index, &node, &dir);
+        fs::write(&configuration, text).unwrap();
+        node.start_acceptor(&self.path("logs"));
+        node
+    }
+
+    fn dovecot_users(&self, home_root: &Path) -> dovecot::Users {
+        match &self.slapd {
+            Some(slapd) => dovecot::Users::Ldap(slapd.uri()),
+            None => dovecot::Users::File(
+                self.users
+                    .iter()
+                    .map(|user| {
+                        let home = home_root.join(&user.home);
+                        format!("{}::{1}:{1}::{2}\n", user.name, user.uid, home.display())
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    fn acceptor_toml(
+        &self,
+        builder: &Builder,
+        spec: &NodeSpec,
+        index: u16,
+        node: &Node,
+        dir: &Path,
+    ) -> String {
+        let dir = dir.display();
+        write_private(
+            Path::new(&format!("{dir}/front.key")),
+            &format!("{}\n", spec.node_key),
+        );
+        write_private(
+            Path::new(&format!("{dir}/master.password")),
+            spec.master_password,
+        );
+        let listen = match spec.link {
+            Link::Plain => format!("address = \"{}\"\ntls = false", self.link(spec, index)),
+            Link::Tls => format!("address = \"{}\"", self.link(spec, index)),
+            Link::Unix => format!("path = \"{}\"", self.link(spec, index)),
+        };
+        let kind = match spec.kind {
+            Kind::ImapMaster => format!(
+                "kind = \"dovecot-imap-master\"\nsocket = \"{}\"",
+                node.dovecot.imap_master.display()
+            ),
+            Kind::Login => format!(
+                "kind = \"login\"\nserver = \"{}\"\nmaster_user = \"acceptor\"\n\
+                 master_password_file = \"{dir}/master.password\"",
+                node.dovecot.address
+            ),
+        };
+        format!(
+            "[log]\nlevel = \"debug\"\n\n\
+             [admin]\nnode = \"{}\"\n\n\
+             [acceptor]\nname = \"{}\"\npeers = [\"{FRONT_UID}\"]\nhome_root = \"{}\"\n{}\n\
+             [[acceptor.listen]]\n{listen}\n\n\
+             [[acceptor.key]]\nid = \"front\"\nfile = \"{dir}/front.key\"\n\n\
+             [acceptor.imap]\n{kind}\n",
+            node.admin,
+            spec.name,
+            node.home_root.display(),
+            builder.acceptor,
+        )
+    }
+
+    // --- the front
+
+    fn start_front(&mut self, builder: &Builder) {
+        let mut text = self.proxy_toml(builder);
+        text += &self.directory_toml(builder);
+        text +=
+            "[nodes]\nconnect_timeout = \"1s\"\nprove_timeout = \"1s\"\nverdict_timeout = \"5s\"\n";
+        if builder.single {
+            text += "default = \"local\"\n";
+        }
+        for (index, spec) in (0..).zip(&builder.nodes) {
+            let key = self.text(&format!("front/{}.key", spec.name));
+            write_private(Path::new(&key), &format!("{}\n", spec.front_key));
+            write!(
+                text,
+                "\n[[nodes.node]]\nname = \"{}\"\naddress = \"{}\"\nkey_id = \"front\"\nkey_file = \"{key}\"\n",
+                spec.name,
+                self.link(spec, index),
+            )
+            .unwrap();
+            if spec.link == Link::Plain || spec.front_plain {
+                text += "tls = false\n";
+            }
+        }
+        let configuration = self.path("front/pigeonair.toml");
+        fs::write(&configuration, text).unwrap();
+        for entry in fs::read_dir(self.path("front")).unwrap() {
+            chown(entry.unwrap().path(), Some(FRONT_UID), Some(FRONT_UID)).unwrap();
+        }
+        let id = FRONT_UID.to_string();
+        let mut front = Process::start_as(
+            "front",
+            &self.path("logs"),
+            &[
+                "--reuid",
+                &id,
+                "--regid",
+                &id,
+                "--clear-groups",
+                "--no-new-privs",
+            ],
+            &self
+                .program("front", &configuration)
+                .each_ref()
+                .map(String::as_str),
+        );
+        wait_until_ready(&mut front, SocketAddr::from((self.ip, 9143)));
+        self.front = Some(front);
+    }
+
+    fn program(&self, process: &str, configuration: &Path) -> [String; 5] {
+        [
+            self.text("bin/pigeonair"),
+            "run".to_owned(),
+            process.to_owned(),
+            "--config".to_owned(),
+            configuration.to_str().unwrap().to_owned(),
+        ]
+    }
+
+    fn proxy_toml(&self, builder: &Builder) -> String {
+        let dir = self.text("front");
+        let mut text = format!(
+            "[log]\nlevel = \"debug\"\n\n\
+             [admin]\nfront = \"{}:9143\"\n\n\
+             [proxy]\nfailure_delay = \"300ms\"\n{}\n\
+             [proxy.tls]\ncertificate = \"{dir}/server.pem\"\nkey = \"{dir}/server.key\"\n\n",
+            self.ip, builder.proxy,
+        );
+        for (address, more) in [
+            (self.imap(), ""),
+            (self.imap_private(), "cleartext = \"never\"\n"),
+            (self.imaps(), "tls = \"implicit\"\n"),
+        ] {
+            write!(
+                text,
+                "[[proxy.listen]]\naddress = \"{address}\"\nprotocol = \"imap\"\n{more}\n"
+            )
+            .unwrap();
+        }
+        text
+    }
+
+    fn directory_toml(&self, builder: &Builder) -> String {
+        let dir = self.text("front");
+        let Some(slapd) = &self.slapd else {
+            let accounts = self.text("front/accounts.toml");
+            write_private(Path::new(&accounts), &accounts_toml(&builder.users));
+            return format!(
+                "[directory]\nkind = \"file\"\n\n[directory.file]\npath = \"{accounts}\"\n\n"
+            );
+        };
+        let password = format!("{dir}/ldap.password");
+        write_private(Path::new(&password), slapd::SERVICE_PASSWORD);
+        let timeout = if builder.directory.contains("timeout") {
+            ""
+        } else {
+            "timeout = \"3s\"\n"
+        };
+        format!(
+            "[directory]\nkind = \"ldap\"\n\n\
+             [directory.ldap]\nuri = \"{}\"\nbind_dn = \"cn=pigeonair,ou=services,dc=example,dc=org\"\n\
+             bind_password_file = \"{password}\"\nbase = \"ou=people,dc=example,dc=org\"\n{timeout}{}\n\
+             [directory.ldap.attributes]\nstatus = \"employeeType\"\n\n",
+            slapd.uri(),
+            builder.directory,
+        )
+    }
+
+    // --- at the end
+
+    fn logs(&self) -> Vec<(PathBuf, String)> {
+        let mut logs: Vec<_> = fs::read_dir(self.path("logs"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .map(|path| {
+                let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+                (path, text)
+            })
+            .collect();
+        logs.sort();
+        logs
+    }
+
+    fn show_logs(&self) {
+        const LINES: usize = 60;
+        for (path, text) in self.logs() {
+            let lines: Vec<&str> = text.lines().collect();
+            let last = lines.len().saturating_sub(LINES);
+            eprintln!("--- {}\n{}", path.display(), lines[last..].join("\n"));
+        }
+    }
+
+    /// Passwords as they are, as `Debug` would print them, and as SASL sends them.
+    fn look_for_secrets(&self) {
+        use base64::{Engine as _, engine::general_purpose::STANDARD};
+        let plain = self
+            .users
+            .iter()
+            .map(|user| STANDARD.encode(format!("\0{}\0{}", user.name, user.password)));
+        let encoded = self
+            .users
+            .iter()
+            .map(|user| STANDARD.encode(&user.password));
+        let printed = self.users.iter().map(|user| {
+            let debug = format!("{:?}", user.password);
+            debug.trim_matches('"').to_owned()
+        });
+        let secrets: Vec<String> = plain
+            .chain(encoded)
+            .chain(printed)
+            .chain(self.secrets.iter().cloned())
+            // What is shorter is in some log by chance.
+            .filter(|secret| secret.len() > 4)
+            .collect();
+        for (path, text) in self.logs() {
+            for secret in &secrets {
+                assert!(
+                    !text.contains(secret.as_str()),
+                    "{secret:?} is in {}",
+                    path.display()
+                );
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // In the order in which connections are made, so that the logs end with ends.
+        drop(self.front.take());
+        self.nodes.clear();
+        drop(self.slapd.take());
+        if thread::panicking() {
+            self.show_logs();
+        } else {
+            self.look_for_secrets();
+        }
+    }
+}
+
+fn accounts_toml(users: &[User]) -> String {
+    users
+        .iter()
+        .map(|user| {
+            format!(
+                "[[account]]\nname = {:?}\naliases = [\"{}@example.org\"]\npassword = {:?}\nuid = {uid}\ngid = {uid}\n\
+                 home = {:?}\nstatus = {:?}\n\n",
+                user.name,
+                user.name,
+                scheme(&user.password),
+                user.home,
+                user.status,
+                uid = user.uid,
+            )
+        })
+        .collect()
+}
+
+/// A password as a directory keeps it: {SSHA256}, which costs nothing to verify.
+fn scheme(password: &str) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use sha2::{Digest as _, Sha256};
+    let salt = b"salt of a test";
+    let digest = Sha256::new()
+        .chain_update(password)
+        .chain_update(salt)
+        .finalize();
+    format!(
+        "{{SSHA256}}{}",
+        STANDARD.encode([&digest[..], salt].concat())
+    )
+}
+
+fn wait_until_ready(process: &mut Process, admin: SocketAddr) {
+    eventually(&format!("http://{admin}/readyz says yes"), || {
+        assert!(process.lives(), "ended at once: {}", process.log());
+        http_status(admin, "/readyz").is_some_and(|status| status == 200)
+    });
+}
+
+/// The status that a GET comes back with, if anything does.
+pub(crate) fn http_status(address: SocketAddr, path: &str) -> Option<u16> {
+    let response = http_get(address, path)?;
+    response.split(' ').nth(1)?.parse().ok()
+}
+
+/// A whole response, head and body.
+pub(crate) fn http_get(address: SocketAddr, path: &str) -> Option<String> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response).ok()?;
+    Some(response)
+}

@@ -1,0 +1,105 @@
+//! Programs that a test started, each with a log file, ended with the test.
+//!
+//! A program dies with the thread that started it (the kernel sees to that, through `setpriv --pdeathsig`), so an
+//! aborted test run leaves nothing behind. Only processes started here are ever signalled, by their id.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::eventually_within;
+
+/// A running program.
+#[derive(Debug)]
+pub(crate) struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts it; what it says goes to `NAME.log` in `logs`, behind what is there.
+    pub(crate) fn start(name: &str, logs: &Path, arguments: &[&str]) -> Self {
+        Self::start_as(name, logs, &[], arguments)
+    }
+
+    /// The same with further options for `setpriv`.
+    pub(crate) fn start_as(name: &str, logs: &Path, rights: &[&str], arguments: &[&str]) -> Self {
+        let log = logs.join(format!("{name}.log"));
+        let output = File::options()
+            .append(true)
+            .create(true)
+            .open(&log)
+            .unwrap();
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM"])
+            .args(rights)
+            .arg("--")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        Self {
+            name: name.to_owned(),
+            child,
+            log,
+        }
+    }
+
+    /// What it has said.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// It has not ended.
+    pub(crate) fn lives(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Stops it in its tracks (SIGSTOP): sockets stay open, nothing answers.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Asks it to end, and makes it end after ten seconds.
+    pub(crate) fn stop(&mut self) {
+        if !self.lives() {
+            return;
+        }
+        self.thaw();
+        self.signal(Signal::TERM);
+        if !eventually_within(Duration::from_secs(10), || !self.lives()) {
+            eprintln!("{} does not end: killed", self.name);
+            self.kill();
+        }
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        // A child that nobody has waited for keeps its id.
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,54 @@
+//! A certificate authority for one cluster, its server certificate, and a client side that trusts it.
+
+use std::{fs, net::Ipv4Addr, path::Path, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::{ClientConfig, RootCertStore};
+
+/// Writes `ca.pem`, `server.pem` and `server.key` (mode 0600) to `dir`; returns what a client needs.
+pub(crate) fn write(dir: &Path, address: Ipv4Addr) -> Arc<ClientConfig> {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = KeyPair::generate().unwrap();
+    let root = authority.self_signed(&authority_key).unwrap();
+    let issuer = Issuer::new(authority, authority_key);
+
+    let key = KeyPair::generate().unwrap();
+    let names = vec!["localhost".to_owned(), address.to_string()];
+    let server = CertificateParams::new(names)
+        .unwrap()
+        .signed_by(&key, &issuer)
+        .unwrap();
+
+    fs::write(dir.join("ca.pem"), pem("CERTIFICATE", root.der())).unwrap();
+    fs::write(dir.join("server.pem"), pem("CERTIFICATE", server.der())).unwrap();
+    super::write_private(
+        &dir.join("server.key"),
+        &pem("PRIVATE KEY", &key.serialize_der()),
+    );
+
+    let mut roots = RootCertStore::empty();
+    roots.add(root.der().clone()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .unwrap()
+    .with_root_certificates(roots)
+    .with_no_client_auth();
+    Arc::new(config)
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<&str> = text
+        .as_bytes()
+        .chunks(64)
+        .map(|line| std::str::from_utf8(line).unwrap())
+        .collect();
+    format!(
+        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+        lines.join("\n")
+    )
+}

@@ -1,0 +1,52 @@
+//! An account of the sample directory.
+
+/// Somebody with a mailbox; made with [`User::new`], changed field by field.
+#[derive(Clone, Debug)]
+pub(crate) struct User {
+    /// The account's name.
+    pub(crate) name: String,
+    pub(crate) password: String,
+    /// Name of the home node.
+    pub(crate) node: String,
+    /// uid and gid.
+    pub(crate) uid: u32,
+    /// Below the node's `home_root`.
+    pub(crate) home: String,
+    /// `active`, `disabled`, ...
+    pub(crate) status: String,
+}
+
+impl User {
+    /// An active account with a password and home of its own.
+    pub(crate) fn new(name: &str, node: &str, uid: u32) -> Self {
+        Self {
+            name: name.to_owned(),
+            password: format!("pass word of {uid}"),
+            node: node.to_owned(),
+            uid,
+            home: format!("home{uid}"),
+            status: "active".to_owned(),
+        }
+    }
+
+    pub(crate) fn password(self, password: &str) -> Self {
+        Self {
+            password: password.to_owned(),
+            ..self
+        }
+    }
+
+    pub(crate) fn home(self, home: &str) -> Self {
+        Self {
+            home: home.to_owned(),
+            ..self
+        }
+    }
+
+    pub(crate) fn status(self, status: &str) -> Self {
+        Self {
+            status: status.to_owned(),
+            ..self
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Tests of the whole: real slapd, real Dovecot, the built program as front and nodes, and a client that says what a
+//! test tells it to.
+//!
+//! Each test starts a cluster of its own on a loopback address of its own, so tests run side by side; how that is
+//! done stands in [`lab`]. They need root, because storage nodes become their users, and the packages of `make deps`.
+//!
+//! | module | shows |
+//! | --- | --- |
+//! | `accounts` | who is served: added while running, many uids, uids and homes that are refused |
+//! | `failures` | what a client hears when a node or the directory is away, silent, or does not trust us |
+//! | `logins` | every way to log in, on every channel, at every kind of node |
+//! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
+//! | `sessions` | after login it is bytes: large messages, IDLE, early commands, half-closed connections |
+//! | `single` | one machine without LDAP |
+//! | `tools` | curl, Python's imaplib and mbsync |
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test says that something is wrong by panicking, and shows logs on standard error"
+)]
+
+mod accounts;
+mod client;
+mod failures;
+mod lab;
+mod logins;
+mod refusals;
+mod sessions;
+mod single;
+mod tools;

@@ -1,0 +1,83 @@
+//! One machine without LDAP: accounts in a file, front and node on a Unix socket.
+
+use std::fs;
+
+use crate::{
+    client::{Channel, Client, Method},
+    lab::{Cluster, Kind, User, eventually},
+};
+
+fn works(kind: Kind) {
+    let ann = User::new("ann", "local", 20001);
+    let bob = User::new("bob", "local", 20002);
+    let off = User::new("off", "local", 20003).status("disabled");
+    let cluster = Cluster::build()
+        .single(kind)
+        .user(&ann)
+        .user(&bob)
+        .user(&off)
+        .start();
+    let message = b"Subject: hi\r\n\r\nhere\r\n";
+    for user in [&ann, &bob] {
+        cluster.deliver(user, message);
+        for channel in Channel::ALL {
+            for method in Method::ALL {
+                let mut client = Client::connect(&cluster, channel);
+                client.login(method, &user.name, &user.password).ok();
+                client.command("SELECT INBOX").ok();
+                let reply = client.command("FETCH 1 BODY.PEEK[]").ok();
+                assert_eq!(reply.literals, [message]);
+                client.command("LOGOUT").ok();
+            }
+        }
+    }
+    let mut client = Client::connect(&cluster, Channel::Implicit);
+    for (name, password) in [
+        ("ann", "wrong"),
+        ("nobody", "wrong"),
+        ("off", off.password.as_str()),
+    ] {
+        client
+            .login(Method::Login, name, password)
+            .no("AUTHENTICATIONFAILED");
+    }
+}
+
+#[test]
+fn kind_login() {
+    works(Kind::Login);
+}
+
+#[test]
+fn kind_imap_master() {
+    works(Kind::ImapMaster);
+}
+
+#[test]
+fn an_alias_is_the_account() {
+    let ann = User::new("ann", "local", 20001);
+    let cluster = Cluster::build().single(Kind::ImapMaster).user(&ann).start();
+    let mut client = Client::connect(&cluster, Channel::Implicit);
+    client
+        .login(Method::Login, "ann@example.org", &ann.password)
+        .ok();
+    client.command("LOGOUT").ok();
+    eventually("the session is the account's", || {
+        cluster.sessions("ann").len() == 1
+    });
+}
+
+#[test]
+fn an_account_written_into_the_file_logs_in() {
+    let ann = User::new("ann", "local", 20001);
+    let mut cluster = Cluster::build().single(Kind::ImapMaster).user(&ann).start();
+    Client::logged_in(&cluster, Channel::Plain, &ann);
+    let eve = User::new("eve", "local", 20004);
+    cluster.add_to_file(&eve);
+    eventually("the file is read again", || {
+        let mut client = Client::connect(&cluster, Channel::Plain);
+        let reply = client.login(Method::Login, &eve.name, &eve.password);
+        reply.status.starts_with("OK")
+    });
+    assert!(fs::exists(cluster.home(&eve)).unwrap());
+}
