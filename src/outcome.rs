@@ -160,7 +160,7 @@ impl Report {
             ($level:ident) => {
                 tracing::$level!(
                     session = %self.session,
-                    login = self.login.as_ref().map(|login| tracing::field::debug(login.as_str())),
+                    login = self.login.as_ref().map(Login::as_str),
                     client = %self.client,
                     local = %self.local,
                     protocol = self.protocol.as_str(),
@@ -191,8 +191,8 @@ impl Report {
         let failed = self.failure.as_ref().map(|failure| failure.reason.as_str());
         tracing::info!(
             session = %self.session,
-            account = self.account.as_ref().map(|account| tracing::field::debug(account.as_str())),
-            login = self.login.as_ref().map(|login| tracing::field::debug(login.as_str())),
+            account = self.account.as_ref().map(AccountName::as_str),
+            login = self.login.as_ref().map(Login::as_str),
             client = %self.client,
             local = %self.local,
             protocol = self.protocol.as_str(),

@@ -197,7 +197,7 @@ impl Acceptor {
             Err(refused) => {
                 tracing::error!(
                     session = %context.session,
-                    account = ?context.account.as_str(),
+                    account = context.account.as_str(),
                     client = %context.client,
                     protocol = context.protocol.as_str(),
                     key = %key_id,
@@ -268,7 +268,7 @@ struct Relayed {
 fn line(context: &Context, key_id: &KeyId, outcome: &str, ended: Option<&Ended>, started: Instant) {
     tracing::info!(
         session = %context.session,
-        account = ?context.account.as_str(),
+        account = context.account.as_str(),
         client = %context.client,
         local = %context.local,
         protocol = context.protocol.as_str(),

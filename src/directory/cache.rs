@@ -134,26 +134,26 @@ impl Cache {
 
     /// Whether `password` was right for this entry a moment ago.
     pub(super) async fn is_proven(&self, found: &Found, password: &Secret) -> bool {
-        self.keeps
-            && self
-                .proven
-                .get(&self.digest(found, password))
-                .await
-                .is_some()
+        match self.digest(found, password) {
+            Some(digest) => self.proven.get(&digest).await.is_some(),
+            None => false,
+        }
     }
 
     /// Remembers that it is right.
     pub(super) async fn prove(&self, found: &Found, password: &Secret) {
-        if self.keeps {
-            self.proven.insert(self.digest(found, password), ()).await;
+        if let Some(digest) = self.digest(found, password) {
+            self.proven.insert(digest, ()).await;
         }
     }
 
-    fn digest(&self, found: &Found, password: &Secret) -> [u8; 32] {
-        // HMAC takes keys of any length; the default is unreachable.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.key.expose()) else {
-            return [0; 32];
-        };
+    /// What stands for a right password; none when nothing is kept.
+    fn digest(&self, found: &Found, password: &Secret) -> Option<[u8; 32]> {
+        if !self.keeps {
+            return None;
+        }
+        // HMAC takes keys of any length, so there always is one.
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.key.expose()).ok()?;
         // Each part with its length, so that no two lists of parts give the same octets.
         for part in std::iter::once(found.id.as_bytes())
             .chain(found.passwords.iter().map(Secret::expose))
@@ -162,7 +162,7 @@ impl Cache {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
-        mac.finalize().into_bytes().into()
+        Some(mac.finalize().into_bytes().into())
     }
 }
 

@@ -427,8 +427,11 @@ impl<'a> Reader<'a> {
     fn aliases(&mut self) -> Vec<String> {
         let values = match self.table.get("aliases") {
             None => return Vec::new(),
-            Some(Value::Array(values)) => values.as_slice(),
-            Some(_) => &[Value::Boolean(false)],
+            Some(Value::Array(values)) => values,
+            Some(_) => {
+                self.problem("aliases", "expected a list of strings");
+                return Vec::new();
+            }
         };
         let mut aliases = Vec::new();
         for value in values {
@@ -540,7 +543,7 @@ mod tests {
             home = ""
             status = "asleep"
             quota = "much"
-            aliases = ["a\u0000"]
+            aliases = ["a\u0000", 1]
             [[account]]
             name = "carl"
             aliases = ["dora", "dora"]
@@ -568,6 +571,7 @@ mod tests {
             "account 1 (ann): gid: expected a number from 0 to 4294967295",
             "account 2: name: is missing",
             "account 2: aliases: one has a character that is not allowed here",
+            "account 2: aliases: expected a list of strings",
             "account 2: password: has a scheme that is not verified here",
             "account 2: home: is empty, too long or has a control character",
             "account 2: quota: expected a number of octets, or 0 for none",

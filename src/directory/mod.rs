@@ -32,7 +32,6 @@ use tokio::time::{Instant, timeout_at};
 
 pub use file::FileError;
 pub use ldap::LdapSetupError;
-pub use password::StoredError;
 pub use settings::{
     Attributes, CacheSettings, FileSettings, LdapSettings, Settings, Source, Verify,
 };
@@ -97,7 +96,7 @@ pub struct Account {
     pub gid: u32,
     /// Home folder: absolute, or relative to the node's `home_root`.
     pub home: String,
-    /// Quota in octets.
+    /// Quota in octets; none when the directory has none, or 0.
     pub quota: Option<u64>,
     /// Whether it may log in.
     pub login: Status,
@@ -161,7 +160,8 @@ pub enum StartError {
 // === impl Directory ===
 
 impl Directory {
-    /// Sets the directory up. The accounts file must be readable and right; an LDAP server need not be there yet.
+    /// Sets the directory up, within a Tokio runtime. The accounts file must be readable and right; an LDAP server need not be
+    /// there yet.
     ///
     /// # Errors
     ///
@@ -203,7 +203,7 @@ impl Directory {
         password: &Secret,
     ) -> Result<Arc<Account>, LookupError> {
         let deadline = self.deadline();
-        let asked = Box::pin(self.0.authenticate(login, password, deadline));
+        let asked = self.0.authenticate(login, password, deadline);
         self.answer(deadline, asked).await
     }
 
@@ -214,10 +214,10 @@ impl Directory {
     /// As [`authenticate`](Self::authenticate), but of [`Wrong`] only [`Wrong::Unknown`].
     pub async fn find(&self, login: &Login) -> Result<Arc<Account>, LookupError> {
         let deadline = self.deadline();
-        let asked = Box::pin(async {
+        let asked = async {
             let (_, found) = self.0.look_up(login, deadline).await;
             Ok(Arc::clone(&found?.account))
-        });
+        };
         self.answer(deadline, asked).await
     }
 
@@ -303,7 +303,8 @@ impl Inner {
             Accounts::File(file) => return (Origin::Directory, file.find(login).await),
             Accounts::Ldap(ldap) => ldap,
         };
-        let search = ldap.find(login, deadline);
+        // Boxed, and only when it is needed: the cache's own future holds this one several times.
+        let search = async { Box::pin(ldap.find(login, deadline)).await };
         let (origin, answer) = self.cache.look_up(login.as_str(), search).await;
         let result = match origin {
             Origin::Cache => "hit",
@@ -334,7 +335,7 @@ impl Inner {
         }
         match &self.accounts {
             Accounts::Ldap(ldap) if ldap.verifies() => {
-                ldap.bind(&found.id, password, deadline).await?;
+                Box::pin(ldap.bind(&found.id, password, deadline)).await?;
             }
             Accounts::File(_) | Accounts::Ldap(_) => {
                 self.check(found, password, deadline).await?;

@@ -90,7 +90,7 @@ struct Argon2 {
 
 /// Why a stored password is of no use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum StoredError {
+pub(super) enum StoredError {
     /// It would cost too much to verify.
     #[error("would cost too much to verify")]
     Cost,

@@ -45,7 +45,8 @@ pub struct LdapSettings {
     pub bind_password: Option<Secret>,
     /// Where the search starts.
     pub base: String,
-    /// Search filter; `%u` is the whole login, `%n` the part before `@`, `%d` the part after it, each escaped.
+    /// Search filter; `%u` is the whole login, `%n` the part before the last `@`, `%d` the part after it, each escaped; `%%`
+    /// a percent sign.
     pub filter: String,
     /// How a password is verified.
     pub verify: Verify,
@@ -53,7 +54,7 @@ pub struct LdapSettings {
     pub attributes: Attributes,
     /// Deadline of one whole lookup or authentication, in which everything (connect, search, bind) must fit; default 5 s.
     pub timeout: Duration,
-    /// Connections kept for binding as users; default 8.
+    /// Connections for binding as users, so many binds at a time; default 8, at least 1.
     pub bind_connections: usize,
     /// uid of accounts whose entry has none; none: such entries are refused.
     pub default_uid: Option<u32>,
@@ -81,11 +82,12 @@ pub struct Attributes {
     pub uid: String,
     /// default `gidNumber`
     pub gid: String,
-    /// default `homeDirectory`
+    /// Home folder; default `homeDirectory`; where an entry has none, the account's name.
     pub home: String,
-    /// Quota in octets; default `mailQuotaSize`.
+    /// Quota in octets, 0 for none; default `mailQuotaSize`.
     pub quota: String,
-    /// `active`, `noaccess`, `disabled`, `deleted` (any case); missing means active; default `accountStatus`.
+    /// `active`, `noaccess`, `disabled`, `deleted` (any case); missing means active, another word "try again later";
+    /// default `accountStatus`.
     pub status: String,
     /// default `userPassword`
     pub password: String,

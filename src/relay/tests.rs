@@ -221,16 +221,10 @@ async fn send_until_stuck(stream: &mut Stream, most: usize) -> (usize, Sha256) {
     panic!("{total} octets were taken though nobody reads");
 }
 
-/// Starts a session whose client does not read and takes little, in the middle of a transfer to it: (client, server,
-/// what is under way, its digest, how the session ends).
-async fn stalled(
-    rig: &Rig,
-    client: Kind,
-    server: Kind,
-) -> (Stream, Stream, usize, Sha256, JoinHandle<Ended>) {
-    let (client, ours) = connection(client).await;
-    let (mut server, theirs) = connection(server).await;
-    for end in [&client, &ours] {
+/// A connection whose sockets take little.
+async fn narrow(kind: Kind) -> (Stream, Stream) {
+    let (peer, ours) = connection(kind).await;
+    for end in [&peer, &ours] {
         let socket = match end {
             Stream::Tcp(stream) => SockRef::from(stream),
             Stream::TlsClient(stream) => SockRef::from(stream.get_ref().0),
@@ -240,12 +234,29 @@ async fn stalled(
         socket.set_send_buffer_size(32 * 1024).unwrap();
         socket.set_recv_buffer_size(32 * 1024).unwrap();
     }
-    // Before the relay begins, so that there is more than the client's socket can take.
-    let (taken, digest) = send_until_stuck(&mut server, 64 * MIB).await;
-    let run = start(rig.relay.run(ours, theirs, rig.tasks.cut_requested()));
+    (peer, ours)
+}
+
+/// Lets everything move that can: paused time moves when nothing else does.
+async fn settle() {
     tokio::time::pause();
     tokio::time::sleep(Duration::from_millis(10)).await;
     tokio::time::resume();
+}
+
+/// Starts a session whose client does not read and takes little, in the middle of a transfer to it: (client, server,
+/// what is under way, its digest, how the session ends).
+async fn stalled(
+    rig: &Rig,
+    client: Kind,
+    server: Kind,
+) -> (Stream, Stream, usize, Sha256, JoinHandle<Ended>) {
+    let (client, ours) = narrow(client).await;
+    let (mut server, theirs) = connection(server).await;
+    // Before the relay begins, so that there is more than the client's socket can take.
+    let (taken, digest) = send_until_stuck(&mut server, 64 * MIB).await;
+    let run = start(rig.relay.run(ours, theirs, rig.tasks.cut_requested()));
+    settle().await;
     (client, server, taken, digest, run)
 }
 
@@ -386,18 +397,38 @@ async fn a_slow_reader_holds_the_sender_back_and_loses_nothing() {
         let rig = Rig::new();
         let (mut client, mut server, run) = rig.session(client, server).await;
         let (taken, mut digest) = send_until_stuck(&mut server, 64 * MIB).await;
-        let buffer = b"and the rest";
-        let ((), received) = tokio::join!(
-            async {
-                server.write_all(buffer).await.unwrap();
-                server.shutdown().await.unwrap();
-            },
-            receive(&mut client),
+        // All of it arrives while the sender waits for an answer; no end of stream pushes it out.
+        let mut received = vec![0; taken + 8];
+        let ((), read) = tokio::join!(
+            say(&mut server, b"the rest"),
+            client.read_exact(&mut received),
         );
-        digest.update(buffer);
-        assert_eq!(received, (taken + buffer.len(), digest.finalize().into()));
+        read.unwrap();
+        digest.update(b"the rest");
+        assert!(Sha256::digest(&received) == digest.finalize());
+        server.shutdown().await.unwrap();
+        hear_end(&mut client).await;
         client.shutdown().await.unwrap();
         assert!(matches!(run.await.unwrap().by, End::Server));
+    }
+}
+
+/// rustls takes octets for a full socket and keeps them; after the last of them only a flush brings them out. How much a
+/// socket takes is the kernel's secret, so all sizes are tried around it.
+#[tokio::test]
+async fn what_tls_keeps_back_goes_out_when_the_source_is_dry() {
+    for kib in (16..=288).step_by(16) {
+        let rig = Rig::new();
+        let (mut client, ours) = narrow(Kind::TlsServer).await;
+        let (mut server, theirs) = connection(Kind::Unix).await;
+        let run = start(rig.relay.run(ours, theirs, std::future::pending()));
+        say(&mut server, &vec![7; kib * 1024]).await;
+        settle().await;
+        let mut received = vec![0; kib * 1024];
+        let read = timeout(Duration::from_secs(20), client.read_exact(&mut received)).await;
+        read.expect("something is kept back").unwrap();
+        drop((client, server));
+        run.await.unwrap();
     }
 }
 

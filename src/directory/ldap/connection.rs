@@ -9,8 +9,10 @@
 
 use std::{
     fmt, io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -162,9 +164,12 @@ impl Connector {
         if let Some(config) = &self.tls {
             settings = settings.set_config(Arc::clone(config));
         }
-        let (driver, ldap) = LdapConnAsync::with_settings(settings, &self.server)
-            .await
-            .map_err(|error| Broken::Connect(describe(&error)))?;
+        let (driver, ldap) = contained(async {
+            LdapConnAsync::with_settings(settings, &self.server)
+                .await
+                .map_err(|error| Broken::Connect(describe(&error)))
+        })
+        .await?;
         self.tasks.spawn("ldap connection", async move {
             if let Err(error) = driver.drive().await {
                 tracing::debug!(error = describe(&error), "ldap connection ended");
@@ -245,8 +250,11 @@ impl Connection {
         deadline: Instant,
     ) -> Result<Reply, Broken> {
         let within = left(deadline)?;
-        let bound = self.0.with_timeout(within).simple_bind(dn, password).await;
-        Ok(Reply::new(bound.map_err(|e| Broken::of(&e))?, Vec::new()))
+        contained(async {
+            let bound = self.0.with_timeout(within).simple_bind(dn, password).await;
+            Ok(Reply::new(bound.map_err(|e| Broken::of(&e))?, Vec::new()))
+        })
+        .await
     }
 
     /// Searches.
@@ -256,7 +264,8 @@ impl Connection {
         deadline: Instant,
     ) -> Result<Reply, Broken> {
         // The library's own limit starts anew with every entry.
-        timeout_at(deadline, self.search_now(search, left(deadline)?))
+        let within = left(deadline)?;
+        timeout_at(deadline, contained(self.search_now(search, within)))
             .await
             .unwrap_or(Err(Broken::Late("searching")))
     }
@@ -285,6 +294,20 @@ impl Connection {
         }
         Ok(Reply::new(stream.finish().await, entries))
     }
+}
+
+/// Runs a call into the library and takes a panic in it for a dead connection: some malformed answers end it so, and what a
+/// server sends must not end the session that asked.
+async fn contained<T>(call: impl Future<Output = Result<T, Broken>>) -> Result<T, Broken> {
+    let mut call = std::pin::pin!(call);
+    std::future::poll_fn(|context| {
+        // The connection is dropped afterwards, so nobody sees what the panic left.
+        catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context))).unwrap_or_else(|_| {
+            let malformed = Broken::Dead("malformed answer".to_owned());
+            Poll::Ready(Err(malformed))
+        })
+    })
+    .await
 }
 
 /// What is left until `deadline`.

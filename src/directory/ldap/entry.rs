@@ -155,7 +155,10 @@ mod tests {
         tag(4, PL::P(text.to_vec()))
     }
 
-    fn entry(dn: &str, attributes: &[(&str, &[&[u8]])]) -> StructureTag {
+    /// An attribute and its values.
+    type Values<'a> = (&'a str, &'a [&'a [u8]]);
+
+    fn entry(dn: &str, attributes: &[Values<'_>]) -> StructureTag {
         let attributes = attributes.iter().map(|(name, values)| {
             let values = values.iter().map(|value| octets(value)).collect();
             tag(
@@ -167,10 +170,7 @@ mod tests {
         tag(4, PL::C(vec![octets(dn.as_bytes()), attributes]))
     }
 
-    fn account(
-        attributes: &[(&str, &[&[u8]])],
-        default: Option<u32>,
-    ) -> Result<Account, LookupError> {
+    fn account(attributes: &[Values<'_>], default: Option<u32>) -> Result<Account, LookupError> {
         let defaults = Defaults {
             uid: default,
             gid: default,
@@ -240,8 +240,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_unreadable_is_named() {
-        let name: (&str, &[&[u8]]) = ("uid", &[b"ann"]);
-        let cases: [(&[(&str, &[&[u8]])], Option<u32>, &str); 11] = [
+        let name: Values<'_> = ("uid", &[b"ann"]);
+        let cases: [(&[Values<'_>], Option<u32>, &str); 11] = [
             (&[], Some(1), "uid is missing"),
             (&[("uid", &[])], Some(1), "uid is missing"),
             (&[("uid;x", &[b"ann"])], Some(1), "uid is missing"),

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! It follows no referrals: to be sent elsewhere is to find nothing here. It never makes a DN from what a client typed.
-//! Limits: searches in flight, connections for binds, one deadline per question; the LDAP library has no limit on
-//! the size of an answer and ends a connection's task by panicking on some malformed ones, so the server is trusted with that.
+//! Limits: searches in flight, connections for binds, one deadline per question. The LDAP library has no limit on the size
+//! of an answer, so the server is trusted with that; where it panics on a malformed one, the connection is taken for dead.
 //! When the server goes away it is logged once, and once when it is back.
 
 mod connection;
@@ -333,6 +333,12 @@ impl Ldap {
         if !self.tasks.is_stopping() {
             idle.push(connection);
         }
+    }
+
+    /// How many connections wait to be bound on.
+    #[cfg(test)]
+    pub(super) fn kept_for_binds(&self) -> usize {
+        lock(&self.idle).len()
     }
 
     /// Logs that the server went away, or that it is back: once each.

@@ -1,0 +1,299 @@
+//! A slapd of a test's own: on loopback, in a temporary folder, killed when dropped.
+
+use std::{
+    collections::HashSet,
+    fmt::Write as _,
+    fs,
+    net::{Ipv4Addr, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
+    time::{Duration, Instant},
+};
+
+use base64::Engine as _;
+use ldap3::{LdapConnAsync, Mod};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::tasks::Tasks;
+
+pub(super) const BASE: &str = "dc=example,dc=org";
+pub(super) const PEOPLE: &str = "ou=people,dc=example,dc=org";
+pub(super) const READER: &str = "cn=reader,dc=example,dc=org";
+pub(super) const READER_PASSWORD: &str = "reader's password";
+const PORT: u16 = 1389;
+const TLS_PORT: u16 = 1636;
+const ADMIN: &str = "cn=admin,dc=example,dc=org";
+
+/// How long a test waits for what should come at once.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) struct Slapd {
+    folder: TempDir,
+    address: Ipv4Addr,
+    child: Option<Child>,
+}
+
+/// The tree's users: `(cn, lines of the entry)`.
+pub(super) const USERS: [(&str, &str); 13] = [
+    (
+        "ann",
+        "objectClass: posixAccount\nobjectClass: inetLocalMailRecipient\nuid: Ann\nmail: ann@example.org\n\
+         uidNumber: 20001\ngidNumber: 20002\nhomeDirectory: homes/ann\nmailHost: node1\nemployeeNumber: 5000000\n\
+         employeeType: active\nuserPassword: {SSHA}PfB9rFV/7lZGreagTN7g5YV70Wiw9Rjk",
+    ),
+    (
+        "bob",
+        "uid: bob\nuserPassword: {CRYPT}$6$abcdefgh$rduPrailSmGoILgUrwVVTCqJLXAG9arLaqqXqs.IPJHeiU18IM8TV/p4Dsn6CyEZl3afRwCX0seqZB2sDhVMA0",
+    ),
+    ("twin1", "uid: twin\nuserPassword: secret"),
+    ("twin2", "uid: twin\nuserPassword: secret"),
+    ("triplet", "uid: Twin\nuserPassword: secret"),
+    (
+        "gone",
+        "uid: gone\nemployeeType: NoAccess\nuserPassword: secret",
+    ),
+    (
+        "odd",
+        "uid: odd\nemployeeType: sleeping\nuserPassword: secret",
+    ),
+    ("star", "uid: a*b)(uid=\\\nuserPassword: secret"),
+    // "Zoë O'Neil", and the password "pässword \"with\" \\ all, sorts * of ) things".
+    (
+        "zoe",
+        "uid:: Wm/DqyBPJ05laWw=\nuserPassword:: cMOkc3N3b3JkICJ3aXRoIiBcIGFsbCwgc29ydHMgKiBvZiApIHRoaW5ncw==",
+    ),
+    (
+        "big",
+        "objectClass: posixAccount\nuid: big\nuidNumber: 1\ngidNumber: 1\nhomeDirectory: /\nuserPassword: secret",
+    ),
+    ("locked", "uid: locked\nuserPassword: {CRYPT}!"),
+    ("sasl", "uid: sasl\nuserPassword: {SASL}sasl@EXAMPLE.ORG"),
+    ("none", "uid: none"),
+];
+
+impl Slapd {
+    /// A server with the sample tree, running.
+    pub(super) fn new() -> Self {
+        let mut slapd = Self::prepare();
+        slapd.start();
+        slapd
+    }
+
+    /// The same, but not started.
+    pub(super) fn prepare() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let slapd = Self {
+            address: own_address(),
+            folder,
+            child: None,
+        };
+        fs::create_dir(slapd.path("db")).unwrap();
+        fs::write(slapd.path("slapd.conf"), slapd.configuration("")).unwrap();
+        fs::write(slapd.path("tree.ldif"), tree()).unwrap();
+        let loaded = Command::new("/usr/sbin/slapadd")
+            .args(["-q", "-f"])
+            .arg(slapd.path("slapd.conf"))
+            .arg("-l")
+            .arg(slapd.path("tree.ldif"))
+            .output()
+            .expect("slapd must be installed");
+        assert!(loaded.status.success(), "{loaded:?}");
+        slapd
+    }
+
+    /// One with TLS, by a certificate for `name` or else for its address; returns it with the file of its authority.
+    pub(super) fn with_tls(name: Option<&str>) -> (Self, PathBuf) {
+        let mut slapd = Self::prepare();
+        let name = name.map_or_else(|| slapd.address.to_string(), ToOwned::to_owned);
+        let (ca, cert, key) = make_certificate(&name);
+        for (file, content) in [("ca.pem", ca), ("cert.pem", cert), ("key.pem", key)] {
+            fs::write(slapd.path(file), content).unwrap();
+        }
+        let folder = slapd.folder.path().display();
+        let configuration = slapd.configuration(&format!(
+            "TLSCACertificateFile {folder}/ca.pem\nTLSCertificateFile {folder}/cert.pem\nTLSCertificateKeyFile {folder}/key.pem\n",
+        ));
+        fs::write(slapd.path("slapd.conf"), configuration).unwrap();
+        slapd.start();
+        let authority = slapd.path("ca.pem");
+        (slapd, authority)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn configuration(&self, more: &str) -> String {
+        let folder = self.folder.path().display();
+        let schemas = ["core", "cosine", "nis", "inetorgperson", "misc"]
+            .map(|name| format!("include /etc/ldap/schema/{name}.schema\n"))
+            .concat();
+        format!(
+            "{schemas}pidfile {folder}/pid\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\n{more}\
+             database mdb\nsuffix {BASE}\nrootdn {ADMIN}\nrootpw admin\ndirectory {folder}/db\ndbnosync\n\
+             index uid,mail eq\n\
+             access to dn.exact=\"cn=none,{PEOPLE}\" attrs=userPassword by anonymous auth by * none\n\
+             access to attrs=userPassword by dn.exact=\"{READER}\" read by anonymous auth by * none\n\
+             access to * by dn.exact=\"{READER}\" read by anonymous auth by * none\n"
+        )
+    }
+
+    pub(super) fn uri(&self) -> String {
+        format!("ldap://{}:{PORT}", self.address)
+    }
+
+    pub(super) fn ldaps_uri(&self) -> String {
+        format!("ldaps://{}:{TLS_PORT}", self.address)
+    }
+
+    /// Starts it and waits until it listens.
+    pub(super) fn start(&mut self) {
+        let child = Command::new("/usr/sbin/slapd")
+            .args(["-d", "0", "-f"])
+            .arg(self.path("slapd.conf"))
+            .args(["-h", &format!("{} {}", self.uri(), self.ldaps_uri())])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("slapd must be installed");
+        let child = self.child.insert(child);
+        let patience = Instant::now() + PATIENCE;
+        while TcpStream::connect((self.address, PORT)).is_err() {
+            assert_eq!(child.try_wait().unwrap(), None, "slapd ended");
+            assert!(Instant::now() < patience, "slapd does not listen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Kills it, without a chance to say anything.
+    pub(super) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Stops it in the middle of whatever it does.
+    pub(super) fn freeze(&self) {
+        self.signal(Signal::STOP);
+        // The signal is only on its way: a thread that runs on another core may still answer.
+        let patience = Instant::now() + PATIENCE;
+        while !self.is_frozen() {
+            assert!(Instant::now() < patience, "slapd does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether every thread is in the state `T` (stopped), which stands behind the name in parentheses.
+    fn is_frozen(&self) -> bool {
+        let threads = format!("/proc/{}/task", self.child.as_ref().unwrap().id());
+        fs::read_dir(threads).unwrap().all(|thread| {
+            let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        })
+    }
+
+    pub(super) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(self.child.as_ref().unwrap());
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Replaces one attribute of a user.
+    pub(super) async fn replace(&self, cn: &str, attribute: &str, value: &str) {
+        let change = Mod::Replace(attribute, HashSet::from([value]));
+        let mut admin = self.admin().await;
+        let done = admin.modify(&dn(cn), vec![change]).await.unwrap();
+        done.success().unwrap();
+    }
+
+    /// Gives a user another DN.
+    pub(super) async fn rename(&self, cn: &str, to: &str) {
+        let mut admin = self.admin().await;
+        let (dn, rdn) = (dn(cn), format!("cn={to}"));
+        let renamed = admin.modifydn(&dn, &rdn, true, None).await.unwrap();
+        renamed.success().unwrap();
+    }
+
+    async fn admin(&self) -> ldap3::Ldap {
+        let (driver, mut ldap) = LdapConnAsync::new(&self.uri()).await.unwrap();
+        Tasks::new().spawn("admin", async move {
+            driver.drive().await.unwrap();
+        });
+        let bound = ldap.simple_bind(ADMIN, "admin").await.unwrap();
+        bound.success().unwrap();
+        ldap
+    }
+}
+
+impl Drop for Slapd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A loopback address for one server: a port that was free a moment ago may be somebody else's now.
+fn own_address() -> Ipv4Addr {
+    static SERVERS: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let server = SERVERS.fetch_add(1, Ordering::Relaxed);
+    Ipv4Addr::new(127, 64 | (high & 63), low, server)
+}
+
+pub(super) fn dn(cn: &str) -> String {
+    format!("cn={cn},{PEOPLE}")
+}
+
+fn tree() -> String {
+    let mut tree = format!(
+        "dn: {BASE}\nobjectClass: dcObject\nobjectClass: organization\no: x\n\n\
+         dn: {PEOPLE}\nobjectClass: organizationalUnit\n\n\
+         dn: {READER}\nobjectClass: organizationalRole\nobjectClass: simpleSecurityObject\nuserPassword: {READER_PASSWORD}\n\n\
+         dn: ou=elsewhere,{PEOPLE}\nobjectClass: referral\nobjectClass: extensibleObject\nref: ldap://127.0.0.1:1/{BASE}\n\n"
+    );
+    for (cn, lines) in USERS {
+        write!(
+            tree,
+            "dn: {}\nobjectClass: inetOrgPerson\n{lines}\nsn: x\n\n",
+            dn(cn)
+        )
+        .unwrap();
+    }
+    tree
+}
+
+/// An authority's certificate, one it signed for `name`, and the key of that.
+fn make_certificate(name: &str) -> (String, String, String) {
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_key = KeyPair::generate().unwrap();
+    let ca_pem = pem("CERTIFICATE", ca.self_signed(&ca_key).unwrap().der());
+    let issuer = Issuer::new(ca, ca_key);
+    let key = KeyPair::generate().unwrap();
+    let server = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let server_pem = pem(
+        "CERTIFICATE",
+        server.signed_by(&key, &issuer).unwrap().der(),
+    );
+    (ca_pem, server_pem, pem("PRIVATE KEY", &key.serialize_der()))
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<_> = text
+        .as_bytes()
+        .chunks(64)
+        .map(String::from_utf8_lossy)
+        .collect();
+    format!(
+        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+        lines.join("\n")
+    )
+}
