@@ -69,8 +69,14 @@ fn uids_and_homes_out_of_bounds_are_refused() {
                 "{kind:?} {user:?}: {reply:?}"
             );
             eventually("both sides have logged it", || {
-                let field = format!("account={}", user.name);
-                cluster.node_log("n1").contains(&field) && cluster.front_log().contains(&field)
+                let node = cluster.node_log("n1").lines().any(|line| {
+                    line.contains("session refused")
+                        && line.contains(&format!("account={} ", user.name))
+                });
+                let front = cluster.front_log().lines().any(|line| {
+                    line.contains("login failed") && line.contains(&format!("login={} ", user.name))
+                });
+                node && front
             });
         }
         assert!(

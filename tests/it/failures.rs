@@ -65,17 +65,23 @@ fn wrong_master_password() {
     only_that_node(NodeSpec::new("n1", Kind::Login).wrong_master_password());
 }
 
-/// Dovecot accepts the login or the socket, and fails when it opens the mailbox.
-const NO_MAILBOX: &str = "mail_location = maildir:/proc/nowhere/%u";
-
+/// Dovecot takes the password and then does not want the user: `OK Logged in, but initialization failed`, and BYE.
 #[test]
 fn dovecot_refuses_late_at_a_login() {
-    only_that_node(NodeSpec::new("n1", Kind::Login).dovecot(NO_MAILBOX));
+    let node = NodeSpec::new("n1", Kind::Login).dovecot("first_valid_uid = 30000");
+    only_that_node(node);
 }
 
+/// Dovecot takes the socket and then does not want the user, or can't open the mailbox.
 #[test]
 fn dovecot_refuses_late_with_a_socket() {
-    only_that_node(NodeSpec::new("n1", Kind::ImapMaster).dovecot(NO_MAILBOX));
+    for settings in [
+        "first_valid_uid = 30000",
+        "mail_location = no-such-format:~/Mail",
+        "mail_plugins = no-such-plugin",
+    ] {
+        only_that_node(NodeSpec::new("n1", Kind::ImapMaster).dovecot(settings));
+    }
 }
 
 #[test]

@@ -116,6 +116,7 @@ fn the_session_id_leads_from_our_log_to_dovecots() {
     for user in [&ann, &bob] {
         let mut client = Client::logged_in(&cluster, Channel::Implicit, user);
         client.command("LOGOUT").ok();
+        drop(client);
         eventually("the session's line", || {
             cluster.sessions(&user.name).len() == 1
         });

@@ -9,6 +9,7 @@
 //! | `accounts` | who is served: added while running, many uids, uids and homes that are refused |
 //! | `failures` | what a client hears when a node or the directory is away, silent, or does not trust us |
 //! | `logins` | every way to log in, on every channel, at every kind of node |
+//! | `outside` | metrics, health, and what a stranger at a link port sees |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
 //! | `sessions` | after login it is bytes: large messages, IDLE, early commands, half-closed connections |
 //! | `single` | one machine without LDAP |
@@ -28,6 +29,7 @@ mod client;
 mod failures;
 mod lab;
 mod logins;
+mod outside;
 mod refusals;
 mod sessions;
 mod single;

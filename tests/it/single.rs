@@ -62,6 +62,7 @@ fn an_alias_is_the_account() {
         .login(Method::Login, "ann@example.org", &ann.password)
         .ok();
     client.command("LOGOUT").ok();
+    drop(client);
     eventually("the session is the account's", || {
         cluster.sessions("ann").len() == 1
     });

@@ -404,6 +404,18 @@ impl Cluster {
         SocketAddr::from((self.ip, 1993))
     }
 
+    /// The front's HTTP.
+    pub(crate) fn front_admin(&self) -> SocketAddr {
+        SocketAddr::from((self.ip, 9143))
+    }
+
+    /// Where a node listens for links over TCP.
+    pub(crate) fn link_address(&self, name: &str) -> SocketAddr {
+        let index = self.nodes.iter().position(|node| node.name == name);
+        let index = u16::try_from(index.unwrap()).unwrap();
+        SocketAddr::from((self.ip, 7143 + index))
+    }
+
     /// What a client needs to trust the front.
     pub(crate) fn trust(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.trust)
@@ -670,7 +682,7 @@ impl Cluster {
                 .each_ref()
                 .map(String::as_str),
         );
-        wait_until_ready(&mut front, SocketAddr::from((self.ip, 9143)));
+        wait_until_ready(&mut front, self.front_admin());
         self.front = Some(front);
     }
 

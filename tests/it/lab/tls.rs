@@ -3,23 +3,28 @@
 use std::{fs, net::Ipv4Addr, path::Path, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
 
 /// Writes `ca.pem`, `server.pem` and `server.key` (mode 0600) to `dir`; returns what a client needs.
 pub(crate) fn write(dir: &Path, address: Ipv4Addr) -> Arc<ClientConfig> {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // OpenSSL takes a certificate whose issuer and subject have one name for self-signed.
+    authority
+        .distinguished_name
+        .push(DnType::CommonName, "authority of a test");
     let authority_key = KeyPair::generate().unwrap();
     let root = authority.self_signed(&authority_key).unwrap();
     let issuer = Issuer::new(authority, authority_key);
 
     let key = KeyPair::generate().unwrap();
     let names = vec!["localhost".to_owned(), address.to_string()];
-    let server = CertificateParams::new(names)
-        .unwrap()
-        .signed_by(&key, &issuer)
-        .unwrap();
+    let mut server = CertificateParams::new(names).unwrap();
+    server
+        .distinguished_name
+        .push(DnType::CommonName, "localhost");
+    let server = server.signed_by(&key, &issuer).unwrap();
 
     fs::write(dir.join("ca.pem"), pem("CERTIFICATE", root.der())).unwrap();
     fs::write(dir.join("server.pem"), pem("CERTIFICATE", server.der())).unwrap();
