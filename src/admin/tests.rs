@@ -31,7 +31,7 @@ impl Server {
         let metrics = Metrics::new().unwrap();
         let tasks = Tasks::new();
         let serving = serve(listener, metrics.clone(), readiness, tasks.clone());
-        tasks.spawn("admin", serving);
+        tasks.background("admin", serving);
         Self {
             address,
             metrics,

@@ -396,7 +396,7 @@ fn files_are_read_and_checked() {
             "/etc/pigeonair/privkey.pem",
             "/etc/pigeonair/master.password",
             &[
-                "proxy.tls.key: cannot read a private key from /etc/pigeonair/master.password: no items found",
+                "proxy.tls.key: /etc/pigeonair/master.password does not hold a private key in PEM",
             ],
         ),
         (
