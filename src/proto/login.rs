@@ -28,6 +28,7 @@ use super::{
     encode::{self, ClientId, EncodeError},
     link::Refusal,
     reply::{self, Reader, Reply, ReplyError, Status},
+    sasl,
 };
 use crate::{names::AccountName, secret::Secret};
 
@@ -96,7 +97,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Will log in as `account` with the master user's password and tell the server who the client is.
+    /// Will log in as `account` with the master user's password and tell the server who the client is. Neither `master` nor
+    /// `password` holds a NUL.
     ///
     /// # Errors
     ///
@@ -113,7 +115,7 @@ impl Client {
             replies: Reader::new(),
             state: State::Greeting,
             id: command,
-            response: Some(encode::plain(account, master, password)?),
+            response: Some(sasl::plain_initial(account.as_str(), master, password)),
             capabilities: None,
         })
     }
