@@ -395,15 +395,13 @@ fn files_are_read_and_checked() {
         (
             "/etc/pigeonair/privkey.pem",
             "/etc/pigeonair/master.password",
-            &[
-                "proxy.tls.key: /etc/pigeonair/master.password does not hold a private key in PEM",
-            ],
+            &["proxy.tls.key: /etc/pigeonair/master.password does not hold a private key in PEM"],
         ),
         (
             "/etc/pigeonair/privkey.pem",
             "/etc/pigeonair/other.pem",
             &[
-                "proxy.tls.key: cannot use this key with this certificate: keys may not be consistent: KeyMismatch",
+                "proxy.tls.key: certificate and key do not fit: keys may not be consistent: KeyMismatch",
             ],
         ),
         (
