@@ -1,7 +1,7 @@
 //! Handing a session to the real server of this node.
 //!
 //! Two kinds, both for IMAP. For each session: the context is checked against the node's own bounds, the session is
-//! counted ([`sessions`]), the home is opened or made ([`home`]), the real server gets it ([`login`], [`imap_master`]), and the
+//! counted (`sessions`), the home is opened or made (`home`), the real server gets it (`login`, `imap_master`), and the
 //! verdict goes to the front.
 //!
 //! | kind | the real server gets | then | verdict written by | log of the real server |

@@ -10,7 +10,7 @@
 //!
 //! Nothing here decides what is sent; it does no I/O. Limits: none of its own, since names, ids and homes have theirs.
 //! On failure, an [`EncodeError`] before anything was written. For each encoder there is a decoder, compiled for tests and
-//! fuzzing only, and [`property`], which decodes what was encoded.
+//! fuzzing only, and `property`, which decodes what was encoded.
 
 use std::net::SocketAddr;
 

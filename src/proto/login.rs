@@ -17,7 +17,7 @@
 //! master user's password is the node's own; the user's never comes here. Octets behind the last reply stay in the input:
 //! they are the session's. Deadlines and the end of the stream are the driver's.
 //!
-//! Limits: those of [`reply`](super::reply). RFC 3501 and RFC 9051, 6.2.2; RFC 2971; RFC 5530.
+//! Limits: those of `reply`. RFC 3501 and RFC 9051, 6.2.2; RFC 2971; RFC 5530.
 //!
 //! On failure the error says whose it is: a refused master login is this node's misconfiguration, which no client may hear as a
 //! wrong password.
