@@ -109,67 +109,51 @@ async fn serve_front(front: Front, admin: Option<SocketAddr>) -> Result<(), AppE
         directory,
         nodes,
     } = front;
-    let (metrics, tasks) = (Metrics::new().map_err(AppError::Metrics)?, Tasks::new());
-    let mut signals = Signals::new()?;
+    let process = Process::new()?;
+    let Process { metrics, tasks, .. } = &process;
     let limit = Arc::new(Semaphore::new(connections(settings.max_connections)));
-    let mut sockets = Vec::new();
-    for listener in &settings.listeners {
-        sockets.push((bind(listener.address)?, *listener));
-    }
+    let listeners = settings.listeners.clone();
+    let sockets = listeners
+        .iter()
+        .map(|listener| bind(listener.address))
+        .collect::<Result<Vec<_>, _>>()?;
     let admin = admin.map(bind).transpose()?;
-    let tls = settings
-        .tls
-        .as_ref()
-        .map(tls::server_config)
-        .transpose()
-        .map_err(AppError::Tls)?;
     let directory =
         Directory::start(directory, metrics.clone(), tasks.clone()).map_err(AppError::Directory)?;
     let dialer = Dialer::new(&nodes, settings.dial, metrics.clone(), tasks.clone())
         .map_err(AppError::Link)?;
-    let (drain, relay) = (settings.drain_timeout, settings.relay);
+    let drain = settings.drain_timeout;
     let proxy = Proxy::new(proxy::Parts {
-        settings,
-        tls,
+        tls: settings
+            .tls
+            .as_ref()
+            .map(tls::server_config)
+            .transpose()
+            .map_err(AppError::Tls)?,
         directory: directory.clone(),
         nodes: Nodes::new(&nodes),
-        dialer: dialer.clone(),
-        relay: Relay::new(relay, metrics.clone(), tasks.clone()),
+        dialer,
+        relay: Relay::new(settings.relay, metrics.clone(), tasks.clone()),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
+        settings,
     });
-    for (socket, listener) in sockets {
+    for (socket, listener) in sockets.into_iter().zip(listeners) {
         tracing::info!(address = %listener.address, protocol = listener.protocol.as_str(), "listening");
         tasks.spawn(
             "listener",
             proxy.clone().listen(socket, listener, Arc::clone(&limit)),
         );
     }
-    if let Some(socket) = admin {
-        let stopping = tasks.clone();
-        let ready = move || {
-            let (directory, stopping) = (directory.clone(), stopping.clone());
-            async move {
-                let mut reasons = Vec::new();
-                if stopping.is_stopping() {
-                    reasons.push("stopping".to_owned());
-                }
-                if !directory.is_reachable().await {
-                    reasons.push("directory is not reachable".to_owned());
-                }
-                reasons
-            }
-        };
-        tasks.background(
-            "admin",
-            admin::serve(socket, metrics.clone(), ready, tasks.clone()),
-        );
-    }
+    process.answer(admin, move || {
+        let directory = directory.clone();
+        async move {
+            let reachable = directory.is_reachable().await;
+            (!reachable).then(|| "directory is not reachable".to_owned())
+        }
+    });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "front is up");
-    signals.first().await;
-    tasks.stop();
-    dialer.close_ready();
-    wind_down(&tasks, drain, signals).await;
+    process.run(drain).await;
     Ok(())
 }
 
@@ -177,22 +161,22 @@ async fn serve_node(
     settings: acceptor::Settings,
     admin: Option<SocketAddr>,
 ) -> Result<(), AppError> {
-    let (metrics, tasks) = (Metrics::new().map_err(AppError::Metrics)?, Tasks::new());
-    let mut signals = Signals::new()?;
+    let process = Process::new()?;
+    let Process { metrics, tasks, .. } = &process;
     net::raise_descriptor_limit();
-    let mut sockets = Vec::new();
-    for listener in &settings.listeners {
-        sockets.push(Socket::bind(listener)?);
-    }
+    let sockets = settings
+        .listeners
+        .iter()
+        .map(Socket::bind)
+        .collect::<Result<Vec<_>, _>>()?;
     let admin = admin.map(bind).transpose()?;
-    let handover =
-        Handover::new(settings.handover, metrics.clone(), &tasks).map_err(AppError::Handover)?;
     let name = settings.admit.node.clone();
     let acceptor = Acceptor::new(acceptor::Parts {
         from: settings.from,
         peers: settings.peers,
         admitter: Admitter::new(settings.admit, metrics.clone()).map_err(AppError::Link)?,
-        handover,
+        handover: Handover::new(settings.handover, metrics.clone(), tasks)
+            .map_err(AppError::Handover)?,
         relay: Relay::new(settings.relay, metrics.clone(), tasks.clone()),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
@@ -204,27 +188,74 @@ async fn serve_node(
             Socket::Unix(socket) => tasks.spawn("listener", acceptor.listen_unix(socket)),
         };
     }
-    if let Some(socket) = admin {
-        let stopping = tasks.clone();
-        let ready = move || {
-            let stopping = stopping.is_stopping();
-            async move {
-                if stopping {
-                    vec!["stopping".to_owned()]
-                } else {
-                    Vec::new()
-                }
-            }
-        };
-        tasks.background(
-            "admin",
-            admin::serve(socket, metrics.clone(), ready, tasks.clone()),
-        );
-    }
+    process.answer(admin, || std::future::ready(None));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %name, "node is up");
-    signals.first().await;
-    wind_down(&tasks, settings.drain_timeout, signals).await;
+    process.run(settings.drain_timeout).await;
     Ok(())
+}
+
+/// What front and node have in common.
+struct Process {
+    metrics: Metrics,
+    tasks: Tasks,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Process {
+    fn new() -> Result<Self, AppError> {
+        Ok(Self {
+            metrics: Metrics::new().map_err(AppError::Metrics)?,
+            tasks: Tasks::new(),
+            interrupt: signal(SignalKind::interrupt()).map_err(AppError::Runtime)?,
+            terminate: signal(SignalKind::terminate()).map_err(AppError::Runtime)?,
+        })
+    }
+
+    /// Answers monitors: not ready while it stops, or for what `trouble` says.
+    fn answer<F>(
+        &self,
+        socket: Option<TcpListener>,
+        trouble: impl Fn() -> F + Clone + Send + Sync + 'static,
+    ) where
+        F: Future<Output = Option<String>> + Send + 'static,
+    {
+        let Some(socket) = socket else { return };
+        let tasks = self.tasks.clone();
+        let readiness = move || {
+            let stopping = tasks.is_stopping().then(|| "stopping".to_owned());
+            let trouble = trouble();
+            async move { stopping.into_iter().chain(trouble.await).collect() }
+        };
+        let answers = admin::serve(socket, self.metrics.clone(), readiness, self.tasks.clone());
+        self.tasks.background("admin", answers);
+    }
+
+    /// Runs until a signal; then stops accepting, waits for sessions and closes those that are left. A second signal
+    /// cuts the wait short.
+    async fn run(mut self, drain: Duration) {
+        self.signal().await;
+        self.tasks.stop();
+        tracing::info!(
+            tasks = self.tasks.len(),
+            limit_s = drain.as_secs(),
+            "stopping"
+        );
+        let tasks = self.tasks.clone();
+        let cut = tokio::select! {
+            cut = tasks.drain(drain) => cut,
+            () = self.signal() => tasks.drain(Duration::ZERO).await,
+        };
+        tracing::info!(cut, "stopped");
+    }
+
+    /// Ends at SIGINT or SIGTERM.
+    async fn signal(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// A listening socket for links.
@@ -275,44 +306,4 @@ fn connections(configured: usize) -> usize {
         );
     }
     configured.min(possible)
-}
-
-/// The signals that end a process.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, AppError> {
-        let interrupt = signal(SignalKind::interrupt()).map_err(AppError::Runtime)?;
-        let terminate = signal(SignalKind::terminate()).map_err(AppError::Runtime)?;
-        Ok(Self {
-            interrupt,
-            terminate,
-        })
-    }
-
-    /// Ends at the first of them.
-    async fn first(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
-/// Stops accepting, waits for sessions, closes those that are left; a second signal cuts the wait short.
-async fn wind_down(tasks: &Tasks, limit: Duration, mut signals: Signals) {
-    tracing::info!(
-        sessions = tasks.len(),
-        limit_s = limit.as_secs(),
-        "stopping"
-    );
-    tasks.stop();
-    let left = tokio::select! {
-        left = tasks.drain(limit) => left,
-        () = signals.first() => tasks.drain(Duration::ZERO).await,
-    };
-    tracing::info!(cut = left, "stopped");
 }

@@ -31,7 +31,7 @@
 //! main -> cli -> app -> config -> admin, log  start-up, commands, wiring, drain
 //! proxy   acceptor                            the stories; each `serve` reads top to bottom
 //! link    relay   handover                    dial / admit; splice or copy; start a real server
-//! net   outcome   nodes   directory           sockets and TLS; how it ended; homes; accounts
+//! net   outcome   directory   nodes           sockets and TLS; how it ended; accounts; homes
 //! proto                                       protocols as bytes in, events and bytes out
 //! names   secret   metrics   tasks            words that cannot be invalid; secrets; counters; tasks
 //! ```

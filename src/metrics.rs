@@ -7,8 +7,8 @@
 use std::sync::atomic::AtomicU64;
 
 use prometheus::{
-    Encoder as _, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// Tasks that ended by panicking. A process-wide cell, since the guard that counts runs while a task unwinds.
@@ -59,79 +59,70 @@ impl Metrics {
     /// # Errors
     ///
     /// Only if two counters share a name, which a test rules out.
+    #[allow(clippy::too_many_lines, reason = "one entry for each counter")]
     pub fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new_custom(Some("pigeonair".to_owned()), None)?;
-        let counters =
-            |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
-                let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
-                registry.register(Box::new(counter.clone()))?;
-                Ok(counter)
-            };
-        let gauges =
-            |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
-                let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
-                registry.register(Box::new(gauge.clone()))?;
-                Ok(gauge)
-            };
-        let connections_open =
-            IntGauge::new("connections_open", "Client connections, logged in or not.")?;
-        registry.register(Box::new(connections_open.clone()))?;
-        let panics = IntCounter::new("panics_total", "Tasks that ended by panicking.")?;
-        registry.register(Box::new(panics.clone()))?;
-        let build_info = GaugeVec::new(
-            Opts::new("build_info", "The running version; always 1."),
-            &["version"],
-        )?;
-        registry.register(Box::new(build_info.clone()))?;
-        build_info
+        let new = Registrar(Registry::new_custom(Some("pigeonair".to_owned()), None)?);
+        new.gauges("build_info", "The running version; always 1.", &["version"])?
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
-            .set(1.0);
-        let stage_seconds = HistogramVec::new(
-            HistogramOpts::new("stage_seconds", "Time spent in each stage of a login.")
-                .buckets(STAGE_BUCKETS.to_vec()),
-            &["stage"],
-        )?;
-        registry.register(Box::new(stage_seconds.clone()))?;
+            .set(1);
         Ok(Self {
-            sessions: counters(
+            sessions: new.counters(
                 "sessions_total",
                 "Finished client sessions.",
                 &["protocol", "outcome"],
             )?,
-            sessions_open: gauges("sessions_open", "Sessions being served.", &["protocol"])?,
-            logins: counters("logins_total", "Login attempts.", &["protocol", "result"])?,
-            connections_open,
-            connections_shed: counters(
+            logins: new.counters("logins_total", "Login attempts.", &["protocol", "result"])?,
+            sessions_open: new.gauges("sessions_open", "Sessions being served.", &["protocol"])?,
+            connections_open: new.add(IntGauge::new(
+                "connections_open",
+                "Client connections, logged in or not.",
+            )?)?,
+            connections_shed: new.counters(
                 "connections_shed_total",
                 "Connections closed unserved.",
                 &["reason"],
             )?,
-            stage_seconds,
-            relay_bytes: counters(
+            stage_seconds: new.histogram(
+                "stage_seconds",
+                "Time spent in each stage of a login.",
+                &["stage"],
+            )?,
+            relay_bytes: new.counters(
                 "relay_bytes_total",
                 "Octets relayed.",
                 &["direction", "mode"],
             )?,
-            directory_lookups: counters(
+            directory_lookups: new.counters(
                 "directory_lookups_total",
                 "Questions to the directory.",
                 &["result"],
             )?,
-            directory_cache: counters(
+            directory_cache: new.counters(
                 "directory_cache_total",
                 "Answers from the cache or not.",
                 &["result"],
             )?,
-            node_connects: counters("node_connects_total", "Links dialled.", &["node", "result"])?,
-            handshakes: counters("handshakes_total", "Link handshakes.", &["side", "result"])?,
-            links_ready: gauges("links_ready", "Links proven ahead and waiting.", &["node"])?,
-            handovers: counters(
+            node_connects: new.counters(
+                "node_connects_total",
+                "Links dialled.",
+                &["node", "result"],
+            )?,
+            handshakes: new.counters(
+                "handshakes_total",
+                "Link handshakes.",
+                &["side", "result"],
+            )?,
+            links_ready: new.gauges("links_ready", "Links proven ahead and waiting.", &["node"])?,
+            handovers: new.counters(
                 "handovers_total",
                 "Sessions handed to the real server.",
                 &["kind", "result"],
             )?,
-            panics,
-            registry,
+            panics: new.add(IntCounter::new(
+                "panics_total",
+                "Tasks that ended by panicking.",
+            )?)?,
+            registry: new.0,
         })
     }
 
@@ -148,6 +139,44 @@ impl Metrics {
             text.clear();
         }
         String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+/// Makes counters that are scraped.
+struct Registrar(Registry);
+
+impl Registrar {
+    fn add<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, prometheus::Error> {
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<HistogramVec, prometheus::Error> {
+        let options = HistogramOpts::new(name, help).buckets(STAGE_BUCKETS.to_vec());
+        self.add(HistogramVec::new(options, labels)?)
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Secret(Zeroizing<Vec<u8>>);
 
 /// The key that the two ends of a link share.
 #[derive(Clone)]
-pub struct Key(Zeroizing<[u8; Key::BYTES]>);
+pub struct Key(Zeroizing<[u8; Self::BYTES]>);
 
 /// Why a secret file was not taken.
 #[derive(Debug, thiserror::Error)]

@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use crate::{
-    handover::{Handed, Handover, SessionGuard},
+    handover::{Handed, Handover, Refused, SessionGuard},
     link::{Admitted, Admitter},
     metrics::Metrics,
     names::KeyId,
@@ -105,11 +105,9 @@ impl Acceptor {
                 }
                 let (acceptor, quiet) = (self.clone(), Arc::clone(&quiet));
                 tasks.spawn("link", async move {
-                    if crate::net::tune(&stream).is_ok() {
-                        acceptor
-                            .serve(Stream::Tcp(stream), tls, Some(client), &quiet)
-                            .await;
-                    }
+                    acceptor
+                        .serve(Stream::Tcp(stream), tls, Some(client), &quiet)
+                        .await;
                     drop(permit);
                 });
             },
@@ -194,17 +192,7 @@ impl Acceptor {
                     tasks.spawn("session", self.relay(Box::new(relayed)));
                 }
             }
-            Err(refused) => {
-                tracing::error!(
-                    session = %context.session,
-                    account = context.account.as_str(),
-                    client = %context.client,
-                    protocol = context.protocol.as_str(),
-                    key = %key_id,
-                    reason = chain(&refused),
-                    "session refused"
-                );
-            }
+            Err(refused) => refused_line(&context, &key_id, &refused),
         }
     }
 
@@ -282,6 +270,29 @@ fn line(context: &Context, key_id: &KeyId, outcome: &str, ended: Option<&Ended>,
         duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "session ended"
     );
+}
+
+/// The line of a session that was not handed over: its account's own limit is no trouble of ours.
+fn refused_line(context: &Context, key_id: &KeyId, refused: &Refused) {
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                session = %context.session,
+                account = context.account.as_str(),
+                client = %context.client,
+                local = %context.local,
+                protocol = context.protocol.as_str(),
+                key = %key_id,
+                outcome = "refused",
+                reason = chain(refused),
+                "session ended"
+            )
+        };
+    }
+    match refused {
+        Refused::Limit(_) => line!(info),
+        _ => line!(error),
+    }
 }
 
 /// The address that stands for a peer in the log; processes on this machine are loopback.

@@ -31,7 +31,7 @@ impl Server {
         let metrics = Metrics::new().unwrap();
         let tasks = Tasks::new();
         let serving = serve(listener, metrics.clone(), readiness, tasks.clone());
-        tasks.spawn("admin", serving);
+        tasks.background("admin", serving);
         Self {
             address,
             metrics,
@@ -146,7 +146,9 @@ async fn the_silent_and_the_slow_are_let_go() {
 }
 
 #[tokio::test]
-async fn it_ends_when_told_to_stop() {
+async fn it_answers_through_a_drain_which_does_not_wait_for_it() {
     let server = Server::start().await;
+    server.tasks.stop();
+    assert!(server.get("/healthz").await.0.starts_with("HTTP/1.1 200"));
     assert_eq!(server.tasks.drain(Duration::from_secs(5)).await, 0);
 }

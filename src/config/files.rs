@@ -8,7 +8,6 @@
 //! would fail there.
 
 use std::{
-    error::Error,
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
@@ -18,6 +17,7 @@ use std::{
 use super::{form, section::Section};
 use crate::{
     net::tls,
+    outcome::chain,
     secret::{Key, Secret, SecretFileError},
 };
 
@@ -91,11 +91,7 @@ pub(super) fn authorities(
         && !bad
         && let Err(error) = tls::certificates(path)
     {
-        let error = chain(&error);
-        section.problem(
-            "ca_file",
-            format!("cannot read certificates from {}: {error}", path.display()),
-        );
+        section.problem("ca_file", chain(&error));
     }
     named
 }
@@ -146,16 +142,4 @@ pub(super) fn uid_of(user: &str, passwd: &Path) -> io::Result<Option<u32>> {
 fn taken<T>(section: &Section<'_>, name: &str, read: Result<T, SecretFileError>) -> Option<T> {
     read.map_err(|error| section.problem(name, chain(&error)))
         .ok()
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text.replace(char::is_control, " ")
 }

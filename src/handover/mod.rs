@@ -1,7 +1,7 @@
 //! Handing a session to the real server of this node.
 //!
 //! Two kinds, both for IMAP. For each session: the context is checked against the node's own bounds, the session is
-//! counted ([`sessions`]), the home is opened or made ([`home`]), the real server gets it ([`login`], [`imap_master`]), and the
+//! counted (`sessions`), the home is opened or made (`home`), the real server gets it (`login`, `imap_master`), and the
 //! verdict goes to the front.
 //!
 //! | kind | the real server gets | then | verdict written by | log of the real server |
@@ -20,7 +20,8 @@
 //! the real server. It trusts no name of the context: uid 0 is refused whatever the bounds say.
 //!
 //! Limits: `timeout` for all of it; `sessions_per_account`. On failure the front hears one of four words ([`Refused::refusal`])
-//! and the caller has the cause. When nobody knows whether Dovecot has the socket, it is shut down and the front sees the end of the stream.
+//! and the caller has the cause for the log. When nobody knows whether Dovecot has the socket, it is shut down and the
+//! front sees the end of the stream.
 
 mod home;
 mod imap_master;
@@ -47,6 +48,7 @@ use crate::{
     metrics::Metrics,
     names::{AccountName, Service},
     net::{Address, Stream},
+    outcome::chain,
     proto::{
         encode::EncodeError,
         link::{Context, Opening, Refusal, Verdict},
@@ -190,7 +192,7 @@ impl Refused {
         }
     }
 
-    /// Whether an operator must change something before any session of this node succeeds.
+    /// Whether an operator must change something before sessions of this node succeed: a log line of level error.
     pub const fn is_misconfiguration(&self) -> bool {
         matches!(
             self,
@@ -294,9 +296,6 @@ impl Handover {
             Err(Failed { refused, link }) => {
                 let refusal = refused.refusal();
                 count(result_label(refusal));
-                if refused.is_misconfiguration() {
-                    tracing::error!(kind = label, error = %chain(&refused), "no session can be handed over");
-                }
                 if let Some(mut link) = link {
                     let record = verdict(&Verdict::Refused(refusal));
                     // The front may be gone; the cause is told to the caller either way.
@@ -488,18 +487,6 @@ const fn result_label(refusal: Refusal) -> &'static str {
         Refusal::Limit => "limit",
         Refusal::Unavailable => "unavailable",
     }
-}
-
-/// An error and all its causes, as one text.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -26,12 +26,12 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     AdmitSettings,
     tls::{self, SetupError},
-    wire::{WireError, nonce, read_exactly, read_record, tune, write},
+    wire::{WireError, nonce, read_exactly, read_record, write},
 };
 use crate::{
     metrics::Metrics,
     names::{KeyId, Service},
-    net::Stream,
+    net::{self, Stream},
     proto::link::{
         Channel, Context, Verdict,
         node::{self, Keys, Node, Proven, VerdictSeal},
@@ -218,7 +218,7 @@ impl Inner {
     async fn secure(&self, stream: Stream, tls: bool) -> Result<(Stream, Channel), AdmitError> {
         match stream {
             Stream::Tcp(socket) => {
-                tune(&socket).map_err(|error| AdmitError::Closed(Some(error)))?;
+                net::tune(&socket, net::LINK).map_err(|error| AdmitError::Closed(Some(error)))?;
                 if tls {
                     Box::pin(self.accept_tls(socket)).await
                 } else {

@@ -16,8 +16,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::wire::tune;
-use crate::net::{Address, Stream};
+use crate::net::{self, Address, Stream};
 
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
@@ -40,7 +39,7 @@ pub(super) async fn connect(
                 .take(MAX_ADDRESSES)
                 .collect::<Vec<_>>();
             let socket = connect_any(&usable, source, end).await?;
-            tune(&socket)?;
+            net::tune(&socket, net::LINK)?;
             Ok(Stream::Tcp(socket))
         }
     }

@@ -1,4 +1,4 @@
-//! Records on a stream: read exactly, write whole; and what a link wants of its socket.
+//! Records on a stream: read exactly, write whole.
 //!
 //! No buffer stands between stream and reader: a header is read, then the body that it announces, and nothing else.
 //! No deadlines here, the halves set them. On failure: a [`WireError`] that says whether anything had come.
@@ -6,29 +6,14 @@
 use std::{
     io,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
     net::Stream,
     proto::link::record::{HEADER_BYTES, Kind, NONCE_BYTES, RecordError, body_len},
 };
-
-/// Silence on a connection before the kernel asks whether the peer is still there.
-const KEEPALIVE_TIME: Duration = Duration::from_secs(120);
-
-/// Between two such questions.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-
-/// Octets unacknowledged, or questions unanswered, for so long end the connection: longer than a switch takes to
-/// reboot, shorter than a user takes to give up.
-const USER_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Why no record came.
 #[derive(Debug)]
@@ -98,18 +83,6 @@ pub(super) fn nonce() -> Result<[u8; NONCE_BYTES], getrandom::Error> {
     let mut nonce = [0; NONCE_BYTES];
     getrandom::fill(&mut nonce)?;
     Ok(nonce)
-}
-
-/// Small records at once, and dead peers found out.
-pub(super) fn tune(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
-    let socket = SockRef::from(socket);
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(KEEPALIVE_TIME)
-            .with_interval(KEEPALIVE_INTERVAL),
-    )?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
 /// Ready when the peer of a waiting link has closed it, or said something, which it must not: the link is over.

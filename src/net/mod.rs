@@ -20,25 +20,42 @@ use std::{io, time::Duration};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// Silence before the kernel asks whether the peer is alive.
-const KEEPALIVE_TIME: Duration = Duration::from_secs(300);
-/// Between such questions.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
-/// How long octets or questions may stay unacknowledged: a phone may sleep through a minute, not through five.
-const USER_TIMEOUT: Duration = Duration::from_secs(300);
+/// When a silent peer is taken for dead.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Silence before the kernel asks whether the peer is there.
+    idle: Duration,
+    /// Between such questions.
+    interval: Duration,
+    /// How long octets or questions may stay unacknowledged.
+    unanswered: Duration,
+}
+
+/// For clients: a phone may sleep through a minute, not through five.
+pub const CLIENT: Patience = Patience {
+    idle: Duration::from_secs(300),
+    interval: Duration::from_secs(60),
+    unanswered: Duration::from_secs(300),
+};
+
+/// For links: longer than a switch takes to reboot, shorter than a user takes to give up.
+pub const LINK: Patience = Patience {
+    idle: Duration::from_secs(120),
+    interval: Duration::from_secs(30),
+    unanswered: Duration::from_secs(180),
+};
 
 /// Sets what every TCP connection of ours has: no Nagle delay, keepalive, and an end to unacknowledged octets.
 ///
 /// # Errors
 ///
 /// When the peer has reset the connection already.
-pub fn tune(stream: &TcpStream) -> io::Result<()> {
+pub fn tune(stream: &TcpStream, patience: Patience) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(KEEPALIVE_TIME)
-            .with_interval(KEEPALIVE_INTERVAL),
-    )?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    let keepalive = TcpKeepalive::new()
+        .with_time(patience.idle)
+        .with_interval(patience.interval);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(patience.unanswered))
 }

@@ -42,8 +42,8 @@ pub enum TlsError {
         source: rustls_pki_types::pem::Error,
     },
     /// The key file is missing, too open, or too large.
-    #[error("cannot use the private key")]
-    KeyFile(#[source] SecretFileError),
+    #[error(transparent)]
+    KeyFile(SecretFileError),
     /// The key file does not hold a private key in PEM.
     #[error("{path} does not hold a private key in PEM")]
     Key {

@@ -3,7 +3,6 @@
 //! | form | encoder | how a value is kept a value |
 //! | --- | --- | --- |
 //! | IMAP `ID` argument (RFC 2971) | [`imap_id`] | quoted string; `"` and `\` escaped, all but printable ASCII refused |
-//! | SASL PLAIN message (RFC 4616), as base64 | [`plain`] | NUL separates, so a NUL is refused |
 //! | Dovecot's `imap-master` request | [`ImapMaster::line`] | tab-escaped; values inside `userdb_fields` twice; octets as base64 |
 //!
 //! The second escaping matters: Dovecot takes a field of `userdb_fields` that it does not know as a setting, so a tab in
@@ -11,18 +10,15 @@
 //!
 //! Nothing here decides what is sent; it does no I/O. Limits: none of its own, since names, ids and homes have theirs.
 //! On failure, an [`EncodeError`] before anything was written. For each encoder there is a decoder, compiled for tests and
-//! fuzzing only, and [`property`], which decodes what was encoded.
+//! fuzzing only, and `property`, which decodes what was encoded.
 
 use std::net::SocketAddr;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::{BufMut as _, BytesMut};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroize as _;
 
-use crate::{
-    names::{AccountName, ClientAddr, LocalAddr, SessionId},
-    secret::Secret,
-};
+use crate::names::{AccountName, ClientAddr, LocalAddr, SessionId};
 
 /// Dovecot's tab-escaping: what is escaped, and the letter that stands for it behind 0x01.
 const TAB_ESCAPES: [(u8, u8); 5] = [
@@ -39,9 +35,6 @@ pub const IMAP_MASTER_VERSION: &str = "VERSION\timap-master\t1\t";
 /// Why something can't be written in a form.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum EncodeError {
-    /// A NUL where NUL separates.
-    #[error("value holds a NUL")]
-    Nul,
     /// An octet that no quoted string may hold.
     #[error("value cannot stand in a quoted string")]
     Quoted,
@@ -118,40 +111,6 @@ pub fn imap_id(id: &ClientId<'_>, out: &mut BytesMut) -> Result<(), EncodeError>
     command.put_u8(b')');
     out.extend_from_slice(&command);
     Ok(())
-}
-
-/// The base64 of a SASL PLAIN message: `account` is whom to act as, `master` and `password` are who asks.
-///
-/// # Errors
-///
-/// When one of them holds a NUL.
-pub fn plain(
-    account: &AccountName,
-    master: &str,
-    password: &Secret,
-) -> Result<Secret, EncodeError> {
-    let parts = [
-        account.as_str().as_bytes(),
-        master.as_bytes(),
-        password.expose(),
-    ];
-    if parts.iter().any(|part| part.contains(&0)) {
-        return Err(EncodeError::Nul);
-    }
-    // Room for all of it from the start: a growing vector would leave copies behind.
-    let octets = parts.iter().map(|part| part.len()).sum::<usize>();
-    let mut message = Zeroizing::new(Vec::with_capacity(octets.saturating_add(2)));
-    for (index, part) in parts.into_iter().enumerate() {
-        if index > 0 {
-            message.push(0);
-        }
-        message.extend_from_slice(part);
-    }
-    let mut text = vec![0; message.len().div_ceil(3).saturating_mul(4)];
-    // Base64 of n octets has exactly that many characters: there is always room.
-    let written = BASE64.encode_slice(&*message, &mut text).unwrap_or(0);
-    text.truncate(written);
-    Ok(Secret::new(text))
 }
 
 impl ImapMaster<'_> {
@@ -353,15 +312,6 @@ mod decode {
         }
 
         let account = AccountName::parse("ann").expect("a name");
-        match plain(&account, text, &Secret::new(octets.to_vec())) {
-            Ok(response) => {
-                let message = BASE64.decode(response.expose()).expect("base64");
-                let parts: Vec<_> = message.split(|octet| *octet == 0).collect();
-                assert_eq!(parts, [&b"ann"[..], octets, octets]);
-            }
-            Err(_) => assert!(octets.contains(&0)),
-        }
-
         let session = SessionId::from_random([7; 12]);
         let request = ImapMaster {
             account: &AccountName::parse(text).unwrap_or(account),

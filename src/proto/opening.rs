@@ -14,7 +14,7 @@
 //! driver's, and so is the end of the stream, which before a complete opening means that the real server is away, never
 //! that a password is wrong.
 //!
-//! Limits: those of [`reply`](super::reply). RFC 3501 and RFC 9051, 7.1 and 7.2.2; RFC 1939, section 3.
+//! Limits: those of `reply`. RFC 3501 and RFC 9051, 7.1 and 7.2.2; RFC 1939, section 3.
 
 use bytes::{Bytes, BytesMut};
 

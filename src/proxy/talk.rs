@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    net::{Stream, tls, tune},
+    net::{self, Stream, tls},
     outcome::{Blame, Failure, Outcome, Report, Stage},
     proto::{
         denial::Denial,
@@ -90,7 +90,7 @@ impl<'a> Talk<'a> {
             deadline,
             denied: false,
         };
-        tune(&stream).map_err(|_| Over(Outcome::Left))?;
+        net::tune(&stream, net::CLIENT).map_err(|_| Over(Outcome::Left))?;
         talk.stream = Some(Stream::Tcp(stream));
         if listener.tls == ListenTls::Implicit {
             talk.negotiate(report).await?;

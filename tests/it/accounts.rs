@@ -70,7 +70,7 @@ fn uids_and_homes_out_of_bounds_are_refused() {
             );
             eventually("both sides have logged it", || {
                 let node = cluster.node_log("n1").lines().any(|line| {
-                    line.contains("session refused")
+                    line.contains("outcome=refused")
                         && line.contains(&format!("account={} ", user.name))
                 });
                 let front = cluster.front_log().lines().any(|line| {

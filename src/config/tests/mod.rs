@@ -375,14 +375,14 @@ fn files_are_read_and_checked() {
             "/etc/pigeonair/fullchain.pem",
             "/etc/pigeonair/none.pem",
             &[
-                "proxy.tls.certificate: cannot read certificates from /etc/pigeonair/none.pem: I/O error: No such file or directory (os error 2)",
+                "proxy.tls.certificate: cannot read a certificate from /etc/pigeonair/none.pem: I/O error: No such file or directory (os error 2)",
             ],
         ),
         (
             "/etc/pigeonair/fullchain.pem",
             "/etc/pigeonair/accounts.toml",
             &[
-                "proxy.tls.certificate: cannot read certificates from /etc/pigeonair/accounts.toml: no items found",
+                "proxy.tls.certificate: cannot read a certificate from /etc/pigeonair/accounts.toml: no items found",
             ],
         ),
         (
@@ -395,15 +395,13 @@ fn files_are_read_and_checked() {
         (
             "/etc/pigeonair/privkey.pem",
             "/etc/pigeonair/master.password",
-            &[
-                "proxy.tls.key: cannot read a private key from /etc/pigeonair/master.password: no items found",
-            ],
+            &["proxy.tls.key: /etc/pigeonair/master.password does not hold a private key in PEM"],
         ),
         (
             "/etc/pigeonair/privkey.pem",
             "/etc/pigeonair/other.pem",
             &[
-                "proxy.tls.key: cannot use this key with this certificate: keys may not be consistent: KeyMismatch",
+                "proxy.tls.key: certificate and key do not fit: keys may not be consistent: KeyMismatch",
             ],
         ),
         (
@@ -512,7 +510,7 @@ fn the_directory_is_checked() {
             "ldap://127.0.0.1:389\"",
             "ldaps://127.0.0.1\"\nca_file = '/etc/pigeonair/accounts.toml'",
             &[
-                "directory.ldap.ca_file: cannot read certificates from /etc/pigeonair/accounts.toml: no items found",
+                "directory.ldap.ca_file: cannot read a certificate from /etc/pigeonair/accounts.toml: no items found",
             ],
         ),
         ("ldap://127.0.0.1:389\"", "ldaps://127.0.0.1\"", &[]),

@@ -170,7 +170,7 @@ impl Connector {
                 .map_err(|error| Broken::Connect(describe(&error)))
         })
         .await?;
-        self.tasks.spawn("ldap connection", async move {
+        self.tasks.background("ldap connection", async move {
             if let Err(error) = driver.drive().await {
                 tracing::debug!(error = describe(&error), "ldap connection ended");
             }

@@ -20,7 +20,7 @@ mod connection;
 mod entry;
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, Weak,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
@@ -60,7 +60,6 @@ pub(super) struct Ldap {
     binds: Semaphore,
     idle: Mutex<Vec<Connection>>,
     is_away: AtomicBool,
-    tasks: Tasks,
 }
 
 /// The connection that searches share.
@@ -86,7 +85,7 @@ impl Ldap {
     /// Checks the settings; connects to nothing.
     pub(super) fn new(settings: LdapSettings, tasks: Tasks) -> Result<Arc<Self>, LdapSetupError> {
         let filter = Template::parse(&settings.filter).map_err(LdapSetupError::Filter)?;
-        let connector = Connector::new(&settings, tasks.clone())?;
+        let connector = Connector::new(&settings, tasks)?;
         let attributes = settings.attributes;
         let mut wanted: Vec<String> = [
             &attributes.name,
@@ -111,7 +110,7 @@ impl Ldap {
         {
             return Err(LdapSetupError::BindPassword);
         }
-        let ldap = Arc::new(Self {
+        Ok(Arc::new(Self {
             connector,
             base: settings.base,
             filter,
@@ -130,11 +129,7 @@ impl Ldap {
             binds: Semaphore::new(settings.bind_connections.max(1)),
             idle: Mutex::new(Vec::new()),
             is_away: AtomicBool::new(false),
-            tasks: tasks.clone(),
-        });
-        let weak = Arc::downgrade(&ldap);
-        tasks.spawn("ldap close", close_at_stop(weak, tasks.clone()));
-        Ok(ldap)
+        }))
     }
 
     /// Whether the server verifies passwords.
@@ -273,10 +268,7 @@ impl Ldap {
         }
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let shared = Shared { connection, number };
-        let mut slot = lock(&self.shared);
-        if !self.tasks.is_stopping() {
-            *slot = Some(shared.clone());
-        }
+        *lock(&self.shared) = Some(shared.clone());
         Ok((shared, true))
     }
 
@@ -329,10 +321,7 @@ impl Ldap {
     }
 
     fn keep_idle(&self, connection: Connection) {
-        let mut idle = lock(&self.idle);
-        if !self.tasks.is_stopping() {
-            idle.push(connection);
-        }
+        lock(&self.idle).push(connection);
     }
 
     /// How many connections wait to be bound on.
@@ -352,16 +341,6 @@ impl Ldap {
             None if was_away => tracing::info!(%server, "directory is available again"),
             Some(_) | None => {}
         }
-    }
-}
-
-/// Lets go of kept connections when the process is to end, so that nothing waits for them; questions that still come get
-/// connections of their own.
-async fn close_at_stop(ldap: Weak<Ldap>, tasks: Tasks) {
-    tasks.stopped().await;
-    if let Some(ldap) = ldap.upgrade() {
-        *lock(&ldap.shared) = None;
-        lock(&ldap.idle).clear();
     }
 }
 

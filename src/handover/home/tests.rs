@@ -1,3 +1,5 @@
+//! Homes on a real file system, with someone meddling between the steps. Run as root.
+
 use std::{
     fs,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink},

@@ -1,0 +1,693 @@
+//! Hand-over to a real Dovecot 2.3, by both kinds. Run as root.
+
+mod dovecot;
+
+use std::{
+    fs,
+    io::IoSliceMut,
+    mem::MaybeUninit,
+    net::Ipv4Addr,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt as _, symlink},
+    },
+};
+
+use bytes::BytesMut;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use tokio::{
+    io::{AsyncReadExt as _, Interest},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+};
+
+use self::dovecot::{Dovecot, FIRST_UID, MASTER, SECRET, home};
+use super::*;
+use crate::{
+    names::{ClientAddr, LocalAddr, Protocol, SessionId},
+    proto::opening::{Reader, Step},
+};
+
+/// How long any single answer may take, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a link can be made of.
+#[derive(Clone, Copy, Debug)]
+enum LinkKind {
+    Tcp,
+    Tls,
+    Unix,
+}
+
+const LINKS: [LinkKind; 3] = [LinkKind::Tcp, LinkKind::Tls, LinkKind::Unix];
+
+/// The front's end of a link.
+struct Front {
+    stream: Stream,
+    input: BytesMut,
+    name: String,
+}
+
+impl Front {
+    /// A link: the front's end and the node's.
+    async fn link(kind: LinkKind) -> (Self, Stream) {
+        let (front, node) = match kind {
+            LinkKind::Unix => {
+                let (front, node) = UnixStream::pair().unwrap();
+                (Stream::Unix(front), Stream::Unix(node))
+            }
+            LinkKind::Tcp => {
+                let (front, node) = tcp().await;
+                (Stream::Tcp(front), Stream::Tcp(node))
+            }
+            LinkKind::Tls => tls().await,
+        };
+        let front = Self {
+            stream: front,
+            input: BytesMut::new(),
+            name: format!("{kind:?}"),
+        };
+        (front, node)
+    }
+
+    async fn send(&mut self, text: &str) {
+        write(&mut self.stream, text.as_bytes()).await.unwrap();
+    }
+
+    async fn fill(&mut self) -> usize {
+        timeout(PATIENCE, self.stream.read_buf(&mut self.input))
+            .await
+            .unwrap_or_else(|_| panic!("{} said no more than {:?}", self.name, self.input))
+            .unwrap_or(0)
+    }
+
+    /// Reads up to and with a line that begins so.
+    async fn until(&mut self, start: &str) -> String {
+        loop {
+            let text = String::from_utf8_lossy(&self.input).into_owned();
+            let mut end = 0;
+            for line in text.split_inclusive('\n') {
+                end += line.len();
+                if line.starts_with(start) && line.ends_with('\n') {
+                    let _ = self.input.split_to(end);
+                    return text[..end].to_owned();
+                }
+            }
+            assert_ne!(self.fill().await, 0, "no {start} in {text:?}");
+        }
+    }
+
+    /// Reads to the end.
+    async fn end(&mut self) -> String {
+        while self.fill().await > 0 {}
+        String::from_utf8_lossy(&self.input).into_owned()
+    }
+
+    /// Reads the opening that the verdict announced.
+    async fn opening(&mut self, opening: &Opening) -> String {
+        let mut reader = Reader::new(opening);
+        loop {
+            match reader.step(&mut self.input).unwrap() {
+                Step::Done { capabilities } => return capabilities.unwrap(),
+                Step::More => assert_ne!(self.fill().await, 0, "no opening"),
+            }
+        }
+    }
+}
+
+/// A verdict record that can be read by eye.
+fn verdict(verdict: &Verdict) -> Vec<u8> {
+    match verdict {
+        Verdict::Ok(Opening::Ready(_)) => b"verdict ready\r\n".to_vec(),
+        other => format!("verdict {other:?}\r\n").into_bytes(),
+    }
+}
+
+async fn tcp() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let front = TcpStream::connect(listener.local_addr().unwrap())
+        .await
+        .unwrap();
+    (front, listener.accept().await.unwrap().0)
+}
+
+async fn tls() -> (Stream, Stream) {
+    use tokio_rustls::{TlsAcceptor, TlsConnector, rustls};
+    let made = rcgen::generate_simple_self_signed(["node".to_owned()]).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let client = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let server = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![made.cert.der().clone()],
+            made.signing_key.serialize_der().try_into().unwrap(),
+        )
+        .unwrap();
+    let (front, node) = tcp().await;
+    let (front, node) = tokio::join!(
+        TlsConnector::from(Arc::new(client)).connect("node".try_into().unwrap(), front),
+        TlsAcceptor::from(Arc::new(server)).accept(node),
+    );
+    (
+        Stream::TlsClient(Box::new(front.unwrap())),
+        Stream::TlsServer(Box::new(node.unwrap())),
+    )
+}
+
+fn context(number: u32) -> Context {
+    Context {
+        account: AccountName::parse(&format!("u{number}")).unwrap(),
+        session: SessionId::parse(&format!("session-{number}")).unwrap(),
+        client: ClientAddr(([192, 0, 2, 77], 4242).into()),
+        local: LocalAddr(([192, 0, 2, 1], 993).into()),
+        protocol: Protocol::Imap,
+        tls: None,
+        uid: FIRST_UID + number,
+        gid: FIRST_UID + number,
+        home: format!("u{number}"),
+        quota: None,
+        hops: 1,
+    }
+}
+
+fn settings(kind: Kind, home_root: PathBuf) -> Settings {
+    Settings {
+        imap: Some(kind),
+        bounds: Bounds {
+            uids: 1000..=u32::MAX - 1,
+            gids: 1000..=u32::MAX - 1,
+            home_root,
+        },
+        timeout: PATIENCE,
+        sessions_per_account: 50,
+    }
+}
+
+fn login_kind(server: Address) -> Kind {
+    Kind::Login {
+        server,
+        user: MASTER.to_owned(),
+        password: Secret::new(SECRET.as_bytes().to_vec()),
+    }
+}
+
+fn start(settings: Settings) -> Handover {
+    Handover::new(settings, Metrics::new().unwrap(), &Tasks::new()).unwrap()
+}
+
+fn both(dovecot: &Dovecot) -> [Handover; 2] {
+    [
+        login_kind(dovecot.address()),
+        Kind::DovecotImapMaster {
+            socket: dovecot.socket(),
+        },
+    ]
+    .map(|kind| start(settings(kind, dovecot.homes())))
+}
+
+/// Relays as the acceptor would, until both ends have closed.
+async fn relay_on(handed: Handed) {
+    if let Handed::Relay {
+        mut link,
+        mut server,
+        pending,
+        session,
+    } = handed
+    {
+        write(&mut link, &pending).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut link, &mut server).await;
+        drop(session);
+    }
+}
+
+/// One whole session: verdict, opening, SELECT, LOGOUT, end.
+async fn session(handover: &Handover, link: LinkKind, number: u32) -> String {
+    let (mut front, node) = Front::link(link).await;
+    // What the front sent early is for the real server, once, in order.
+    front.send("a NOOP\r\nb SELECT INBOX\r\n").await;
+    let context = context(number);
+    let serve = async {
+        relay_on(
+            handover
+                .hand_over(node, Service::Imap, &context, verdict)
+                .await
+                .unwrap(),
+        )
+        .await;
+    };
+    let talk = async move {
+        let told = front.until("verdict ").await;
+        let capabilities = match told.trim_end() {
+            "verdict ready" => String::new(),
+            "verdict Ok(Capability)" => front.opening(&Opening::Capability).await,
+            other => panic!("{other}"),
+        };
+        assert!(front.until("a ").await.contains("a OK"));
+        let selected = front.until("b ").await;
+        assert!(
+            selected.contains("* 0 EXISTS") && selected.contains("b OK"),
+            "{selected}"
+        );
+        assert_eq!(count(handover, number), 1);
+        front.send("c LOGOUT\r\n").await;
+        // The end comes as soon as the server ends: nobody keeps a duplicate of the socket.
+        assert!(front.end().await.contains("c OK"));
+        drop(front);
+        capabilities
+    };
+    let both = async { tokio::join!(serve, talk).1 };
+    timeout(PATIENCE, both).await.expect("a session that ends")
+}
+
+fn count(handover: &Handover, number: u32) -> u32 {
+    let counts = handover.sessions();
+    counts.get(&context(number).account).copied().unwrap_or(0)
+}
+
+/// Waits until all sessions are known to be over: Dovecot closes its sockets in its own time.
+async fn all_over(handover: &Handover) {
+    timeout(PATIENCE, async {
+        while !handover.sessions().is_empty() {
+            handover.sessions.sweep(None);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("no session is left");
+}
+
+#[tokio::test]
+async fn users_with_different_uids_are_served_one_after_the_other() {
+    let dovecot = Dovecot::start("").await;
+    for handover in both(&dovecot) {
+        for (link, number) in LINKS.into_iter().zip(1..) {
+            let capabilities = session(&handover, link, number).await;
+            assert!(
+                capabilities.is_empty() || capabilities.contains("IMAP4rev1"),
+                "{capabilities}"
+            );
+            let id = FIRST_UID + number;
+            let maildir = fs::metadata(dovecot.homes().join(format!("u{number}/Maildir"))).unwrap();
+            assert_eq!((maildir.uid(), maildir.gid()), (id, id));
+            dovecot
+                .logged(&[
+                    &format!("imap(u{number})<"),
+                    &format!("<session-{number}> rip=192.0.2.77 lip=192.0.2.1: Info: Disconnected"),
+                ])
+                .await;
+        }
+        all_over(&handover).await;
+    }
+    dovecot
+        .logged(&[
+            "Login: user=<u1>",
+            "rip=192.0.2.77, lip=192.0.2.1",
+            "session=<session-1>",
+        ])
+        .await;
+}
+
+#[tokio::test]
+async fn users_with_different_uids_are_served_side_by_side() {
+    let dovecot = Dovecot::start("").await;
+    for handover in both(&dovecot) {
+        let served = (1..=9).map(|number| {
+            let link = if number % 2 == 0 {
+                LinkKind::Tcp
+            } else {
+                LinkKind::Unix
+            };
+            let handover = handover.clone();
+            async move { session(&handover, link, number).await }
+        });
+        let mut tasks = tokio::task::JoinSet::new();
+        for serve in served {
+            tasks.spawn(serve);
+        }
+        while let Some(served) = tasks.join_next().await {
+            served.unwrap();
+        }
+        for number in 1..=9 {
+            let maildir = dovecot.homes().join(format!("u{number}/Maildir"));
+            assert_eq!(fs::metadata(maildir).unwrap().uid(), FIRST_UID + number);
+        }
+        all_over(&handover).await;
+        let open = handover.metrics.sessions_open.with_label_values(&["imap"]);
+        assert_eq!(open.get(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_session_counts_until_its_client_has_closed() {
+    let dovecot = Dovecot::start("").await;
+    for kind in both(&dovecot).map(|handover| handover.settings.imap.clone().unwrap()) {
+        let mut settings = settings(kind, dovecot.homes());
+        settings.sessions_per_account = 1;
+        let handover = start(settings);
+        let (mut front, node) = Front::link(LinkKind::Tcp).await;
+        let first = context(1);
+        let handed = handover
+            .hand_over(node, Service::Imap, &first, verdict)
+            .await
+            .unwrap();
+        let relay = relay_on(handed);
+        let talk = async move {
+            front.until("verdict ").await;
+            let error = refused(&handover, LinkKind::Tcp, &context(1), "Refused(Limit)").await;
+            assert!(matches!(error, Refused::Limit(1)), "{error}");
+            assert_eq!(count(&handover, 1), 1);
+            // The client closes without a word. Its session makes room without waiting for the sweep.
+            drop(front);
+            handover
+        };
+        let handover = timeout(PATIENCE, async { tokio::join!(relay, talk).1 })
+            .await
+            .unwrap();
+        timeout(PATIENCE, async {
+            let account = &context(1).account;
+            while handover
+                .sessions
+                .reserve(account, Protocol::Imap, 1)
+                .is_none()
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("room for the next session");
+        let label = handover.settings.imap.as_ref().unwrap().as_str();
+        for result in ["ok", "limit"] {
+            let counter = handover
+                .metrics
+                .handovers
+                .with_label_values(&[label, result]);
+            assert_eq!(counter.get(), 1, "{label} {result}");
+        }
+    }
+}
+
+/// Hands over what is refused, and checks what the front hears: one verdict, if any, and the end.
+async fn refused(handover: &Handover, link: LinkKind, context: &Context, told: &str) -> Refused {
+    let (mut front, node) = Front::link(link).await;
+    let result = handover.hand_over(node, Service::Imap, context, verdict);
+    let (result, heard) = tokio::join!(timeout(PATIENCE, result), front.end());
+    let error = result.unwrap().unwrap_err();
+    let record = if told.is_empty() {
+        String::new()
+    } else {
+        format!("verdict {told}\r\n")
+    };
+    assert_eq!(heard, record, "{link:?} {}", chain(&error));
+    error
+}
+
+#[tokio::test]
+async fn contexts_outside_the_bounds_are_refused_before_anything_is_done() {
+    let dovecot = Dovecot::start("").await;
+    let homes = dovecot.homes();
+    fs::create_dir(homes.join("real")).unwrap();
+    symlink("real", homes.join("link")).unwrap();
+    home(&homes.join("other"), 2);
+    for handover in both(&dovecot) {
+        let with = |change: &dyn Fn(&mut Context)| {
+            let mut context = context(1);
+            change(&mut context);
+            context
+        };
+        for bad in [
+            with(&|context| context.uid = 0),
+            with(&|context| context.uid = 999),
+            with(&|context| context.uid = u32::MAX),
+            with(&|context| context.gid = 0),
+            with(&|context| context.gid = 999),
+            with(&|context| context.home = "../u1".to_owned()),
+            with(&|context| context.home = "/etc".to_owned()),
+            with(&|context| context.home = "link".to_owned()),
+            with(&|context| context.home = "link/u1".to_owned()),
+            with(&|context| context.home = "other".to_owned()),
+        ] {
+            for link in LINKS {
+                let error = refused(&handover, link, &bad, "Refused(Forbidden)").await;
+                assert_eq!(error.refusal(), Refusal::Forbidden);
+            }
+        }
+        assert!(handover.sessions().is_empty());
+    }
+    assert!(fs::read_dir(homes.join("real")).unwrap().next().is_none());
+    assert_eq!(fs::read_dir(&homes).unwrap().count(), 3);
+    assert!(!dovecot.log().contains("session-1"));
+}
+
+#[tokio::test]
+async fn zero_is_no_uid_whatever_the_bounds_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(
+        login_kind(Address::Unix("/nonexistent".into())),
+        dir.path().to_owned(),
+    );
+    settings.bounds.uids = 0..=10;
+    settings.bounds.gids = 0..=10;
+    let handover = start(settings);
+    for (uid, gid) in [(0, 1), (1, 0)] {
+        let mut context = context(1);
+        (context.uid, context.gid) = (uid, gid);
+        let error = refused(&handover, LinkKind::Unix, &context, "Refused(Forbidden)").await;
+        assert!(matches!(error, Refused::Bounds(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_unavailable_and_no_reason_not_to_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = nobody.local_addr().unwrap().port();
+    drop(nobody);
+    let tcp = Address::Tcp {
+        host: "127.0.0.1".to_owned(),
+        port,
+    };
+    let unix = dir.path().join("nobody");
+    for kind in [
+        login_kind(tcp),
+        login_kind(Address::Unix(unix.clone())),
+        Kind::DovecotImapMaster {
+            socket: unix.clone(),
+        },
+    ] {
+        let handover = start(settings(kind, dir.path().to_owned()));
+        for link in LINKS {
+            let error = refused(&handover, link, &context(1), "Refused(Unavailable)").await;
+            assert_eq!(error.refusal(), Refusal::Unavailable);
+        }
+        assert!(handover.sessions().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_unavailable() {
+    let handover = start(Settings {
+        imap: None,
+        ..settings(login_kind(Address::Unix("/nonexistent".into())), "/".into())
+    });
+    for service in [Service::Imap, Service::Pop3, Service::Mailstore] {
+        let (mut front, node) = Front::link(LinkKind::Tcp).await;
+        let error = handover
+            .hand_over(node, service, &context(1), verdict)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, Refused::Service(_)));
+        assert_eq!(front.end().await, "verdict Refused(Unavailable)\r\n");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_master_password_is_never_told_as_the_clients() {
+    let dovecot = Dovecot::start("").await;
+    let mut settings = settings(
+        Kind::Login {
+            server: dovecot.address(),
+            user: MASTER.to_owned(),
+            password: Secret::new(b"wrong".to_vec()),
+        },
+        dovecot.homes(),
+    );
+    // Dovecot lets whoever gives a wrong password wait.
+    settings.timeout = Duration::from_millis(1500);
+    let handover = start(settings);
+    let error = refused(
+        &handover,
+        LinkKind::Tcp,
+        &context(1),
+        "Refused(Unavailable)",
+    )
+    .await;
+    let master = matches!(error, Refused::Login(LoginError::Master(_)));
+    assert!(
+        master || matches!(error, Refused::Timeout),
+        "{}",
+        chain(&error)
+    );
+    assert!(handover.sessions().is_empty());
+    assert!(!dovecot.log().contains(SECRET));
+}
+
+#[tokio::test]
+async fn an_account_that_dovecot_does_not_know_is_unavailable() {
+    let dovecot = Dovecot::start("").await;
+    let [login, _] = both(&dovecot);
+    let mut context = context(1);
+    context.account = AccountName::parse("nobody").unwrap();
+    let error = refused(&login, LinkKind::Tcp, &context, "Refused(Unavailable)").await;
+    assert_eq!(error.refusal(), Refusal::Unavailable);
+    assert!(login.sessions().is_empty());
+}
+
+#[tokio::test]
+async fn nobody_but_the_master_user_logs_in_on_the_nodes_port() {
+    let dovecot = Dovecot::start("").await;
+    let Address::Tcp { host, port } = dovecot.address() else {
+        unreachable!()
+    };
+    let mut front = Front {
+        stream: Stream::Tcp(TcpStream::connect((host, port)).await.unwrap()),
+        input: BytesMut::new(),
+        name: "client".to_owned(),
+    };
+    front.send("a LOGIN u1 u1\r\n").await;
+    assert!(front.until("a ").await.contains("a NO"));
+}
+
+#[tokio::test]
+async fn a_silent_server_is_given_up_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("silent");
+    let silent = UnixListener::bind(&path).unwrap();
+    for kind in [
+        login_kind(Address::Unix(path.clone())),
+        Kind::DovecotImapMaster {
+            socket: path.clone(),
+        },
+    ] {
+        let mut settings = settings(kind, dir.path().to_owned());
+        settings.timeout = Duration::from_millis(200);
+        let handover = start(settings);
+        for link in LINKS {
+            let error = refused(&handover, link, &context(1), "Refused(Unavailable)").await;
+            assert!(matches!(error, Refused::Timeout), "{}", chain(&error));
+        }
+        assert!(handover.sessions().is_empty());
+    }
+    drop(silent);
+}
+
+/// Takes one request as `imap-master` does, with its socket, and answers so. A connection without a request is a test at
+/// start.
+async fn fake_master(listener: UnixListener, answer: &[u8]) -> (UnixStream, Vec<OwnedFd>) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        write_all(&mut stream, b"VERSION\timap-master\t1\t0\n").await;
+        let received = stream
+            .async_io(Interest::READABLE, || receive(&stream))
+            .await;
+        let sockets = received.unwrap();
+        if !sockets.is_empty() {
+            write_all(&mut stream, answer).await;
+            return (stream, sockets);
+        }
+    }
+}
+
+async fn write_all(stream: &mut UnixStream, octets: &[u8]) {
+    // The test at start may be gone already.
+    let _ = stream.write_all(octets).await;
+}
+
+fn receive(stream: &UnixStream) -> io::Result<Vec<OwnedFd>> {
+    let mut octets = [0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let octets = &mut [IoSliceMut::new(&mut octets)];
+    rustix::net::recvmsg(stream, octets, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    Ok(control
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(sockets) => Some(sockets),
+            _ => None,
+        })
+        .flatten()
+        .collect())
+}
+
+#[tokio::test]
+async fn an_unclear_answer_ends_the_link_without_a_verdict() {
+    for (link, told) in [
+        (LinkKind::Tcp, ""),
+        (LinkKind::Unix, ""),
+        // What Dovecot may have is not the link.
+        (LinkKind::Tls, "Refused(Unavailable)"),
+    ] {
+        for answer in [&b""[..], b"what\n"] {
+            let dir = tempfile::tempdir().unwrap();
+            let socket = dir.path().join("master");
+            let listener = UnixListener::bind(&socket).unwrap();
+            let kind = Kind::DovecotImapMaster { socket };
+            let mut settings = settings(kind, dir.path().to_owned());
+            settings.timeout = Duration::from_millis(300);
+            let handover = start(settings);
+            let context = context(1);
+            // The other side keeps the socket, and the front sees the end of the stream nevertheless.
+            let (_kept, error) = tokio::join!(
+                fake_master(listener, answer),
+                refused(&handover, link, &context, told)
+            );
+            let unclear = matches!(error, Refused::Master(MasterError::Unclear(_)));
+            assert!(unclear, "{}", chain(&error));
+            assert!(handover.sessions().is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_uid_that_dovecot_refuses_is_unavailable() {
+    let dovecot = Dovecot::start("first_valid_uid = 20002\n").await;
+    for handover in both(&dovecot) {
+        for link in LINKS {
+            let error = refused(&handover, link, &context(1), "Refused(Unavailable)").await;
+            let master = matches!(error, Refused::Master(MasterError::Refused(_)));
+            let login = matches!(error, Refused::Login(LoginError::Refused { .. }));
+            assert!(master || login, "{}", chain(&error));
+        }
+        assert!(handover.sessions().is_empty());
+        for link in LINKS {
+            session(&handover, link, 2).await;
+            all_over(&handover).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_late_refusal_of_dovecots_is_no_good_opening() {
+    let dovecot = Dovecot::start("mail_location = nosuch:~/Maildir\n").await;
+    let [login, master] = both(&dovecot);
+    for link in LINKS {
+        let error = refused(&login, link, &context(1), "Refused(Unavailable)").await;
+        assert!(matches!(error, Refused::Login(LoginError::Refused { .. })));
+
+        let (mut front, node) = Front::link(link).await;
+        let serve = async {
+            let context = context(1);
+            let handed = master
+                .hand_over(node, Service::Imap, &context, verdict)
+                .await;
+            relay_on(handed.unwrap()).await;
+        };
+        let hear = async move { front.end().await };
+        let ((), heard) = tokio::join!(serve, hear);
+        // A verdict, perhaps; then the end, or a BYE.
+        assert!(!heard.contains("x OK"), "{heard}");
+    }
+    all_over(&login).await;
+    all_over(&master).await;
+}
