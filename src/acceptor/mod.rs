@@ -34,7 +34,7 @@ use crate::{
     metrics::Metrics,
     names::KeyId,
     net::{Accepted, Stream, accept_each},
-    outcome::chain,
+    outcome::{Outcome, chain},
     proto::link::Context,
     relay::{Ended, Relay},
     tasks::Tasks,
@@ -135,7 +135,9 @@ impl Acceptor {
                     });
                 }
                 Err(error) => {
-                    tracing::error!(%error, "cannot accept links");
+                    if quiet.is_news(address_of(None)) {
+                        tracing::error!(%error, "cannot accept links");
+                    }
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 }
             }
@@ -144,12 +146,16 @@ impl Acceptor {
 
     /// One link, from accept to its log line.
     async fn serve(self, stream: Stream, tls: bool, peer: Option<SocketAddr>, quiet: &Quiet) {
-        let admitted = match self
+        let admit = self
             .0
             .admitter
-            .admit(stream, tls, peer.map(|peer| peer.ip()))
-            .await
-        {
+            .admit(stream, tls, peer.map(|peer| peer.ip()));
+        let admitted = tokio::select! {
+            admitted = admit => admitted,
+            // A link that nobody has opened yet is no session: it must not hold up a drain.
+            () = self.0.tasks.stopped() => return,
+        };
+        let admitted = match admitted {
             Ok(admitted) => admitted,
             // A proxy that closes a link it kept ready has done nothing wrong.
             Err(error) if error.is_ordinary() => return,
@@ -190,6 +196,8 @@ impl Acceptor {
                     };
                     let tasks = self.0.tasks.clone();
                     tasks.spawn("session", self.relay(Box::new(relayed)));
+                } else {
+                    line(&context, &key_id, Outcome::Broken.as_str(), None, started);
                 }
             }
             Err(refused) => refused_line(&context, &key_id, &refused),
@@ -212,7 +220,8 @@ impl Acceptor {
             .run(link, server, self.0.tasks.cut_requested())
             .await;
         drop(guard);
-        line(&context, &key_id, "served", Some(&ended), started);
+        let outcome = ended.outcome().as_str();
+        line(&context, &key_id, outcome, Some(&ended), started);
     }
 
     /// Whether the process at the other end may open links.

@@ -297,7 +297,14 @@ impl Client {
             self.start = 0;
         }
         let mut buffer = vec![0; 64 * 1024];
-        match self.stream.as_mut().unwrap().read(&mut buffer) {
+        let read = loop {
+            match self.stream.as_mut().unwrap().read(&mut buffer) {
+                // A read with a limit is not begun again by the system when this process was stopped meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(0) => false,
             Ok(count) => {
                 self.read.extend_from_slice(&buffer[..count]);
