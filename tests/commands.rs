@@ -138,6 +138,20 @@ impl Machine {
         )
     }
 
+    /// `check` and `run` find one mistake, at `key`, in the same words.
+    fn refuses(&self, process: &str, configuration: &str, key: &str) {
+        let checked = self.run(&["check", process], configuration);
+        let started = self.run(&["run", process], configuration);
+        assert_eq!(checked, started, "{key}");
+        let (code, out, notes) = started;
+        assert_eq!((code, out.as_str()), (78, ""), "{key}: {notes}");
+        let line = format!("{}: {key}: ", self.path("pigeonair.toml"));
+        assert!(
+            notes.starts_with(&line) && notes.lines().count() == 1,
+            "{notes}"
+        );
+    }
+
     fn run(&self, command: &[&str], configuration: &str) -> (i32, String, String) {
         self.write("pigeonair.toml", configuration, 0o644);
         let path = self.path("pigeonair.toml");
@@ -192,26 +206,40 @@ fn check_says_what_run_would_and_run_starts_nothing() {
     ];
     for (process, cases) in [("front", &front[..]), ("node", &node[..])] {
         for (from, to, key) in cases {
-            let own = if process == "front" {
-                0
-            } else {
-                good.find("[acceptor]").unwrap()
-            };
-            let (before, after) = good.split_at(own);
+            let start = if process == "front" { "" } else { "[acceptor]" };
+            let (before, after) = good.split_at(good.find(start).unwrap());
             assert!(after.contains(from), "{from}");
             let bad = before.to_owned() + &after.replacen(from, to, 1);
-            let checked = machine.run(&["check", process], &bad);
-            let started = machine.run(&["run", process], &bad);
-            assert_eq!(checked, started, "{from} -> {to}");
-            let (code, out, notes) = started;
-            assert_eq!((code, out.as_str()), (78, ""), "{to}: {notes}");
-            let line = format!("{}: {key}: ", machine.path("pigeonair.toml"));
-            assert!(
-                notes.starts_with(&line) && notes.lines().count() == 1,
-                "{notes}"
-            );
+            machine.refuses(process, &bad, key);
         }
     }
+}
+
+/// A Dovecot that can't do what is configured is a mistake of the configuration like others.
+#[test]
+fn check_asks_for_the_version_of_dovecot_as_run_does() {
+    let machine = Machine::new();
+    let (imap, link) = (listener(), listener());
+    let good = machine.configuration(port(&imap), port(&link));
+    let (before, _) = good.split_at(good.find("kind = \"login\"").unwrap());
+    let socket = format!("{before}kind = \"dovecot-imap-master\"\nsocket = \"/nowhere\"\n");
+    machine.write("pigeonair.toml", &socket, 0o644);
+    machine.write("dovecot", "#!/bin/sh\necho '2.4.3 (0123456)'\n", 0o755);
+    let told = ["check", "run"].map(|command| {
+        let output = Command::new(env!("CARGO_BIN_EXE_pigeonair"))
+            .args([command, "node", "--config", &machine.path("pigeonair.toml")])
+            .env("PATH", machine.0.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    });
+    assert_eq!(told[0], told[1]);
+    let key = format!(
+        "{}: acceptor.imap.kind: kind \"dovecot-imap-master\" needs",
+        machine.path("pigeonair.toml")
+    );
+    assert!(told[0].starts_with(&key), "{}", told[0]);
 }
 
 /// All listeners or none: what cannot be bound is told, and what could be is given up.

@@ -1,7 +1,7 @@
 //! `[acceptor]`: what admits links on a storage node, and the real servers behind it.
 //!
-//! It asks no real server: whether a kind of hand-over is possible is found out by the hand-over itself. User names in
-//! `peers` become uids here, once.
+//! It connects to no real server: whether one answers is found out by the hand-over itself. Only the version of the
+//! Dovecot that is installed is asked for where a kind depends on it. User names in `peers` become uids here, once.
 //!
 //! Limits: uids and gids begin at 1, whatever is configured; nothing is ever done as root on behalf of a user.
 //!
@@ -249,6 +249,9 @@ fn imap(section: &mut Section<'_>) -> Option<Kind> {
         Some(KindName::DovecotImapMaster) => {
             not_used(&mut table, &LOGIN, "dovecot-imap-master");
             let socket = table.required("socket", &form::socket_path());
+            if let Err(error) = handover::check_imap_master() {
+                table.problem("kind", error.to_string());
+            }
             Some(Kind::DovecotImapMaster { socket: socket? })
         }
     }

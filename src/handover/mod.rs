@@ -42,7 +42,10 @@ use tokio::{
 
 use self::{home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions};
 pub use self::{
-    home::HomeError, imap_master::MasterError, sessions::SessionGuard, version::VersionError,
+    home::HomeError,
+    imap_master::MasterError,
+    sessions::SessionGuard,
+    version::{VersionError, check_imap_master},
 };
 use crate::{
     metrics::Metrics,
@@ -244,7 +247,7 @@ impl Handover {
     /// When the installed Dovecot does not have the configured kind.
     pub fn new(settings: Settings, metrics: Metrics, tasks: &Tasks) -> Result<Self, VersionError> {
         if let Some(Kind::DovecotImapMaster { .. }) = settings.imap {
-            version::check_imap_master()?;
+            check_imap_master()?;
         }
         let sessions = Arc::new(Sessions::new(metrics.sessions_open.clone()));
         tasks.background("session sweep", sweep(Arc::clone(&sessions)));

@@ -1,6 +1,6 @@
 //! Which Dovecot is installed, and whether it takes sessions on its `imap-master` socket.
 //!
-//! Asked once, at start, of `dovecot --version`. A server that can't do what is configured is an error that names the kind
+//! Asked when the configuration is read and at start, of `dovecot --version`. A server that can't do what is configured is an error that names the kind
 //! to use; a server that is not found here (it may run in a container, behind a mounted socket) is a warning only. It does not
 //! ask the running server, which may have been started from an older file.
 
@@ -24,7 +24,11 @@ pub struct VersionError {
 }
 
 /// Checks the Dovecot of this machine. Blocks for as long as `dovecot --version` takes.
-pub(super) fn check_imap_master() -> Result<(), VersionError> {
+///
+/// # Errors
+///
+/// It cannot take sessions on its socket.
+pub fn check_imap_master() -> Result<(), VersionError> {
     for program in PROGRAMS {
         match Command::new(program).arg("--version").output() {
             Ok(output) => return check(&String::from_utf8_lossy(&output.stdout)),
