@@ -11,6 +11,7 @@ use std::io;
 use super::wire::WireError;
 use crate::{
     names::NodeName,
+    net,
     outcome::Blame,
     proto::{
         denial::Denial,
@@ -144,8 +145,9 @@ impl LinkError {
     }
 
     /// Whose doing it is.
-    pub const fn blame(&self) -> Blame {
+    pub fn blame(&self) -> Blame {
         match self {
+            Self::Unreachable(error) if net::is_descriptor_limit(error) => Blame::Local,
             Self::Context(_) => Blame::Directory,
             Self::Random(_) | Self::UnknownNode(_) => Blame::Local,
             Self::Refused(Refusal::InUse | Refusal::Limit) => Blame::Client,

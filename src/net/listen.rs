@@ -149,7 +149,8 @@ pub async fn accept_each(
     }
 }
 
-fn is_descriptor_limit(error: &io::Error) -> bool {
+/// Whether a call failed because this process, or the machine, has no file descriptor left.
+pub fn is_descriptor_limit(error: &io::Error) -> bool {
     let limits = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
     limits
         .iter()

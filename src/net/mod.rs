@@ -12,7 +12,9 @@ mod stream;
 pub mod tls;
 
 pub use address::Address;
-pub use listen::{Accepted, accept_each, listen, listen_unix, raise_descriptor_limit};
+pub use listen::{
+    Accepted, accept_each, is_descriptor_limit, listen, listen_unix, raise_descriptor_limit,
+};
 pub use stream::{Plain, Stream};
 
 use std::{io, time::Duration};

@@ -254,3 +254,39 @@ impl<'a> Talk<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Protocol;
+
+    #[test]
+    fn passwords_in_clear_are_a_matter_of_listener_and_client() {
+        let near = Some("127.0.0.9".parse().unwrap());
+        let near6 = Some("::1".parse().unwrap());
+        let far = Some("192.0.2.1".parse().unwrap());
+        for (cleartext, client, allowed) in [
+            (Cleartext::Always, far, true),
+            (Cleartext::Always, near, true),
+            (Cleartext::Loopback, far, false),
+            (Cleartext::Loopback, near, true),
+            (Cleartext::Loopback, near6, true),
+            (Cleartext::Loopback, None, false),
+            (Cleartext::Never, near, false),
+            (Cleartext::Never, far, false),
+        ] {
+            for tls in [ListenTls::Implicit, ListenTls::Off, ListenTls::Starttls] {
+                let listener = Listener {
+                    address: "127.0.0.1:143".parse().unwrap(),
+                    protocol: Protocol::Imap,
+                    tls,
+                    cleartext,
+                };
+                let channel = channel(listener, client);
+                assert_eq!(channel.cleartext, allowed, "{cleartext:?} {client:?}");
+                assert_eq!(channel.encrypted, tls == ListenTls::Implicit);
+                assert_eq!(channel.starttls, tls == ListenTls::Starttls);
+            }
+        }
+    }
+}
