@@ -84,11 +84,26 @@ fn an_authorization_identity_must_be_the_same_account() {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     let (cluster, [ann, bob, _]) = cluster();
     let mut client = Client::connect(&cluster, Channel::Implicit);
-    let response = STANDARD.encode(format!("{}\0{}\0{}", bob.name, ann.name, ann.password));
-    client
-        .command(&format!("AUTHENTICATE PLAIN {response}"))
-        .no("AUTHORIZATIONFAILED");
-    let response = STANDARD.encode(format!("{}\0{}\0{}", ann.name, ann.name, ann.password));
+    let mail = format!("u{}@example.org", ann.uid);
+    for (authorize, password, answer) in [
+        (
+            bob.name.as_str(),
+            ann.password.as_str(),
+            "NO [AUTHORIZATIONFAILED]",
+        ),
+        ("nobody", &ann.password, "NO [AUTHORIZATIONFAILED]"),
+        // Whoever does not know the password learns nothing about other accounts.
+        (&bob.name, "wrong", "NO [AUTHENTICATIONFAILED]"),
+        ("nobody", "wrong", "NO [AUTHENTICATIONFAILED]"),
+        (&mail, &ann.password, "OK"),
+    ] {
+        let response = STANDARD.encode(format!("{authorize}\0{}\0{password}", ann.name));
+        let reply = client.command(&format!("AUTHENTICATE PLAIN {response}"));
+        assert!(reply.status.starts_with(answer), "{authorize}: {reply:?}");
+    }
+    client.command("SELECT INBOX").ok();
+    let mut client = Client::connect(&cluster, Channel::Implicit);
+    let response = STANDARD.encode(format!("{0}\0{0}\0{1}", ann.name, ann.password));
     client
         .command(&format!("AUTHENTICATE PLAIN {response}"))
         .ok();
@@ -149,6 +164,7 @@ fn what_was_injected_behind_starttls_is_never_carried_out() {
 #[test]
 fn odd_names_and_passwords() {
     let long = "0123456789".repeat(20);
+    let long_name = "abcdefghij".repeat(20);
     let odd = [
         ("o'dd name", "spaces in  between "),
         ("quo\"te", "\"quoted\" and \\back\\slashed\\"),
@@ -162,6 +178,7 @@ fn odd_names_and_passwords() {
         ("a,b+c=d;e<f>#g", "no {literal+} of {5}"),
         ("at.sign", long.as_str()),
         ("percent%u", "%u%p%w %%s"),
+        (long_name.as_str(), "of a name of 200 octets"),
     ];
     let users: Vec<User> = (0..)
         .zip(odd)

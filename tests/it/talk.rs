@@ -3,8 +3,41 @@
 
 use crate::{
     client::{Channel, Client},
-    lab::{Cluster, eventually},
+    lab::{Cluster, User, eventually},
 };
+
+/// What clients may say before they log in, and the older mechanism.
+#[test]
+fn small_talk_and_authenticate_login() {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let ann = User::new("ann", "n1", 20001);
+    let cluster = Cluster::usual().user(&ann).start();
+    for channel in Channel::ALL {
+        let mut client = Client::connect(&cluster, channel);
+        assert!(client.greeting.starts_with("* OK [CAPABILITY IMAP4rev1 "));
+        for capability in ["LITERAL+", "SASL-IR", "ID", "AUTH=PLAIN", "AUTH=LOGIN"] {
+            assert!(client.greeting.contains(capability), "{}", client.greeting);
+        }
+        client.command("NOOP").ok();
+        let id = client.command("ID (\"name\" \"test\")").ok();
+        assert!(id.untagged[0].starts_with("* ID "), "{id:?}");
+        client.send("a AUTHENTICATE LOGIN\r\n");
+        assert!(client.line().starts_with('+'));
+        client.send("*\r\n");
+        assert!(client.reply("a").status.starts_with("BAD"));
+        client.send("b AUTHENTICATE LOGIN\r\n");
+        assert!(client.line().starts_with('+'));
+        client.send(STANDARD.encode(&ann.name) + "\r\n");
+        assert!(client.line().starts_with('+'));
+        client.send(STANDARD.encode(&ann.password) + "\r\n");
+        client.reply("b").ok();
+        client.command("SELECT INBOX").ok();
+    }
+    let mut client = Client::connect(&cluster, Channel::Plain);
+    let bye = client.command("LOGOUT").ok();
+    assert!(bye.untagged[0].starts_with("* BYE"), "{bye:?}");
+    assert_eq!(client.rest(), b"");
+}
 
 /// The reason in the log, what is sent, and how the answer begins.
 fn cases() -> Vec<(&'static str, Vec<u8>, &'static str)> {
