@@ -49,6 +49,8 @@ pub(super) async fn open_session(
 ) -> Result<Opened, Failure> {
     report.login = Some(credentials.login.clone());
     report.mechanism = Some(credentials.mechanism);
+    // What an earlier try found is not this one's.
+    (report.account, report.node) = (None, None);
     let account = authenticate(parts, credentials).await?;
     report.account = Some(account.name.clone());
     let node = parts.nodes.home(&account).map_err(|error| Failure {

@@ -23,11 +23,14 @@ mod talk;
 
 pub use settings::{Cleartext, ListenTls, Listener, Settings};
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use rustls::ServerConfig;
-use tokio::{net::TcpListener, sync::OwnedSemaphorePermit};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 
 use crate::{
     directory::Directory,
@@ -74,7 +77,12 @@ struct Session {
     client: Stream,
     server: Stream,
     report: Report,
-    /// The connection's place under the limit.
+    place: Place,
+}
+
+/// A connection's place under the limit, counted for as long as it lives.
+struct Place {
+    connections: prometheus::IntGauge,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -85,12 +93,7 @@ impl Proxy {
     }
 
     /// Serves one listening socket until the process stops.
-    pub async fn listen(
-        self,
-        socket: TcpListener,
-        listener: Listener,
-        limit: Arc<tokio::sync::Semaphore>,
-    ) {
+    pub async fn listen(self, socket: TcpListener, listener: Listener, limit: Arc<Semaphore>) {
         let Parts { metrics, tasks, .. } = &*self.0;
         let (metrics, tasks) = (metrics.clone(), tasks.clone());
         let busy = self.busy(listener);
@@ -119,11 +122,10 @@ impl Proxy {
 
     /// One client, from accept to its log line.
     async fn serve(self, accepted: Accepted, listener: Listener) {
-        let _open = Open::new(&self.0.metrics);
-        let Some(mut report) = self.report(&accepted, listener) else {
+        let place = Place::new(&self.0.metrics, accepted.permit);
+        let Some(mut report) = self.report(accepted.client, accepted.local, listener) else {
             return;
         };
-        let permit = accepted.permit;
         match self.log_in(accepted.stream, listener, &mut report).await {
             // The relay runs in a small task of its own: this one's state, talk and directory and link, ends here.
             Ok((client, server)) => {
@@ -131,7 +133,7 @@ impl Proxy {
                     client,
                     server,
                     report,
-                    _permit: permit,
+                    place,
                 });
                 self.0.tasks.clone().spawn("session", self.relay(session));
             }
@@ -142,7 +144,7 @@ impl Proxy {
     /// Talks until a login succeeds, then returns the two streams to relay between.
     async fn log_in(
         &self,
-        stream: tokio::net::TcpStream,
+        stream: TcpStream,
         listener: Listener,
         report: &mut Report,
     ) -> Result<(Stream, Stream), Over> {
@@ -152,6 +154,7 @@ impl Proxy {
             let arrived = tokio::time::Instant::now();
             match login::open_session(&self.0, &credentials, report).await {
                 Ok(opened) => {
+                    report.failure = None;
                     self.count_login(report, "ok");
                     return talk.hand_over(opened).await;
                 }
@@ -174,11 +177,10 @@ impl Proxy {
             client,
             server,
             report,
-            _permit,
+            place,
         } = *session;
         let report = Box::new(report);
         let protocol = report.protocol.as_str();
-        let _open = Open::new(&self.0.metrics);
         let open = self.0.metrics.sessions_open.with_label_values(&[protocol]);
         open.inc();
         let ended = self
@@ -187,6 +189,7 @@ impl Proxy {
             .run(client, server, self.0.tasks.cut_requested())
             .await;
         open.dec();
+        drop(place);
         self.end(&report, outcome(&ended), Some(ended));
     }
 
@@ -217,7 +220,7 @@ impl Proxy {
             .inc();
     }
 
-    fn report(&self, accepted: &Accepted, listener: Listener) -> Option<Report> {
+    fn report(&self, client: SocketAddr, local: SocketAddr, listener: Listener) -> Option<Report> {
         let mut octets = [0; 12];
         if let Err(error) = getrandom::fill(&mut octets) {
             tracing::error!(%error, "the kernel gives no randomness, closing a connection");
@@ -226,8 +229,8 @@ impl Proxy {
         Some(Report {
             session: SessionId::from_random(octets),
             protocol: listener.protocol,
-            client: ClientAddr(accepted.client),
-            local: LocalAddr(accepted.local),
+            client: ClientAddr(client),
+            local: LocalAddr(local),
             tls: None,
             login: None,
             mechanism: None,
@@ -248,18 +251,19 @@ fn outcome(ended: &Ended) -> Outcome {
     }
 }
 
-/// Counts a connection for as long as it lives.
-struct Open(prometheus::IntGauge);
-
-impl Open {
-    fn new(metrics: &Metrics) -> Self {
-        metrics.connections_open.inc();
-        Self(metrics.connections_open.clone())
+impl Place {
+    fn new(metrics: &Metrics, permit: OwnedSemaphorePermit) -> Self {
+        let connections = metrics.connections_open.clone();
+        connections.inc();
+        Self {
+            connections,
+            _permit: permit,
+        }
     }
 }
 
-impl Drop for Open {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.dec();
+        self.connections.dec();
     }
 }
