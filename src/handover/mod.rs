@@ -345,7 +345,7 @@ impl Handover {
                 user,
                 password,
             } => {
-                let started = login::start(server, user, password, context);
+                let started = login::start(server, user, password, context, &home);
                 let started = timeout_at(deadline, started).await;
                 match started.unwrap_or(Err(Refused::Timeout)) {
                     Ok(logged_in) => relay(link, logged_in, session, deadline, verdict).await,

@@ -286,7 +286,8 @@ mod tests {
 
     const ID: &str = "i ID (\"x-originating-ip\" \"192.0.2.77\" \"x-originating-port\" \"4242\" \
                       \"x-connected-ip\" \"192.0.2.1\" \"x-connected-port\" \"993\" \
-                      \"x-session-id\" \"sess-0001\" \"x-proxy-ttl\" \"5\")\r\n";
+                      \"x-session-id\" \"sess-0001\" \"x-proxy-ttl\" \"5\" \
+                      \"x-forward-uid\" \"1001\" \"x-forward-gid\" \"1002\" \"x-forward-home\" \"/srv/mail/ann\")\r\n";
     /// base64 of `ann NUL acceptor NUL secret`.
     const RESPONSE: &str = "YW5uAGFjY2VwdG9yAHNlY3JldA==";
     const SASL_IR: &str = "* OK [CAPABILITY IMAP4rev1 sasl-ir ID] ready\r\n";
@@ -298,6 +299,9 @@ mod tests {
             local: LocalAddr("192.0.2.1:993".parse().unwrap()),
             session: &session,
             ttl: 5,
+            uid: 1001,
+            gid: 1002,
+            home: "/srv/mail/ann",
         };
         let account = AccountName::parse("ann").unwrap();
         Client::new(&account, "acceptor", &Secret::new(b"secret".to_vec()), &id).unwrap()
