@@ -213,18 +213,14 @@ impl Acceptor {
                 pending,
                 session,
             }) => {
-                let write = async {
-                    link.write_all(&pending).await?;
-                    link.flush().await
-                };
-                let written = timeout(PENDING_TIMEOUT, write).await;
-                if let Err(error) = written.map_err(io::Error::from).flatten() {
-                    let ended = Ended {
-                        to_client: 0,
-                        to_server: 0,
-                        by: End::ClientError(error),
-                    };
-                    line(&context, &key_id, "broken", Some(&ended), started);
+                if let Err(error) = write_pending(&mut link, &pending).await {
+                    line(
+                        &context,
+                        &key_id,
+                        "broken",
+                        Some(&not_begun(error)),
+                        started,
+                    );
                     return;
                 }
                 let relayed = Relayed {
@@ -300,6 +296,24 @@ struct Relayed {
     guard: SessionGuard,
     /// The link's place under the limit.
     _permit: OwnedSemaphorePermit,
+}
+
+/// Gives the front what the real server said right behind its login.
+async fn write_pending(link: &mut Stream, pending: &[u8]) -> io::Result<()> {
+    let write = async {
+        link.write_all(pending).await?;
+        link.flush().await
+    };
+    timeout(PENDING_TIMEOUT, write).await?
+}
+
+/// The end of a session whose front has gone before the relay began.
+const fn not_begun(error: io::Error) -> Ended {
+    Ended {
+        to_client: 0,
+        to_server: 0,
+        by: End::ClientError(error),
+    }
 }
 
 /// The session's one line on the node.
