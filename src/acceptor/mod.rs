@@ -178,19 +178,8 @@ impl Acceptor {
         quiet: &Quiet,
         permit: OwnedSemaphorePermit,
     ) {
-        let admitted = match self
-            .parts
-            .admitter
-            .admit(stream, tls, peer.map(|peer| peer.ip()))
-            .await
-        {
-            Ok(admitted) => admitted,
-            // A proxy that closes a link it kept ready has done nothing wrong.
-            Err(error) if error.is_ordinary() => return,
-            Err(error) => {
-                self.turn_away(quiet, address_of(peer), &chain(&error));
-                return;
-            }
+        let Some(admitted) = self.admit(stream, tls, peer, quiet).await else {
+            return;
         };
         let started = Instant::now();
         let Admitted {
@@ -236,6 +225,32 @@ impl Acceptor {
                 tasks.spawn("session", self.relay(Box::new(relayed)));
             }
             Err(refused) => refused_line(&context, &key_id, &refused),
+        }
+    }
+
+    /// The handshake until `open`; none when it fails, or when the process stops first: what is not open is nobody's
+    /// session, and a front that opens it in that moment hears what it would from a node that is down.
+    async fn admit(
+        &self,
+        stream: Stream,
+        tls: bool,
+        peer: Option<SocketAddr>,
+        quiet: &Quiet,
+    ) -> Option<Admitted> {
+        let address = peer.map(|peer| peer.ip());
+        let admitted = tokio::select! {
+            biased;
+            admitted = self.parts.admitter.admit(stream, tls, address) => admitted,
+            () = self.parts.tasks.stopped() => return None,
+        };
+        match admitted {
+            Ok(admitted) => Some(admitted),
+            // A proxy that closes a link it kept ready has done nothing wrong.
+            Err(error) if error.is_ordinary() => None,
+            Err(error) => {
+                self.turn_away(quiet, address_of(peer), &chain(&error));
+                None
+            }
         }
     }
 
