@@ -178,19 +178,8 @@ impl Acceptor {
         quiet: &Quiet,
         permit: OwnedSemaphorePermit,
     ) {
-        let admitted = match self
-            .parts
-            .admitter
-            .admit(stream, tls, peer.map(|peer| peer.ip()))
-            .await
-        {
-            Ok(admitted) => admitted,
-            // A proxy that closes a link it kept ready has done nothing wrong.
-            Err(error) if error.is_ordinary() => return,
-            Err(error) => {
-                self.turn_away(quiet, address_of(peer), &chain(&error));
-                return;
-            }
+        let Some(admitted) = self.admit(stream, tls, peer, quiet).await else {
+            return;
         };
         let started = Instant::now();
         let Admitted {
@@ -213,18 +202,14 @@ impl Acceptor {
                 pending,
                 session,
             }) => {
-                let write = async {
-                    link.write_all(&pending).await?;
-                    link.flush().await
-                };
-                let written = timeout(PENDING_TIMEOUT, write).await;
-                if let Err(error) = written.map_err(io::Error::from).flatten() {
-                    let ended = Ended {
-                        to_client: 0,
-                        to_server: 0,
-                        by: End::ClientError(error),
-                    };
-                    line(&context, &key_id, "broken", Some(&ended), started);
+                if let Err(error) = write_pending(&mut link, &pending).await {
+                    line(
+                        &context,
+                        &key_id,
+                        "broken",
+                        Some(&not_begun(error)),
+                        started,
+                    );
                     return;
                 }
                 let relayed = Relayed {
@@ -240,6 +225,32 @@ impl Acceptor {
                 tasks.spawn("session", self.relay(Box::new(relayed)));
             }
             Err(refused) => refused_line(&context, &key_id, &refused),
+        }
+    }
+
+    /// The handshake until `open`; none when it fails, or when the process stops first: what is not open is nobody's
+    /// session, and a front that opens it in that moment hears what it would from a node that is down.
+    async fn admit(
+        &self,
+        stream: Stream,
+        tls: bool,
+        peer: Option<SocketAddr>,
+        quiet: &Quiet,
+    ) -> Option<Admitted> {
+        let address = peer.map(|peer| peer.ip());
+        let admitted = tokio::select! {
+            biased;
+            admitted = self.parts.admitter.admit(stream, tls, address) => admitted,
+            () = self.parts.tasks.stopped() => return None,
+        };
+        match admitted {
+            Ok(admitted) => Some(admitted),
+            // A proxy that closes a link it kept ready has done nothing wrong.
+            Err(error) if error.is_ordinary() => None,
+            Err(error) => {
+                self.turn_away(quiet, address_of(peer), &chain(&error));
+                None
+            }
         }
     }
 
@@ -300,6 +311,24 @@ struct Relayed {
     guard: SessionGuard,
     /// The link's place under the limit.
     _permit: OwnedSemaphorePermit,
+}
+
+/// Gives the front what the real server said right behind its login.
+async fn write_pending(link: &mut Stream, pending: &[u8]) -> io::Result<()> {
+    let write = async {
+        link.write_all(pending).await?;
+        link.flush().await
+    };
+    timeout(PENDING_TIMEOUT, write).await?
+}
+
+/// The end of a session whose front has gone before the relay began.
+const fn not_begun(error: io::Error) -> Ended {
+    Ended {
+        to_client: 0,
+        to_server: 0,
+        by: End::ClientError(error),
+    }
 }
 
 /// The session's one line on the node.

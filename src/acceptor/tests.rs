@@ -165,3 +165,18 @@ async fn links_have_a_limit_sessions_included() {
     })
     .await;
 }
+
+/// Fronts keep links proven ahead at every node: a node that stops must not wait until they are used or grow old.
+#[tokio::test]
+async fn links_that_are_not_open_do_not_hold_back_a_drain() {
+    let (dir, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
+    let nobody = Address::Unix(dir.path().join("nobody"));
+    let acceptor = acceptor(16, nobody, dir.path(), &tasks);
+    let (links, port) = listen().await;
+    tasks.spawn("listener", acceptor.listen(links, false));
+    let mut link = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+        .await
+        .unwrap();
+    patiently(link.read_u8()).await.unwrap();
+    assert_eq!(tasks.drain(Duration::from_secs(5)).await, 0);
+}
