@@ -17,6 +17,8 @@
 //! | [`opening`] | what a real server says first on a session handed to it |
 //! | [`talk`] | what IMAP and POP3 before login have in common |
 
+#[cfg(any(fuzzing, test))]
+mod conversation;
 pub mod denial;
 pub mod encode;
 pub mod framing;
@@ -27,3 +29,5 @@ pub mod opening;
 pub mod reply;
 pub mod sasl;
 pub mod talk;
+#[cfg(test)]
+mod transcript;
