@@ -3,7 +3,7 @@
 use std::slice;
 
 use super::{property::fuzz, *};
-use crate::proto::{conversation::Answer, transcript};
+use crate::proto::{conversation::Answer, talk::MAX_POSTPONED, transcript};
 
 const ENCRYPTED: Channel = Channel {
     encrypted: true,
@@ -927,7 +927,12 @@ fn failed_logins_end_in_bye() {
 
 #[test]
 fn answers_that_are_not_the_users_fault_have_an_end_too() {
-    for denial in [Denial::InUse, Denial::Limit, Denial::Unavailable] {
+    for denial in [
+        Denial::InUse,
+        Denial::Limit,
+        Denial::Misconfigured,
+        Denial::Unavailable,
+    ] {
         let mut script = String::new();
         for at in 1..=MAX_POSTPONED {
             script.push_str(&format!(
