@@ -338,7 +338,7 @@ async fn a_refusal_says_why() {
     let mut server = Server::start(Over::Plain, node_settings()).await;
     let front = Front::new(server.node(), dial_settings());
     for (refusal, denial) in [
-        (Refusal::Forbidden, Denial::Unavailable),
+        (Refusal::Forbidden, Denial::Misconfigured),
         (Refusal::InUse, Denial::InUse),
         (Refusal::Limit, Denial::Limit),
         (Refusal::Unavailable, Denial::Unavailable),

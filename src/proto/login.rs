@@ -24,6 +24,8 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
+#[cfg(any(fuzzing, test))]
+use super::conversation::{pieces, sizes};
 use super::{
     encode::{self, ClientId, EncodeError},
     link::Refusal,
@@ -276,6 +278,58 @@ fn refused(text: &[u8]) -> LoginError {
     LoginError::Refused {
         refusal,
         reply: reply::shown(text),
+    }
+}
+
+/// Holds for any real server: however the network cuts what it says, the login goes the same way, the password is sent
+/// once at most and only after a greeting, and what follows the login is left. The first octet chooses how it is cut.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz(data: &[u8]) {
+    use crate::names::{ClientAddr, LocalAddr, SessionId};
+
+    let ([seed, said @ ..], Ok(account)) = (data, AccountName::parse("ann")) else {
+        return;
+    };
+    let session = SessionId::from_random([7; 12]);
+    let id = ClientId {
+        client: ClientAddr(([192, 0, 2, 77], 4242).into()),
+        local: LocalAddr(([192, 0, 2, 1], 993).into()),
+        session: &session,
+        ttl: 5,
+    };
+    let password = Secret::new(b"secret".to_vec());
+    let run = |cut: &mut dyn FnMut() -> usize| {
+        let mut client = Client::new(&account, "master", &password, &id).ok()?;
+        let (mut input, mut out, mut last) = (BytesMut::new(), BytesMut::new(), Ok(Step::More));
+        for piece in pieces(said, cut) {
+            input.extend_from_slice(piece);
+            if last == Ok(Step::More) {
+                last = client.step(&mut input, &mut out);
+            }
+        }
+        let left = last.is_ok().then(|| input.to_vec());
+        Some((last, out, left))
+    };
+    let whole = run(&mut || usize::MAX);
+    assert_eq!(whole, run(&mut sizes(*seed)), "cut, it was read otherwise");
+    assert_eq!(whole, run(&mut || 1), "octet by octet, otherwise");
+    let Some((last, out, left)) = whole else {
+        return;
+    };
+    let response = sasl::plain_initial("ann", "master", &password);
+    let sent = out
+        .windows(response.expose().len())
+        .filter(|window| *window == response.expose())
+        .count();
+    let greets = |start: &[u8]| start.eq_ignore_ascii_case(b"* OK");
+    assert!(sent == 0 || sent == 1 && greets(said.get(..4).unwrap_or_default()));
+    assert!(left.is_none_or(|left| said.ends_with(&left)));
+    if let Ok(Step::Done { capabilities }) = last {
+        assert_eq!(sent, 1, "logged in without a password");
+        assert_eq!(
+            reply::capabilities(capabilities.as_bytes()),
+            Ok(capabilities)
+        );
     }
 }
 
