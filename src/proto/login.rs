@@ -296,6 +296,9 @@ pub fn fuzz(data: &[u8]) {
         local: LocalAddr(([192, 0, 2, 1], 993).into()),
         session: &session,
         ttl: 5,
+        uid: 1001,
+        gid: 1002,
+        home: "/srv/mail/ann",
     };
     let password = Secret::new(b"secret".to_vec());
     let run = |cut: &mut dyn FnMut() -> usize| {
