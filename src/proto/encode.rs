@@ -330,7 +330,8 @@ mod decode {
         }
 
         let account = AccountName::parse("ann").expect("a name");
-        let session = SessionId::from_random([7; 12]);
+        let session = SessionId::parse(text).unwrap_or(SessionId::from_random([7; 12]));
+        id_property(octets, &session);
         let request = ImapMaster {
             account: &AccountName::parse(text).unwrap_or(account),
             client: ClientAddr(([192, 0, 2, 77], 4242).into()),
@@ -346,6 +347,42 @@ mod decode {
             input: octets,
         };
         master_property(&request);
+    }
+
+    #[allow(
+        clippy::expect_used,
+        reason = "a property of the fuzz target and the tests panics when it does not hold"
+    )]
+    fn id_property(octets: &[u8], session: &SessionId) {
+        let mut address = [0; 16];
+        address
+            .iter_mut()
+            .zip(octets)
+            .for_each(|(to, from)| *to = *from);
+        let (client, ttl) = (SocketAddr::from((address, 993)), address[0]);
+        let id = ClientId {
+            client: ClientAddr(client),
+            local: LocalAddr(client),
+            session,
+            ttl,
+        };
+        let mut command = BytesMut::new();
+        super::imap_id(&id, &mut command).expect("nothing that can't be quoted");
+        let pairs = imap_id(&command).expect("an argument of ID");
+        let values = [
+            client.ip().to_canonical().to_string(),
+            "993".to_owned(),
+            client.ip().to_canonical().to_string(),
+            "993".to_owned(),
+            session.to_string(),
+            ttl.to_string(),
+        ];
+        assert!(
+            pairs
+                .iter()
+                .map(|(_, value)| value.as_slice())
+                .eq(values.iter().map(String::as_bytes))
+        );
     }
 
     #[allow(
