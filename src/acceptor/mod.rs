@@ -38,7 +38,7 @@ use crate::{
     metrics::Metrics,
     names::KeyId,
     net::{Accepted, Stream, accept_each},
-    outcome::chain,
+    outcome::{Outcome, chain},
     proto::link::Context,
     relay::{End, Ended, Relay},
     tasks::Tasks,
@@ -206,7 +206,7 @@ impl Acceptor {
                     line(
                         &context,
                         &key_id,
-                        "broken",
+                        Outcome::Broken.as_str(),
                         Some(&not_begun(error)),
                         started,
                     );
@@ -271,7 +271,8 @@ impl Acceptor {
             .run(link, server, self.parts.tasks.cut_requested())
             .await;
         drop(guard);
-        line(&context, &key_id, "served", Some(&ended), started);
+        let outcome = ended.outcome().as_str();
+        line(&context, &key_id, outcome, Some(&ended), started);
     }
 
     /// Whether the process at the other end may open links.

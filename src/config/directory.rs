@@ -15,7 +15,7 @@ use super::{
     section::Section,
 };
 use crate::{
-    directory::{Attributes, CacheSettings, FileSettings, LdapSettings, Settings, Source, Verify},
+    directory::{Attributes, CacheSettings, LdapSettings, Settings, Source, Verify},
     net::Address,
     secret::Secret,
 };
@@ -57,8 +57,7 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
                     section.problem(name, "not used with kind = \"file\"");
                 }
             }
-            let path = files::private(&mut file_table, "path")?;
-            Source::File(FileSettings { path })
+            Source::File(files::accounts(&mut file_table, "path")?)
         }
         None => {
             ldap_table.leave();
@@ -133,7 +132,15 @@ fn service_account(table: &mut Section<'_>) -> (Option<String>, Option<Secret>) 
             table.pass_over(&[DN, FILE]);
             (None, None)
         }
-        _ => (table.required(DN, &form), files::password(table, FILE)),
+        _ => {
+            let password = files::password(table, FILE);
+            if let Some(password) = &password
+                && std::str::from_utf8(password.expose()).is_err()
+            {
+                table.problem(FILE, "not UTF-8, which passwords in LDAP are");
+            }
+            (table.required(DN, &form), password)
+        }
     }
 }
 

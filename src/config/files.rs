@@ -1,21 +1,20 @@
 //! The files that configuration names: keys, passwords, certificates, the accounts file, the system's users.
 //!
 //! Everything is read once, here, before anything starts: a process that runs has its secrets in memory and may give
-//! up the right to read them. What is too open is refused (the rule stands in `secret`), and a certificate is tried
-//! together with its key, as TLS would use them.
+//! up the right to read them. What is too open is refused (the rule stands in `secret`), a certificate is tried
+//! together with its key, as TLS would use them, and an accounts file is read as the directory would.
 //!
-//! It does not keep certificates: they are read again where TLS is set up, and this check tells beforehand what
-//! would fail there.
+//! It keeps neither certificates nor accounts: they are read again where they are used, and this check tells
+//! beforehand what would fail there.
 
 use std::{
-    fs::{self, File},
-    io,
-    os::unix::fs::MetadataExt as _,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use super::{form, section::Section};
 use crate::{
+    directory::{self, FileSettings},
     net::tls,
     outcome::chain,
     secret::{Key, Secret, SecretFileError},
@@ -96,22 +95,17 @@ pub(super) fn authorities(
     named
 }
 
-/// The path of a file that must be there and that others may not open (the accounts file).
-pub(super) fn private(section: &mut Section<'_>, name: &'static str) -> Option<PathBuf> {
+/// The accounts file that key `name` names, tried.
+pub(super) fn accounts(section: &mut Section<'_>, name: &'static str) -> Option<FileSettings> {
     let path = section.required(name, &form::path("the path of a file"))?;
-    let mode = File::open(&path)
-        .and_then(|file| file.metadata())
-        .map(|metadata| metadata.mode() & 0o7777);
-    let text = match mode {
-        Ok(mode) if mode & 0o137 == 0 => return Some(path),
-        Ok(mode) => format!(
-            "{} has mode {mode:04o} (expected 0600 or 0640: nobody but owner and group may open it)",
-            path.display()
-        ),
-        Err(error) => format!("cannot read {}: {error}", path.display()),
-    };
-    section.problem(name, text);
-    None
+    let settings = FileSettings { path };
+    match directory::check_accounts(settings.clone()) {
+        Ok(()) => Some(settings),
+        Err(error) => {
+            section.problem(name, chain(&error));
+            None
+        }
+    }
 }
 
 /// The path of a folder that must be there.

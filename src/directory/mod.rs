@@ -157,6 +157,15 @@ pub enum StartError {
     Random(#[source] getrandom::Error),
 }
 
+/// Tries an accounts file, as [`Directory::start`] would read it.
+///
+/// # Errors
+///
+/// All that is wrong with it.
+pub fn check_accounts(settings: FileSettings) -> Result<(), FileError> {
+    File::open(settings).map(drop)
+}
+
 // === impl Directory ===
 
 impl Directory {

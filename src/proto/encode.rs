@@ -365,6 +365,9 @@ mod decode {
             local: LocalAddr(client),
             session,
             ttl,
+            uid: 1001,
+            gid: 1002,
+            home: "/srv/mail/ann",
         };
         let mut command = BytesMut::new();
         super::imap_id(&id, &mut command).expect("nothing that can't be quoted");
@@ -376,6 +379,9 @@ mod decode {
             "993".to_owned(),
             session.to_string(),
             ttl.to_string(),
+            "1001".to_owned(),
+            "1002".to_owned(),
+            "/srv/mail/ann".to_owned(),
         ];
         assert!(
             pairs

@@ -39,9 +39,9 @@ use crate::{
     names::{ClientAddr, LocalAddr, SessionId},
     net::{Accepted, Stream, accept_each},
     nodes::Nodes,
-    outcome::{Outcome, Report},
+    outcome::{Failure, Outcome, Report, Stage},
     proto::{denial::Denial, imap, talk::Bye},
-    relay::{End, Ended, Relay},
+    relay::{Ended, Relay},
     tasks::Tasks,
 };
 
@@ -179,7 +179,7 @@ impl Proxy {
             report,
             place,
         } = *session;
-        let report = Box::new(report);
+        let mut report = Box::new(report);
         let protocol = report.protocol.as_str();
         let open = self.0.metrics.sessions_open.with_label_values(&[protocol]);
         open.inc();
@@ -190,7 +190,15 @@ impl Proxy {
             .await;
         open.dec();
         drop(place);
-        self.end(&report, outcome(&ended), Some(ended));
+        if let Some(blame) = ended.blame() {
+            report.failure = Some(Failure {
+                stage: Stage::Relay,
+                blame,
+                denial: Denial::Unavailable,
+                reason: ended.by.to_string(),
+            });
+        }
+        self.end(&report, ended.outcome(), Some(ended));
     }
 
     fn end(&self, report: &Report, outcome: Outcome, ended: Option<Ended>) {
@@ -239,15 +247,6 @@ impl Proxy {
             failure: None,
             started: Instant::now(),
         })
-    }
-}
-
-fn outcome(ended: &Ended) -> Outcome {
-    match ended.by {
-        End::Client | End::Server => Outcome::Served,
-        End::Idle | End::HalfClosedIdle => Outcome::Idle,
-        End::ClientError(_) | End::ServerError(_) => Outcome::Broken,
-        End::Stopped => Outcome::Cut,
     }
 }
 

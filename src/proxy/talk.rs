@@ -117,7 +117,17 @@ impl<'a> Talk<'a> {
                     self.negotiate(report).await?;
                     self.machine.encrypted();
                 }
-                Event::Close(closed) => return Err(self.close(closed).await),
+                Event::Close(closed) => {
+                    if let Closed::Misbehaved(word) = closed {
+                        report.failure = Some(Failure {
+                            stage: Stage::Talk,
+                            blame: Blame::Client,
+                            denial: Denial::BadCredentials,
+                            reason: word.to_owned(),
+                        });
+                    }
+                    return Err(self.close(closed).await);
+                }
             }
         }
     }

@@ -43,7 +43,12 @@ use std::{
 use prometheus::IntCounter;
 
 use self::{idle::Idle, pipes::Pipes, session::Session};
-use crate::{metrics::Metrics, net::Stream, tasks::Tasks};
+use crate::{
+    metrics::Metrics,
+    net::Stream,
+    outcome::{Blame, Outcome},
+    tasks::Tasks,
+};
 
 /// Limits of a relayed session.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +96,27 @@ pub enum End {
     ServerError(io::Error),
     /// The caller asked for it.
     Stopped,
+}
+
+impl Ended {
+    /// The word for logs and metrics.
+    pub const fn outcome(&self) -> Outcome {
+        match self.by {
+            End::Client | End::Server => Outcome::Served,
+            End::Idle | End::HalfClosedIdle => Outcome::Idle,
+            End::ClientError(_) | End::ServerError(_) => Outcome::Broken,
+            End::Stopped => Outcome::Cut,
+        }
+    }
+
+    /// Whose connection broke, if one did.
+    pub const fn blame(&self) -> Option<Blame> {
+        match self.by {
+            End::ClientError(_) => Some(Blame::Client),
+            End::ServerError(_) => Some(Blame::Node),
+            End::Client | End::HalfClosedIdle | End::Idle | End::Server | End::Stopped => None,
+        }
+    }
 }
 
 impl fmt::Display for End {

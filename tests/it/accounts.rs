@@ -142,21 +142,82 @@ fn an_account_has_as_many_sessions_as_it_may() {
     }
 }
 
-/// The other way to verify: hashes are read and compared here.
+/// The home attribute may hold a host name, in whatever case; without it an account lives on the default node.
 #[test]
-fn passwords_verified_by_hash() {
-    let ann = User::new("ann", "n1", 20001)
-        // doveadm pw -s SSHA512 -p 'hashed pass word'
-        .password("hashed pass word");
-    let mut stored = ann.clone();
-    stored.password = "{SSHA512}MOzCq1WjniR8OGhfDDc32XBYSYCS7STCBpn3OWkMUSTjKyJ/LDxwsxCL0X+PttOqBf6AEeSr5Z7tmRKaoteP8oqukJc=".to_owned();
-    let cluster = Cluster::usual()
-        .directory("verify = \"hash\"")
-        .user(&stored)
-        .start();
-    let mut client = Client::connect(&cluster, Channel::Implicit);
-    client
-        .login(Method::Login, &ann.name, "other pass word")
-        .no("AUTHENTICATIONFAILED");
-    client.login(Method::Login, &ann.name, &ann.password).ok();
+fn a_home_is_a_node_by_name_by_host_name_or_by_default() {
+    let users = [
+        ("byname", "n2", "n2"),
+        ("uppercase", "N2", "n2"),
+        ("byhost", "mail2.example.org", "n2"),
+        ("byhostcase", "MAIL2.Example.Org.", "n2"),
+        ("nowhere", "", "n1"),
+    ];
+    let mut builder = Cluster::build()
+        .node(NodeSpec::new("n1", Kind::Login))
+        .node(NodeSpec::new("n2", Kind::ImapMaster).entry("hosts = [\"Mail2.example.org\"]"))
+        .nodes("default = \"n1\"");
+    let people: Vec<(User, &str)> = (20701..)
+        .zip(users)
+        .map(|(uid, (name, attribute, node))| (User::new(name, attribute, uid), node))
+        .collect();
+    for (user, _) in &people {
+        builder = builder.user(user);
+    }
+    let cluster = builder.start();
+    for (user, node) in &people {
+        let mut client = Client::logged_in(&cluster, Channel::Plain, user);
+        client.command("SELECT INBOX").ok();
+        client.command("LOGOUT").ok();
+        let home = |node: &str| {
+            let node = cluster.nodes.iter().find(|found| found.name == node);
+            node.unwrap().home_root.join(&user.home).exists()
+        };
+        assert!(home(node), "{user:?}");
+        assert_eq!(home("n1"), *node == "n1", "{user:?}");
+    }
+}
+
+/// Only nodes of the table are ever dialled, whatever the directory says.
+#[test]
+fn a_home_that_is_missing_or_unknown_is_refused_for_now() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let cases = [
+        ("missing", "", "names no home node"),
+        ("unknown", "n3", "is not in [nodes]"),
+        ("address", address.as_str(), "is not in [nodes]"),
+        ("path", "/run/link.sock", "is not in [nodes]"),
+    ];
+    let mut builder = Cluster::usual();
+    let people: Vec<(User, &str)> = (20801..)
+        .zip(cases)
+        .map(|(uid, (name, node, reason))| (User::new(name, node, uid), reason))
+        .collect();
+    for (user, _) in &people {
+        builder = builder.user(user);
+    }
+    let cluster = builder.start();
+    for (user, reason) in &people {
+        let mut client = Client::connect(&cluster, Channel::Plain);
+        client
+            .login(Method::Login, &user.name, &user.password)
+            .no("UNAVAILABLE");
+        // The password is looked at all the same.
+        client
+            .login(Method::Login, &user.name, "wrong")
+            .no("AUTHENTICATIONFAILED");
+        let log = cluster.front_log();
+        assert!(
+            log.lines().any(|line| line.contains("ERROR ")
+                && line.contains(&format!(" login={} ", user.name))
+                && line.contains(" stage=resolve blame=directory denial=unavailable ")
+                && line.contains(reason)),
+            "{log}"
+        );
+    }
+    assert_eq!(
+        listener.accept().unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock
+    );
 }

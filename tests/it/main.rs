@@ -7,12 +7,17 @@
 //! | module | shows |
 //! | --- | --- |
 //! | `accounts` | who is served: added while running, many uids, uids and homes that are refused |
+//! | `descriptors` | front and node without a file descriptor left |
+//! | `directory` | LDAP under TLS, and password hashes that other programs made |
 //! | `failures` | what a client hears when a node or the directory is away, silent, or does not trust us |
+//! | `links` | whoever comes to a link port and is no proxy, or one that may not |
 //! | `logins` | every way to log in, on every channel, at every kind of node |
-//! | `outside` | metrics, health, and what a stranger at a link port sees |
+//! | `outside` | metrics, health, and the log's line of a session |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
 //! | `sessions` | after login it is bytes: large messages, IDLE, early commands, half-closed connections |
 //! | `single` | one machine without LDAP |
+//! | `stopping` | SIGTERM: what goes on, what is told, what is cut |
+//! | `talk` | what a client must not do before it has logged in |
 //! | `tools` | curl, Python's imaplib and mbsync |
 
 #![allow(
@@ -26,11 +31,16 @@
 
 mod accounts;
 mod client;
+mod descriptors;
+mod directory;
 mod failures;
 mod lab;
+mod links;
 mod logins;
 mod outside;
 mod refusals;
 mod sessions;
 mod single;
+mod stopping;
+mod talk;
 mod tools;

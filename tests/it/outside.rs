@@ -1,22 +1,9 @@
-//! What can be seen from outside (`/metrics`, `/healthz`, `/readyz`), and what a stranger at a link port sees: nothing.
-
-use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
+//! What can be seen from outside: `/metrics`, `/healthz`, `/readyz`, and the log's line of a session.
 
 use crate::{
     client::{Channel, Client, Method},
-    lab::{Cluster, User, eventually, http_get, http_status},
+    lab::{Cluster, User, eventually, http_status, metric},
 };
-
-/// The value of a line of `/metrics`.
-fn metric(admin: SocketAddr, line: &str) -> Option<f64> {
-    http_get(admin, "/metrics")?
-        .lines()
-        .find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
-}
 
 #[test]
 fn sessions_are_counted() {
@@ -53,32 +40,120 @@ fn ready_is_who_reaches_the_directory() {
     eventually("ready again", || http_status(admin, "/readyz") == Some(200));
 }
 
-/// Whoever can't prove anything is closed without a word that would tell why, and soon.
+/// One line has the whole session.
 #[test]
-fn strangers_at_a_link_port_are_closed_and_logged_once() {
-    let cluster = Cluster::usual().link_tls(false).start();
-    for say in [
-        &b"a LOGIN ann password\r\n"[..],
-        b"GET / HTTP/1.1\r\n\r\n",
-        &[0; 4096],
-        &[0xff; 4096],
-        b"",
-    ] {
-        let mut stream = TcpStream::connect(cluster.link_address("n1")).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
+fn the_line_of_a_session_is_complete() {
+    let ann = User::new("ann", "n1", 20001);
+    let bob = User::new("bob", "n2", 20002);
+    let cluster = Cluster::usual().user(&ann).user(&bob).start();
+    for user in [&ann, &bob] {
+        let mut client = Client::connect(&cluster, Channel::Implicit);
+        // What was denied before is not the fault of this session.
+        client
+            .login(Method::Login, &user.name, "wrong")
+            .no("AUTHENTICATIONFAILED");
+        client.login(Method::Login, &user.name, &user.password).ok();
+        client.command("LOGOUT").ok();
+        drop(client);
+        eventually("the session's line", || {
+            cluster.sessions(&user.name).len() == 1
+        });
+        let line = &cluster.sessions(&user.name)[0];
+        for field in [
+            " session=",
+            &format!(" account={} ", user.name),
+            &format!(" login={} ", user.name),
+            " client=127.0.0.1:",
+            &format!(" local={} ", cluster.imaps()),
+            " protocol=imap ",
+            " tls=TLSv1.3 ",
+            " cipher=TLS_",
+            &format!(" node={} ", user.node),
+            " outcome=served ",
+            " reason=\"",
+            " bytes_out=",
+            " bytes_in=11 ",
+            " duration_ms=",
+        ] {
+            assert!(line.contains(field), "no {field} in {line}");
+        }
+        assert!(!line.contains("blame="), "{line}");
+        assert!(!line.contains("bytes_out=0 "), "{line}");
+        // And the node's own, with the same id.
+        let id = line
+            .split(' ')
+            .find(|field| field.starts_with("session="))
             .unwrap();
-        // It may be closed before all is said.
-        let _ = stream.write_all(say);
-        let mut heard = Vec::new();
-        let _ = stream.read_to_end(&mut heard);
-        // What everybody hears is the node's one record: its name and a nonce, never an answer.
-        assert!(heard.len() < 300, "{}", heard.len());
+        eventually("the node's line", || {
+            cluster.node_log(&user.node).lines().any(|line| {
+                line.contains("session ended")
+                    && line.contains(id)
+                    && line.contains(" client=127.0.0.1:")
+                    && line.contains(" tls=TLSv1.3 ")
+                    && line.contains(" key=front ")
+            })
+        });
     }
-    let log = cluster.node_log("n1");
-    let lines = log
-        .lines()
-        .filter(|line| line.contains("127.0.0.1") && line.contains("WARN"))
-        .count();
-    assert_eq!(lines, 1, "once per address and minute: {log}");
+}
+
+/// Whoever watches the log need not wait until the client hangs up.
+#[test]
+fn a_failure_is_logged_when_it_happens_with_whose_fault_it_is() {
+    let ann = User::new("ann", "n1", 20001);
+    let lost = User::new("lost", "elsewhere", 20002);
+    let away = User::new("away", "n2", 20003);
+    let mut cluster = Cluster::usual().user(&ann).user(&lost).user(&away).start();
+    cluster.node("n2").acceptor().kill();
+    let mut client = Client::connect(&cluster, Channel::Implicit);
+    for (name, password, level, stage, blame) in [
+        ("ann", "wrong", " INFO ", "authenticate", "client"),
+        (
+            "lost",
+            lost.password.as_str(),
+            "ERROR ",
+            "resolve",
+            "directory",
+        ),
+        ("away", away.password.as_str(), "ERROR ", "link", "node"),
+    ] {
+        client.login(Method::PlainInitial, name, password);
+        eventually("the failure's line, with the client still there", || {
+            cluster.front_log().lines().any(|line| {
+                line.contains("login failed")
+                    && line.contains(level)
+                    && line.contains(&format!(" login={name} "))
+                    && line.contains(" tls=TLSv1.3 ")
+                    && line.contains(&format!(" stage={stage} blame={blame} denial="))
+                    && line.contains(" reason=")
+            })
+        });
+    }
+    cluster.slapd().process.stop();
+    client.login(Method::PlainInitial, "other", "x");
+    eventually("the directory's", || {
+        cluster.front_log().lines().any(|line| {
+            line.contains(" login=other ") && line.contains(" stage=authenticate blame=directory ")
+        })
+    });
+}
+
+#[test]
+fn a_silent_session_is_closed_without_a_word_and_logged() {
+    let ann = User::new("ann", "n1", 20001);
+    let bob = User::new("bob", "n2", 20002);
+    let cluster = Cluster::usual()
+        .proxy("idle_timeout = \"1s\"")
+        .user(&ann)
+        .user(&bob)
+        .start();
+    for user in [&ann, &bob] {
+        let mut client = Client::logged_in(&cluster, Channel::Plain, user);
+        assert_eq!(client.rest(), b"");
+        eventually("its line", || {
+            cluster
+                .sessions(&user.name)
+                .iter()
+                .any(|line| line.contains(" outcome=idle "))
+        });
+    }
 }

@@ -2,10 +2,14 @@
 
 use crate::{
     client::{Channel, Client},
-    lab::{Cluster, User},
+    lab::{Builder, Cluster, Kind, User},
 };
 
 const LARGE: usize = 20 * 1024 * 1024;
+
+fn people() -> [User; 2] {
+    [User::new("ann", "n1", 20001), User::new("bob", "n2", 20002)]
+}
 
 /// Octets without a pattern that a lost or doubled piece could hide in, in lines.
 fn large_message() -> Vec<u8> {
@@ -23,16 +27,13 @@ fn large_message() -> Vec<u8> {
     message
 }
 
-fn append_and_fetch(link_tls: bool) {
-    let ann = User::new("ann", "n1", 20001);
-    let bob = User::new("bob", "n2", 20002);
-    let cluster = Cluster::usual()
-        .link_tls(link_tls)
-        .user(&ann)
-        .user(&bob)
+fn append_and_fetch(builder: Builder, users: &[User]) {
+    let cluster = users
+        .iter()
+        .fold(builder, |builder, user| builder.user(user))
         .start();
     let message = large_message();
-    for user in [&ann, &bob] {
+    for user in users {
         for channel in [Channel::Implicit, Channel::Plain] {
             let case = format!("{channel:?} {}", user.name);
             let mut client = Client::logged_in(&cluster, channel, user);
@@ -56,12 +57,20 @@ fn append_and_fetch(link_tls: bool) {
 
 #[test]
 fn append_and_fetch_20_mib_over_tls_links() {
-    append_and_fetch(true);
+    append_and_fetch(Cluster::usual(), &people());
 }
 
 #[test]
 fn append_and_fetch_20_mib_over_plain_links() {
-    append_and_fetch(false);
+    append_and_fetch(Cluster::usual().link_tls(false), &people());
+}
+
+#[test]
+fn append_and_fetch_20_mib_over_unix_sockets() {
+    for kind in [Kind::Login, Kind::ImapMaster] {
+        let ann = User::new("ann", "local", 20001);
+        append_and_fetch(Cluster::build().single(kind), &[ann]);
+    }
 }
 
 #[test]
@@ -121,13 +130,15 @@ fn what_is_answered_after_the_clients_end_arrives() {
     let message = vec![b'x'; 1024 * 1024];
     for user in [&ann, &bob] {
         cluster.deliver(user, &message);
-        let mut client = Client::logged_in(&cluster, Channel::Plain, user);
-        client.send("s SELECT INBOX\r\nf FETCH 1 BODY.PEEK[]\r\nl LOGOUT\r\n");
-        client.finish_sending();
-        client.reply("s").ok();
-        assert!(client.reply("f").ok().literals == [message.as_slice()]);
-        client.reply("l").ok();
-        assert_eq!(client.rest(), b"");
+        for channel in [Channel::Plain, Channel::Implicit] {
+            let mut client = Client::logged_in(&cluster, channel, user);
+            client.send("s SELECT INBOX\r\nf FETCH 1 BODY.PEEK[]\r\nl LOGOUT\r\n");
+            client.finish_sending();
+            client.reply("s").ok();
+            assert!(client.reply("f").ok().literals == [message.as_slice()]);
+            client.reply("l").ok();
+            assert_eq!(client.rest(), b"");
+        }
     }
 }
 

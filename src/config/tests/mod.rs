@@ -42,6 +42,12 @@ impl Folder {
             ("accounts.toml", 0o640, String::new()),
             ("open.toml", 0o644, String::new()),
             (
+                "bad.toml",
+                0o600,
+                "[[account]]\nname = 'ann'\nuid = 0\n[[account]]\nname = 'bob'\ncolour = 1\n"
+                    .to_owned(),
+            ),
+            (
                 "passwd",
                 0o644,
                 "root:x:0:0::/:/bin/sh\nmail:x:8:8::/:/\npigeonair:x:123:123::/:/\n".to_owned(),
@@ -51,6 +57,9 @@ impl Folder {
             fs::write(&path, content).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         }
+        let latin1 = folder.0.path().join("latin1.password");
+        fs::write(&latin1, b"p\xe4ssword").unwrap();
+        fs::set_permissions(&latin1, fs::Permissions::from_mode(0o600)).unwrap();
         fs::create_dir(folder.0.path().join("mail")).unwrap();
         folder
     }
@@ -478,6 +487,18 @@ fn the_directory_is_checked() {
                 "directory.default_uid: not used with kind = \"file\"",
                 "directory.file.path: /etc/pigeonair/open.toml has mode 0644 (expected 0600 or 0640: nobody but owner and group may open it)",
             ],
+        ),
+        (
+            "kind = \"ldap\"\n[directory.ldap]\nuri = \"ldap://127.0.0.1:389\"\nbase = \"dc=example\"",
+            "kind = 'file'\n[directory.file]\npath = '/etc/pigeonair/bad.toml'",
+            &[
+                "directory.file.path: /etc/pigeonair/bad.toml has problems: account 1 (ann): password: is missing; account 1 (ann): gid: expected a number from 0 to 4294967295; account 2 (bob): colour: is not a key of an account; account 2 (bob): password: is missing; account 2 (bob): uid: expected a number from 0 to 4294967295; account 2 (bob): gid: expected a number from 0 to 4294967295",
+            ],
+        ),
+        (
+            "base = \"dc=example\"",
+            "base = 'dc=example'\nbind_dn = 'cn=a'\nbind_password_file = '/etc/pigeonair/latin1.password'",
+            &["directory.ldap.bind_password_file: not UTF-8, which passwords in LDAP are"],
         ),
         (
             "[directory.ldap]",

@@ -135,6 +135,10 @@ pub(crate) struct NodeSpec {
     node_key: &'static str,
     master_password: &'static str,
     silent: bool,
+    /// Further lines of the node's `[[acceptor.key]]`.
+    key: &'static str,
+    /// Further lines of the front's `[[nodes.node]]`.
+    entry: &'static str,
     /// The front expects a plain link, whatever the node does.
     front_plain: bool,
 }
@@ -158,8 +162,20 @@ impl NodeSpec {
             node_key: KEY,
             master_password: MASTER_PASSWORD,
             silent: false,
+            key: "",
+            entry: "",
             front_plain: false,
         }
+    }
+
+    /// A further line of its key's table.
+    pub(crate) fn key(self, key: &'static str) -> Self {
+        Self { key, ..self }
+    }
+
+    /// A further line of its table at the front.
+    pub(crate) fn entry(self, entry: &'static str) -> Self {
+        Self { entry, ..self }
     }
 
     /// Further lines for its Dovecot.
@@ -219,7 +235,18 @@ pub(crate) struct Builder {
     proxy: String,
     directory: String,
     acceptor: String,
+    table: String,
+    ldap: Ldap,
+    descriptors: Option<u64>,
     single: bool,
+}
+
+/// How the front reaches the LDAP server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ldap {
+    Plain,
+    StartTls,
+    Tls,
 }
 
 impl Builder {
@@ -257,6 +284,25 @@ impl Builder {
     pub(crate) fn acceptor(mut self, line: &str) -> Self {
         writeln!(self.acceptor, "{line}").unwrap();
         self
+    }
+
+    /// A further line of `[nodes]`.
+    pub(crate) fn nodes(mut self, line: &str) -> Self {
+        writeln!(self.table, "{line}").unwrap();
+        self
+    }
+
+    /// What the connections to LDAP are; default plain.
+    pub(crate) fn ldap(self, ldap: Ldap) -> Self {
+        Self { ldap, ..self }
+    }
+
+    /// How many descriptors the front may have.
+    pub(crate) fn descriptors(self, number: u64) -> Self {
+        Self {
+            descriptors: Some(number),
+            ..self
+        }
     }
 
     /// One machine without LDAP: accounts in a file, front and node on a Unix socket.
@@ -312,6 +358,7 @@ impl Builder {
             cluster.slapd = Some(Slapd::start(
                 &cluster.path("ldap"),
                 &cluster.path("logs"),
+                &cluster.path("front"),
                 ip,
                 &self.users,
             ));
@@ -378,6 +425,9 @@ impl Cluster {
             proxy: String::new(),
             directory: String::new(),
             acceptor: String::new(),
+            table: String::new(),
+            ldap: Ldap::Plain,
+            descriptors: None,
             single: false,
         }
     }
@@ -407,6 +457,27 @@ impl Cluster {
     /// The front's HTTP.
     pub(crate) fn front_admin(&self) -> SocketAddr {
         SocketAddr::from((self.ip, 9143))
+    }
+
+    /// A node's HTTP.
+    pub(crate) fn node_admin(&self, name: &str) -> SocketAddr {
+        let node = self.nodes.iter().find(|node| node.name == name);
+        node.unwrap().admin
+    }
+
+    /// The front's process.
+    pub(crate) fn front(&mut self) -> &mut Process {
+        self.front.as_mut().unwrap()
+    }
+
+    /// What the LDAP server has said.
+    pub(crate) fn slapd_log(&self) -> String {
+        fs::read_to_string(self.path("logs/slapd.log")).unwrap_or_default()
+    }
+
+    /// The socket on which front and node of a single machine meet.
+    pub(crate) fn link_socket(&self) -> PathBuf {
+        self.path("link.sock")
     }
 
     /// Where a node listens for links over TCP.
@@ -528,6 +599,7 @@ impl Cluster {
     /// Its password must not be in any log at the end.
     fn remember(&mut self, user: &User) {
         self.secrets.push(user.password.clone());
+        self.secrets.extend(user.stored.clone());
         self.users.push(user.clone());
     }
 
@@ -619,12 +691,13 @@ impl Cluster {
              [admin]\nnode = \"{}\"\n\n\
              [acceptor]\nname = \"{}\"\npeers = [\"{FRONT_UID}\"]\nhome_root = \"{}\"\n{}\n\
              [[acceptor.listen]]\n{listen}\n\n\
-             [[acceptor.key]]\nid = \"front\"\nfile = \"{dir}/front.key\"\n\n\
+             [[acceptor.key]]\nid = \"front\"\nfile = \"{dir}/front.key\"\n{}\n\n\
              [acceptor.imap]\n{kind}\n",
             node.admin,
             spec.name,
             node.home_root.display(),
             builder.acceptor,
+            spec.key,
         )
     }
 
@@ -638,14 +711,16 @@ impl Cluster {
         if builder.single {
             text += "default = \"local\"\n";
         }
+        text += &builder.table;
         for (index, spec) in (0..).zip(&builder.nodes) {
             let key = self.text(&format!("front/{}.key", spec.name));
             write_private(Path::new(&key), &format!("{}\n", spec.front_key));
             write!(
                 text,
-                "\n[[nodes.node]]\nname = \"{}\"\naddress = \"{}\"\nkey_id = \"front\"\nkey_file = \"{key}\"\n",
+                "\n[[nodes.node]]\nname = \"{}\"\naddress = \"{}\"\nkey_id = \"front\"\nkey_file = \"{key}\"\n{}\n",
                 spec.name,
                 self.link(spec, index),
+                spec.entry,
             )
             .unwrap();
             if spec.link == Link::Plain || spec.front_plain {
@@ -658,6 +733,15 @@ impl Cluster {
             chown(entry.unwrap().path(), Some(FRONT_UID), Some(FRONT_UID)).unwrap();
         }
         let id = FRONT_UID.to_string();
+        let limit = builder
+            .descriptors
+            .map(|number| format!("--nofile={number}"));
+        let program = self.program("front", &configuration);
+        let command: Vec<&str> = limit
+            .iter()
+            .flat_map(|limit| ["prlimit", limit.as_str(), "--"])
+            .chain(program.iter().map(String::as_str))
+            .collect();
         let mut front = Process::start_as(
             "front",
             &self.path("logs"),
@@ -669,10 +753,7 @@ impl Cluster {
                 "--clear-groups",
                 "--no-new-privs",
             ],
-            &self
-                .program("front", &configuration)
-                .each_ref()
-                .map(String::as_str),
+            &command,
         );
         wait_until_ready(&mut front, self.front_admin());
         self.front = Some(front);
@@ -690,10 +771,15 @@ impl Cluster {
 
     fn proxy_toml(&self, builder: &Builder) -> String {
         let dir = self.text("front");
+        let delay = if builder.proxy.contains("failure_delay") {
+            ""
+        } else {
+            "failure_delay = \"300ms\"\n"
+        };
         let mut text = format!(
             "[log]\nlevel = \"debug\"\n\n\
              [admin]\nfront = \"{}:9143\"\n\n\
-             [proxy]\nfailure_delay = \"300ms\"\n{}\n\
+             [proxy]\n{delay}{}\n\
              [proxy.tls]\ncertificate = \"{dir}/server.pem\"\nkey = \"{dir}/server.key\"\n\n",
             self.ip, builder.proxy,
         );
@@ -722,6 +808,12 @@ impl Cluster {
         };
         let password = format!("{dir}/ldap.password");
         write_private(Path::new(&password), slapd::SERVICE_PASSWORD);
+        let ca_file = format!("\nca_file = \"{dir}/ca.pem\"");
+        let uri = match builder.ldap {
+            Ldap::Plain => format!("\"{}\"", slapd.uri()),
+            Ldap::StartTls => format!("\"{}\"\nstart_tls = true{ca_file}", slapd.uri()),
+            Ldap::Tls => format!("\"{}\"{ca_file}", slapd.tls_uri()),
+        };
         let timeout = if builder.directory.contains("timeout") {
             ""
         } else {
@@ -729,10 +821,9 @@ impl Cluster {
         };
         format!(
             "[directory]\nkind = \"ldap\"\n\n\
-             [directory.ldap]\nuri = \"{}\"\nbind_dn = \"cn=pigeonair,ou=services,dc=example,dc=org\"\n\
+             [directory.ldap]\nuri = {uri}\nbind_dn = \"cn=pigeonair,ou=services,dc=example,dc=org\"\n\
              bind_password_file = \"{password}\"\nbase = \"ou=people,dc=example,dc=org\"\n{timeout}{}\n\
              [directory.ldap.attributes]\nstatus = \"employeeType\"\n\n",
-            slapd.uri(),
             builder.directory,
         )
     }
@@ -818,7 +909,9 @@ fn accounts_toml(users: &[User]) -> String {
                  home = {:?}\nstatus = {:?}\n\n",
                 user.name,
                 user.name,
-                scheme(&user.password),
+                user.stored
+                    .clone()
+                    .unwrap_or_else(|| scheme(&user.password)),
                 user.home,
                 user.status,
                 uid = user.uid,
@@ -855,8 +948,15 @@ pub(crate) fn http_status(address: SocketAddr, path: &str) -> Option<u16> {
     response.split(' ').nth(1)?.parse().ok()
 }
 
+/// The value of a line of `/metrics`.
+pub(crate) fn metric(admin: SocketAddr, line: &str) -> Option<f64> {
+    http_get(admin, "/metrics")?
+        .lines()
+        .find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
+}
+
 /// A whole response, head and body.
-pub(crate) fn http_get(address: SocketAddr, path: &str) -> Option<String> {
+fn http_get(address: SocketAddr, path: &str) -> Option<String> {
     use std::io::{Read as _, Write as _};
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;

@@ -5,6 +5,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -12,7 +13,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::eventually_within;
+use super::{eventually, eventually_within};
 
 /// A running program.
 #[derive(Debug)]
@@ -63,6 +64,44 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Its id.
+    pub(crate) fn id(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Asks it to end, and does not wait.
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Waits until it has ended by itself; its exit code.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        eventually(&format!("{} ends", self.name), || !self.lives());
+        self.child.wait().unwrap().code()
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> u64 {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        u64::try_from(fs::read_dir(folder).unwrap().count()).unwrap()
+    }
+
+    /// Lets it have descriptors up to this number and no more, from now on; what is open stays open.
+    pub(crate) fn limit_descriptors(&self, number: u64) {
+        let id = self.child.id();
+        let owner = fs::metadata(format!("/proc/{id}")).unwrap();
+        // As its owner, since not every root may lower the limit of another user's process.
+        let status = Command::new("setpriv")
+            .arg(format!("--reuid={}", owner.uid()))
+            .arg(format!("--regid={}", owner.gid()))
+            .args(["--clear-groups", "--", "prlimit"])
+            .arg(format!("--pid={id}"))
+            .arg(format!("--nofile={number}"))
+            .status()
+            .unwrap();
+        assert!(status.success(), "prlimit: {status}");
+    }
+
     /// Stops it in its tracks (SIGSTOP): sockets stay open, nothing answers.
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
@@ -94,7 +133,7 @@ impl Process {
 
     fn signal(&self, signal: Signal) {
         // A child that nobody has waited for keeps its id.
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        kill_process(self.id(), signal).unwrap();
     }
 }
 

@@ -10,13 +10,14 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use super::{Process, User, fill, wait_for_port};
+use super::{Process, User, adapt, fill, wait_for_port};
 
 pub(crate) const ADMIN_PASSWORD: &str = "password of the admin";
 pub(crate) const SERVICE_PASSWORD: &str = "password-of-the-service";
 const BASE: &str = "dc=example,dc=org";
 const ADMIN: &str = "cn=admin,dc=example,dc=org";
 const PORT: u16 = 1389;
+const TLS_PORT: u16 = 1636;
 
 /// A running slapd, and what it takes to start it again.
 #[derive(Debug)]
@@ -28,8 +29,14 @@ pub(crate) struct Slapd {
 }
 
 impl Slapd {
-    /// Starts it with the sample tree and these people.
-    pub(crate) fn start(dir: &Path, logs: &Path, ip: Ipv4Addr, users: &[User]) -> Self {
+    /// Starts it with the sample tree and these people; it has TLS by the certificate in `certificates`.
+    pub(crate) fn start(
+        dir: &Path,
+        logs: &Path,
+        certificates: &Path,
+        ip: Ipv4Addr,
+        users: &[User],
+    ) -> Self {
         fs::create_dir_all(dir.join("data")).unwrap();
         let configuration = fill(
             include_str!("../../../demo/slapd.conf"),
@@ -40,6 +47,17 @@ impl Slapd {
                 ("ADMIN_PASSWORD", &format!("\"{ADMIN_PASSWORD}\"")),
                 ("HASH_READERS", "cn=pigeonair,ou=services,dc=example,dc=org"),
             ],
+        );
+        let configuration = adapt(
+            &configuration,
+            &[(
+                "database mdb",
+                &format!(
+                    "TLSCACertificateFile {0}/ca.pem\nTLSCertificateFile {0}/server.pem\n\
+                     TLSCertificateKeyFile {0}/server.key\n\ndatabase mdb",
+                    certificates.display()
+                ),
+            )],
         );
         super::write_private(&dir.join("slapd.conf"), &configuration);
         let address = SocketAddr::from((ip, PORT));
@@ -60,7 +78,8 @@ impl Slapd {
 
     fn launch(dir: &Path, logs: &Path, address: SocketAddr) -> Process {
         let configuration = dir.join("slapd.conf");
-        let uri = format!("ldap://{address}");
+        let tls = SocketAddr::new(address.ip(), TLS_PORT);
+        let uris = format!("ldap://{address} ldaps://{tls}");
         let mut process = Process::start(
             "slapd",
             logs,
@@ -71,7 +90,7 @@ impl Slapd {
                 "-f",
                 configuration.to_str().unwrap(),
                 "-h",
-                &uri,
+                &uris,
             ],
         );
         wait_for_port(&mut process, address);
@@ -80,6 +99,10 @@ impl Slapd {
 
     pub(crate) fn uri(&self) -> String {
         format!("ldap://{}", self.address)
+    }
+
+    pub(crate) fn tls_uri(&self) -> String {
+        format!("ldaps://{}:{TLS_PORT}", self.address.ip())
     }
 
     /// Starts it once more after it was stopped.
@@ -125,14 +148,19 @@ fn person(user: &User) -> String {
         ("cn", "Somebody"),
         ("sn", "Somebody"),
         ("mail", &mail),
-        ("userPassword", &user.password),
+        (
+            "userPassword",
+            user.stored.as_ref().unwrap_or(&user.password),
+        ),
         ("mailHost", &user.node),
         ("uidNumber", &uid),
         ("gidNumber", &uid),
         ("homeDirectory", &user.home),
         ("employeeType", &user.status),
     ] {
-        writeln!(ldif, "{attribute}:: {}", STANDARD.encode(value)).unwrap();
+        if !value.is_empty() {
+            writeln!(ldif, "{attribute}:: {}", STANDARD.encode(value)).unwrap();
+        }
     }
     ldif
 }

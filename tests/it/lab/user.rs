@@ -6,7 +6,9 @@ pub(crate) struct User {
     /// The account's name.
     pub(crate) name: String,
     pub(crate) password: String,
-    /// Name of the home node.
+    /// The password as the directory keeps it; if none, the password itself in LDAP and a cheap hash in a file.
+    pub(crate) stored: Option<String>,
+    /// What the directory says of the home node; empty: nothing.
     pub(crate) node: String,
     /// uid and gid.
     pub(crate) uid: u32,
@@ -22,6 +24,7 @@ impl User {
         Self {
             name: name.to_owned(),
             password: format!("pass word of {uid}"),
+            stored: None,
             node: node.to_owned(),
             uid,
             home: format!("home{uid}"),
@@ -32,6 +35,13 @@ impl User {
     pub(crate) fn password(self, password: &str) -> Self {
         Self {
             password: password.to_owned(),
+            ..self
+        }
+    }
+
+    pub(crate) fn stored(self, stored: &str) -> Self {
+        Self {
+            stored: Some(stored.to_owned()),
             ..self
         }
     }

@@ -1,0 +1,136 @@
+//! No file descriptor left: new sessions are refused politely, old ones go on, and all is well afterwards.
+
+use crate::{
+    client::{Channel, Client, Method},
+    lab::{Cluster, Kind, NodeSpec, User, eventually, metric},
+};
+
+fn people() -> [User; 2] {
+    [User::new("ann", "n1", 20001), User::new("bob", "n1", 20002)]
+}
+
+fn works(session: &mut Client) {
+    session.command("SELECT INBOX").ok();
+    session.send("a APPEND INBOX {2+}\r\nhi\r\n");
+    session.reply("a").ok();
+}
+
+/// Connects until the front says that there is no room: those who were let in.
+fn fill(cluster: &Cluster, most: usize) -> Vec<Client> {
+    let mut let_in = Vec::new();
+    loop {
+        assert!(let_in.len() <= most, "nobody was refused");
+        let mut client = Client::connect_to(cluster.imap());
+        if client.greeting.starts_with("* OK") {
+            let_in.push(client);
+            continue;
+        }
+        assert!(
+            client.greeting.starts_with("* BYE [UNAVAILABLE] "),
+            "{}",
+            client.greeting
+        );
+        assert_eq!(client.rest(), b"");
+        return let_in;
+    }
+}
+
+fn logs_in(cluster: &Cluster, user: &User) {
+    eventually("new sessions are served again", || {
+        let mut client = Client::connect_to(cluster.imap());
+        client.greeting.starts_with("* OK")
+            && client
+                .login(Method::Login, &user.name, &user.password)
+                .status
+                .starts_with("OK")
+    });
+}
+
+/// The front counts what its limit allows, so that it never gets into trouble in the first place.
+#[test]
+fn a_front_with_few_descriptors_serves_fewer_clients() {
+    let [ann, bob] = people();
+    let cluster = Cluster::build()
+        .node(NodeSpec::new("n1", Kind::ImapMaster))
+        .user(&ann)
+        .user(&bob)
+        .descriptors(300)
+        .start();
+    let mut session = Client::logged_in(&cluster, Channel::Implicit, &ann);
+    let let_in = fill(&cluster, 22);
+    works(&mut session);
+    let shed = "pigeonair_connections_shed_total{reason=\"limit\"}";
+    assert_eq!(metric(cluster.front_admin(), shed), Some(1.0));
+    let log = cluster.front_log();
+    assert!(log.contains("the descriptor limit is too low"), "{log}");
+    assert!(log.contains("connection limit reached"), "{log}");
+    drop(let_in);
+    logs_in(&cluster, &bob);
+    works(&mut session);
+}
+
+#[test]
+fn a_front_without_descriptors_refuses_and_recovers() {
+    for link_tls in [false, true] {
+        let [ann, bob] = people();
+        let mut cluster = Cluster::build()
+            .node(NodeSpec::new("n1", Kind::ImapMaster))
+            .link_tls(link_tls)
+            .user(&ann)
+            .user(&bob)
+            .start();
+        let mut session = Client::logged_in(&cluster, Channel::Implicit, &ann);
+        let open = cluster.front().descriptors();
+        cluster.front().limit_descriptors(open + 6);
+        let mut let_in = fill(&cluster, 12);
+        works(&mut session);
+        // Who was let in and finds no link hears so, and may try again.
+        let last = let_in.last_mut().unwrap();
+        let reply = last.login(Method::Login, &bob.name, &bob.password);
+        assert!(
+            reply.status.starts_with("OK") || reply.status.starts_with("NO [UNAVAILABLE]"),
+            "{reply:?}"
+        );
+        let shed = "pigeonair_connections_shed_total{reason=\"descriptors\"}";
+        eventually("it is counted and logged", || {
+            cluster.front_log().contains("out of file descriptors")
+        });
+        drop(let_in);
+        logs_in(&cluster, &bob);
+        works(&mut session);
+        assert!(metric(cluster.front_admin(), shed) >= Some(1.0));
+    }
+}
+
+#[test]
+fn a_node_without_descriptors_refuses_and_recovers() {
+    for kind in [Kind::Login, Kind::ImapMaster] {
+        let [ann, bob] = people();
+        let mut cluster = Cluster::build()
+            .node(NodeSpec::new("n1", kind))
+            .user(&ann)
+            .user(&bob)
+            .start();
+        let mut session = Client::logged_in(&cluster, Channel::Implicit, &ann);
+        let open = cluster.node("n1").acceptor().descriptors();
+        cluster.node("n1").acceptor().limit_descriptors(open + 4);
+        let mut let_in = Vec::new();
+        loop {
+            assert!(let_in.len() <= 12, "nobody was refused");
+            let mut client = Client::connect(&cluster, Channel::Plain);
+            let reply = client.login(Method::Login, &bob.name, &bob.password);
+            if !reply.status.starts_with("OK") {
+                assert!(reply.status.starts_with("NO [UNAVAILABLE]"), "{reply:?}");
+                break;
+            }
+            let_in.push(client);
+        }
+        works(&mut session);
+        for client in &mut let_in {
+            client.command("NOOP").ok();
+        }
+        drop(let_in);
+        logs_in(&cluster, &bob);
+        works(&mut session);
+    }
+}

@@ -1,0 +1,158 @@
+//! LDAP under TLS, and password hashes that other programs made, verified here.
+
+use std::{
+    collections::HashSet,
+    process::{Command, Stdio},
+};
+
+use crate::{
+    client::{Channel, Client, Method},
+    lab::{Cluster, Kind, Ldap, NodeSpec, User},
+};
+
+/// What the connections of the LDAP server's log did: those with TLS, and those that bound as somebody.
+fn connections(log: &str) -> (HashSet<&str>, HashSet<&str>) {
+    let having = |what: &str, about: &str| {
+        log.lines()
+            .filter(|line| line.contains(what) && line.contains(about))
+            .filter_map(|line| line.split(' ').find(|word| word.starts_with("conn=")))
+            .collect()
+    };
+    (
+        having("TLS established", ""),
+        having("BIND dn=\"uid=ann,", "method=128"),
+    )
+}
+
+#[test]
+fn ldap_under_tls_from_end_to_end() {
+    for ldap in [Ldap::StartTls, Ldap::Tls] {
+        let ann = User::new("ann", "n1", 20001);
+        let cluster = Cluster::build()
+            .node(NodeSpec::new("n1", Kind::ImapMaster))
+            .ldap(ldap)
+            .user(&ann)
+            .start();
+        let mut client = Client::connect(&cluster, Channel::Implicit);
+        client
+            .login(Method::Login, &ann.name, "wrong")
+            .no("AUTHENTICATIONFAILED");
+        client.login(Method::Login, &ann.name, &ann.password).ok();
+        client.command("SELECT INBOX").ok();
+        let log = cluster.slapd_log();
+        let (encrypted, bound) = connections(&log);
+        assert!(!bound.is_empty(), "{log}");
+        assert!(bound.is_subset(&encrypted), "{ldap:?}: {log}");
+        let extension = log.contains("1.3.6.1.4.1.1466.20037") || log.contains(" STARTTLS");
+        assert_eq!(extension, ldap == Ldap::StartTls, "{log}");
+    }
+}
+
+/// What a program prints, without the line's end.
+fn made(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program}: {output:?}");
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .trim_end()
+        .to_owned()
+}
+
+const PBKDF2: &str = "import base64, hashlib, os, sys
+salt = os.urandom(16)
+key = hashlib.pbkdf2_hmac('sha256', sys.argv[1].encode(), salt, 20000)
+ab64 = lambda octets: base64.b64encode(octets).decode().rstrip('=').replace('+', '.')
+print('{PBKDF2-SHA256}20000$' + ab64(salt) + '$' + ab64(key))";
+
+/// Accounts whose passwords were hashed by OpenLDAP, crypt(3), OpenSSL, Dovecot and Python.
+fn people(node: &str) -> Vec<User> {
+    type Hash<'h> = &'h dyn Fn(&str) -> String;
+    let slappasswd = |password: &str, more: &[&str]| {
+        made("/usr/sbin/slappasswd", &[&["-s", password], more].concat())
+    };
+    let doveadm = |password: &str, scheme| made("doveadm", &["pw", "-s", scheme, "-p", password]);
+    let schemes: [(&str, Hash<'_>); 10] = [
+        ("ssha", &|p| slappasswd(p, &["-h", "{SSHA}"])),
+        ("crypt5", &|p| {
+            slappasswd(p, &["-h", "{CRYPT}", "-c", "$5$%.12s"])
+        }),
+        ("crypt6", &|p| {
+            slappasswd(p, &["-h", "{CRYPT}", "-c", "$6$rounds=6000$%.16s"])
+        }),
+        ("argon2i", &|p| {
+            slappasswd(p, &["-h", "{ARGON2}", "-o", "module-load=argon2"])
+        }),
+        ("argon2id", &|p| doveadm(p, "ARGON2ID")),
+        ("ssha256", &|p| doveadm(p, "SSHA256")),
+        ("ssha512", &|p| doveadm(p, "SSHA512")),
+        ("openssl5", &|p| {
+            format!("{{CRYPT}}{}", made("openssl", &["passwd", "-5", p]))
+        }),
+        ("openssl6", &|p| {
+            format!("{{CRYPT}}{}", made("openssl", &["passwd", "-6", p]))
+        }),
+        ("pbkdf2", &|p| made("python3", &["-c", PBKDF2, p])),
+    ];
+    (20600..)
+        .zip(schemes)
+        .map(|(uid, (name, make))| {
+            let user = User::new(name, node, uid).password(&format!("pa\u{df} \"word\" of {name}"));
+            let stored = make(&user.password);
+            assert!(stored.starts_with('{') && stored.len() > 20, "{stored}");
+            user.stored(&stored)
+        })
+        .collect()
+}
+
+fn all_log_in(cluster: &Cluster, users: &[User]) {
+    for user in users {
+        let mut client = Client::connect(cluster, Channel::Implicit);
+        client
+            .login(
+                Method::PlainInitial,
+                &user.name,
+                &user.password.to_uppercase(),
+            )
+            .no("AUTHENTICATIONFAILED");
+        let stored = user.stored.as_ref().unwrap();
+        client
+            .login(Method::PlainInitial, &user.name, stored)
+            .no("AUTHENTICATIONFAILED");
+        let reply = client.login(Method::PlainInitial, &user.name, &user.password);
+        assert!(reply.status.starts_with("OK"), "{user:?}: {reply:?}");
+        client.command("SELECT INBOX").ok();
+    }
+}
+
+#[test]
+fn hashes_of_other_programs_in_ldap() {
+    let users = people("n1");
+    let builder = Cluster::build()
+        .node(NodeSpec::new("n1", Kind::ImapMaster))
+        .proxy("failure_delay = \"0s\"")
+        .directory("verify = \"hash\"");
+    let cluster = users
+        .iter()
+        .fold(builder, |builder, user| builder.user(user))
+        .start();
+    all_log_in(&cluster, &users);
+    // They were compared here: nobody bound as a user.
+    assert!(!cluster.slapd_log().contains("BIND dn=\"uid="));
+}
+
+#[test]
+fn hashes_of_other_programs_in_a_file() {
+    let users = people("local");
+    let cluster = users
+        .iter()
+        .fold(
+            Cluster::build().single(Kind::ImapMaster),
+            |builder, user| builder.user(user),
+        )
+        .start();
+    all_log_in(&cluster, &users);
+}
