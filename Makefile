@@ -6,6 +6,9 @@ CARGO ?= cargo
 # What the tests run against and with; the demo installs its own, smaller list.
 PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap \
 	curl isync openssl procps python3 shellcheck util-linux
+# How long each fuzz target runs.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := $(notdir $(wildcard fuzz/corpus/*))
 SCRIPTS := demo/demo demo/install-packages .ci/run
 
 .PHONY: help
@@ -50,3 +53,17 @@ test: deps ## Run all tests against real slapd and Dovecot (root)
 .PHONY: test-full
 test-full: deps ## The same with the long ones (root)
 	$(CARGO) test --locked -- --include-ignored
+
+# What is found goes to fuzz/artifacts, what is learned to fuzz/target; the seeds in fuzz/corpus stay as they are.
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZ_SECONDS (60)
+	@cargo-fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz --locked
+	@set -e; for target in $(FUZZ_TARGETS); do \
+		echo "=== $$target"; \
+		learned=fuzz/target/learned/$$target; \
+		mkdir -p "$$learned"; \
+		dictionary=fuzz/dictionaries/$$target; \
+		$(CARGO) fuzz run --sanitizer none "$$target" "$$learned" "fuzz/corpus/$$target" -- \
+			-max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -verbosity=0 \
+			$$(test ! -f "$$dictionary" || echo "-dict=$$dictionary"); \
+	done

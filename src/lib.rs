@@ -55,3 +55,63 @@ pub mod proxy;
 pub mod relay;
 pub mod secret;
 pub mod tasks;
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::{config, proto};
+
+    type Property = fn(&[u8]);
+
+    /// The properties by the names of their fuzz targets.
+    const TARGETS: [(&str, Property); 7] = [
+        ("config", config::fuzz),
+        ("encode", proto::encode::property),
+        ("imap", proto::imap::fuzz),
+        ("link", proto::link::fuzz),
+        ("pop3", proto::pop3::fuzz),
+        ("sasl", proto::sasl::fuzz),
+        ("server", |data| {
+            proto::login::fuzz(data);
+            proto::opening::fuzz(data);
+        }),
+    ];
+
+    /// The names in a folder of `fuzz`, sorted.
+    fn names(folder: &str) -> Vec<String> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("fuzz")
+            .join(folder);
+        let mut names: Vec<_> = fs::read_dir(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn every_fuzz_target_has_a_corpus_that_is_replayed() {
+        let targets: Vec<_> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(names("corpus"), targets);
+        let files: Vec<_> = targets.iter().map(|name| format!("{name}.rs")).collect();
+        assert_eq!(names("fuzz_targets"), files);
+    }
+
+    #[test]
+    fn the_corpora_hold_their_properties() {
+        for (name, property) in TARGETS {
+            let folder = format!("corpus/{name}");
+            let files = names(&folder);
+            assert!(files.len() > 3, "{folder} is too small");
+            for file in files {
+                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+                let octets = fs::read(path.join(&folder).join(&file)).unwrap();
+                if std::panic::catch_unwind(|| property(&octets)).is_err() {
+                    panic!("{folder}/{file} breaks its property");
+                }
+            }
+        }
+    }
+}

@@ -8,24 +8,28 @@
 //! peer always gets a verdict. Nothing past the link's own records is read: it belongs to the real server.
 //!
 //! Limits: networks (`from`) or peer credentials before anything else; unproven peers to a quota and a few seconds,
-//! proven ones to the announced idle limit; sessions per account.
+//! proven ones to the announced idle limit; links and relayed sessions together; sessions per account.
 
 mod quiet;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 pub use settings::{Listener, Settings};
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
 };
 
 use crate::{
@@ -36,7 +40,7 @@ use crate::{
     net::{Accepted, Stream, accept_each},
     outcome::{Outcome, chain},
     proto::link::Context,
-    relay::{Ended, Relay},
+    relay::{End, Ended, Relay},
     tasks::Tasks,
 };
 
@@ -45,10 +49,18 @@ use self::quiet::Quiet;
 /// Links at one time, waiting ones and relayed ones together: far above what a node can serve, so that it is memory
 /// that this bounds, not service.
 const MAX_LINKS: usize = 100_000;
+/// How long a front may take for what the real server said right behind its login.
+const PENDING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause after an accept error, so that a lasting one does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The acceptor role. Clones share everything.
 #[derive(Clone, Debug)]
-pub struct Acceptor(Arc<Parts>);
+pub struct Acceptor {
+    parts: Arc<Parts>,
+    /// Places for links, over all listeners.
+    places: Arc<Semaphore>,
+}
 
 /// What the acceptor works with.
 #[derive(Debug)]
@@ -72,14 +84,21 @@ pub struct Parts {
 impl Acceptor {
     /// Puts the acceptor together.
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+        Self::with_places(MAX_LINKS, parts)
+    }
+
+    fn with_places(places: usize, parts: Parts) -> Self {
+        Self {
+            parts: Arc::new(parts),
+            places: Arc::new(Semaphore::new(places)),
+        }
     }
 
     /// Serves one TCP listener until the process stops.
     pub async fn listen(self, socket: TcpListener, tls: bool) {
-        let Parts { metrics, tasks, .. } = &*self.0;
+        let Parts { metrics, tasks, .. } = &*self.parts;
         let (metrics, tasks) = (metrics.clone(), tasks.clone());
-        let limit = Arc::new(Semaphore::new(MAX_LINKS));
+        let limit = Arc::clone(&self.places);
         let quiet = Arc::new(Quiet::default());
         accept_each(
             socket,
@@ -95,7 +114,7 @@ impl Acceptor {
                     ..
                 } = accepted;
                 if !self
-                    .0
+                    .parts
                     .from
                     .iter()
                     .any(|network| network.contains(&client.ip()))
@@ -106,9 +125,8 @@ impl Acceptor {
                 let (acceptor, quiet) = (self.clone(), Arc::clone(&quiet));
                 tasks.spawn("link", async move {
                     acceptor
-                        .serve(Stream::Tcp(stream), tls, Some(client), &quiet)
+                        .serve(Stream::Tcp(stream), tls, Some(client), &quiet, permit)
                         .await;
-                    drop(permit);
                 });
             },
         )
@@ -117,52 +135,51 @@ impl Acceptor {
 
     /// Serves a Unix socket until the process stops.
     pub async fn listen_unix(self, socket: UnixListener) {
-        let quiet = Arc::new(Quiet::default());
+        let (quiet, trouble) = (Arc::new(Quiet::default()), Quiet::default());
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                () = self.0.tasks.stopped() => return,
+                () = self.parts.tasks.stopped() => return,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    let (acceptor, quiet) = (self.clone(), Arc::clone(&quiet));
-                    self.0.tasks.spawn("link", async move {
-                        if acceptor.knows(&stream, &quiet) {
-                            acceptor
-                                .serve(Stream::Unix(stream), false, None, &quiet)
-                                .await;
-                        }
-                    });
-                }
+                Ok((stream, _)) => self.begin_unix(stream, &quiet),
                 Err(error) => {
-                    if quiet.is_news(address_of(None)) {
+                    if trouble.is_news(address_of(None)) {
                         tracing::error!(%error, "cannot accept links");
                     }
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     }
 
-    /// One link, from accept to its log line.
-    async fn serve(self, stream: Stream, tls: bool, peer: Option<SocketAddr>, quiet: &Quiet) {
-        let admit = self
-            .0
-            .admitter
-            .admit(stream, tls, peer.map(|peer| peer.ip()));
-        let admitted = tokio::select! {
-            admitted = admit => admitted,
-            // A link that nobody has opened yet is no session: it must not hold up a drain.
-            () = self.0.tasks.stopped() => return,
+    /// Starts a link that came over a Unix socket, if its peer may have one and there is a place.
+    fn begin_unix(&self, stream: UnixStream, quiet: &Arc<Quiet>) {
+        if !self.knows(&stream, quiet) {
+            return;
+        }
+        let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.turn_away(quiet, address_of(None), "there are too many links");
+            return;
         };
-        let admitted = match admitted {
-            Ok(admitted) => admitted,
-            // A proxy that closes a link it kept ready has done nothing wrong.
-            Err(error) if error.is_ordinary() => return,
-            Err(error) => {
-                self.turn_away(quiet, address_of(peer), &chain(&error));
-                return;
-            }
+        let (acceptor, quiet) = (self.clone(), Arc::clone(quiet));
+        self.parts.tasks.spawn("link", async move {
+            let stream = Stream::Unix(stream);
+            acceptor.serve(stream, false, None, &quiet, permit).await;
+        });
+    }
+
+    /// One link, from accept to its log line.
+    async fn serve(
+        self,
+        stream: Stream,
+        tls: bool,
+        peer: Option<SocketAddr>,
+        quiet: &Quiet,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let Some(admitted) = self.admit(stream, tls, peer, quiet).await else {
+            return;
         };
         let started = Instant::now();
         let Admitted {
@@ -173,7 +190,7 @@ impl Acceptor {
             seal,
         } = admitted;
         let handed = self
-            .0
+            .parts
             .handover
             .hand_over(stream, service, &context, |verdict| seal.verdict(verdict))
             .await;
@@ -185,22 +202,55 @@ impl Acceptor {
                 pending,
                 session,
             }) => {
-                if link.write_all(&pending).await.is_ok() {
-                    let relayed = Relayed {
-                        link,
-                        server,
-                        context,
-                        key_id,
+                if let Err(error) = write_pending(&mut link, &pending).await {
+                    line(
+                        &context,
+                        &key_id,
+                        Outcome::Broken.as_str(),
+                        Some(&not_begun(error)),
                         started,
-                        guard: session,
-                    };
-                    let tasks = self.0.tasks.clone();
-                    tasks.spawn("session", self.relay(Box::new(relayed)));
-                } else {
-                    line(&context, &key_id, Outcome::Broken.as_str(), None, started);
+                    );
+                    return;
                 }
+                let relayed = Relayed {
+                    link,
+                    server,
+                    context,
+                    key_id,
+                    started,
+                    guard: session,
+                    _permit: permit,
+                };
+                let tasks = self.parts.tasks.clone();
+                tasks.spawn("session", self.relay(Box::new(relayed)));
             }
             Err(refused) => refused_line(&context, &key_id, &refused),
+        }
+    }
+
+    /// The handshake until `open`; none when it fails, or when the process stops first: what is not open is nobody's
+    /// session, and a front that opens it in that moment hears what it would from a node that is down.
+    async fn admit(
+        &self,
+        stream: Stream,
+        tls: bool,
+        peer: Option<SocketAddr>,
+        quiet: &Quiet,
+    ) -> Option<Admitted> {
+        let address = peer.map(|peer| peer.ip());
+        let admitted = tokio::select! {
+            biased;
+            admitted = self.parts.admitter.admit(stream, tls, address) => admitted,
+            () = self.parts.tasks.stopped() => return None,
+        };
+        match admitted {
+            Ok(admitted) => Some(admitted),
+            // A proxy that closes a link it kept ready has done nothing wrong.
+            Err(error) if error.is_ordinary() => None,
+            Err(error) => {
+                self.turn_away(quiet, address_of(peer), &chain(&error));
+                None
+            }
         }
     }
 
@@ -213,11 +263,12 @@ impl Acceptor {
             key_id,
             started,
             guard,
+            _permit,
         } = *session;
         let ended = self
-            .0
+            .parts
             .relay
-            .run(link, server, self.0.tasks.cut_requested())
+            .run(link, server, self.parts.tasks.cut_requested())
             .await;
         drop(guard);
         let outcome = ended.outcome().as_str();
@@ -227,7 +278,7 @@ impl Acceptor {
     /// Whether the process at the other end may open links.
     fn knows(&self, stream: &UnixStream, quiet: &Quiet) -> bool {
         let uid = stream.peer_cred().map(|peer| peer.uid()).ok();
-        let known = uid.is_some_and(|uid| self.0.peers.contains(&uid));
+        let known = uid.is_some_and(|uid| self.parts.peers.contains(&uid));
         if !known {
             let reason = format!(
                 "uid {} is not in [acceptor] peers",
@@ -240,7 +291,7 @@ impl Acceptor {
 
     /// Counts a peer that is closed without a word, and logs it if its address has been quiet.
     fn turn_away(&self, quiet: &Quiet, address: IpAddr, reason: &str) {
-        self.0
+        self.parts
             .metrics
             .connections_shed
             .with_label_values(&["link"])
@@ -259,6 +310,26 @@ struct Relayed {
     key_id: KeyId,
     started: Instant,
     guard: SessionGuard,
+    /// The link's place under the limit.
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Gives the front what the real server said right behind its login.
+async fn write_pending(link: &mut Stream, pending: &[u8]) -> io::Result<()> {
+    let write = async {
+        link.write_all(pending).await?;
+        link.flush().await
+    };
+    timeout(PENDING_TIMEOUT, write).await?
+}
+
+/// The end of a session whose front has gone before the relay began.
+const fn not_begun(error: io::Error) -> Ended {
+    Ended {
+        to_client: 0,
+        to_server: 0,
+        by: End::ClientError(error),
+    }
 }
 
 /// The session's one line on the node.

@@ -20,6 +20,8 @@ mod directory;
 mod files;
 mod form;
 mod nodes;
+#[cfg(any(fuzzing, test))]
+mod property;
 mod proxy;
 mod section;
 #[cfg(test)]
@@ -36,6 +38,8 @@ use std::{
 
 use toml::Table;
 
+#[cfg(any(fuzzing, test))]
+pub use self::property::fuzz;
 use self::{
     files::System,
     form::Form,

@@ -282,6 +282,28 @@ impl Inner {
         password: &Secret,
         deadline: Instant,
     ) -> Result<Arc<Account>, LookupError> {
+        let answer = self.judge(login, password, deadline).await;
+        let is_unverified = matches!(
+            answer,
+            Err(LookupError::Wrong(Wrong::Disabled | Wrong::Unknown))
+        );
+        if is_unverified && !self.is_verified_by_binding() {
+            let pretended = self.checker.pretend(password, deadline).await;
+            pretended.map_err(|error| LookupError::Unavailable(error.to_string()))?;
+        }
+        answer
+    }
+
+    fn is_verified_by_binding(&self) -> bool {
+        matches!(&self.accounts, Accounts::Ldap(ldap) if ldap.verifies())
+    }
+
+    async fn judge(
+        &self,
+        login: &Login,
+        password: &Secret,
+        deadline: Instant,
+    ) -> Result<Arc<Account>, LookupError> {
         if password.is_empty() {
             return Err(Wrong::Password.into());
         }

@@ -9,11 +9,12 @@
 //! | `{PBKDF2-SHA256}` | iterations `$` salt `$` digest, base64 with `.` for `+` | slow |
 //!
 //! Slow ones run on threads of their own, at most one per core, so that logins never stop other sessions; waiting for a
-//! turn counts against the deadline. Values with absurd costs (see the constants) are refused like unknown schemes.
+//! turn counts against the deadline. Where slow ones are in use, a login that is refused without one (unknown, disabled, a
+//! quick scheme) takes a turn all the same: whoever keeps the cores busy would otherwise see which accounts exist. Values with absurd costs (see the constants) are refused like unknown schemes.
 //! A digest that begins with `!` or `*` is a locked password: it matches nothing. Passwords in clear are not a scheme.
 //! Comparisons take constant time; errors never hold any part of a stored value.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::{
     Engine as _, alphabet,
@@ -116,9 +117,12 @@ pub(super) enum CheckError {
     Stored(StoredError),
 }
 
-/// Verifies, the slow schemes on a bounded number of threads. Clones share the bound.
-#[derive(Clone, Debug)]
-pub(super) struct Checker(Arc<Semaphore>);
+/// Verifies, the slow schemes on a bounded number of threads.
+pub(super) struct Checker {
+    cores: Arc<Semaphore>,
+    /// The slow one that was verified last: what a login is held against that has none of its own.
+    decoy: Mutex<Option<Arc<Stored>>>,
+}
 
 // === impl Stored ===
 
@@ -325,7 +329,10 @@ impl Checker {
     /// One slow verification per core at a time.
     pub(super) fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self(Arc::new(Semaphore::new(cores)))
+        Self {
+            cores: Arc::new(Semaphore::new(cores)),
+            decoy: Mutex::default(),
+        }
     }
 
     /// Whether `password` matches any of `values`.
@@ -342,25 +349,58 @@ impl Checker {
         let mut unreadable = None;
         for value in values {
             match Stored::parse(value.expose()) {
-                Ok(stored) if stored.is_slow() => slow.push(stored),
+                Ok(stored) if stored.is_slow() => slow.push(Arc::new(stored)),
                 Ok(stored) if stored.matches(password.expose()) => return Ok(true),
                 Ok(_) => {}
                 Err(error) => unreadable = Some(error),
             }
         }
-        if !slow.is_empty() && self.check_slow(slow, password.clone(), deadline).await? {
-            return Ok(true);
+        if let Some(first) = slow.first() {
+            *self.lock_decoy() = Some(Arc::clone(first));
+            if self.check_slow(slow, password.clone(), deadline).await? {
+                return Ok(true);
+            }
+        } else {
+            self.pretend(password, deadline).await?;
         }
         unreadable.map_or(Ok(false), |error| Err(CheckError::Stored(error)))
     }
 
+    /// Takes the time that a slow verification takes, its turn included, for a login that is refused without one. Does
+    /// nothing until a slow scheme was met: then all are quick.
+    pub(super) async fn pretend(
+        &self,
+        password: &Secret,
+        deadline: Instant,
+    ) -> Result<(), CheckError> {
+        let decoy = self.lock_decoy().clone();
+        if let Some(decoy) = decoy {
+            self.check_slow(vec![decoy], password.clone(), deadline)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// One assignment is all that happens under it.
+    fn lock_decoy(&self) -> MutexGuard<'_, Option<Arc<Stored>>> {
+        self.decoy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps all cores busy until dropped.
+    #[cfg(test)]
+    pub(super) async fn occupy(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let all = u32::try_from(self.cores.available_permits()).unwrap();
+        let cores = Arc::clone(&self.cores);
+        cores.acquire_many_owned(all).await.unwrap()
+    }
+
     async fn check_slow(
         &self,
-        slow: Vec<Stored>,
+        slow: Vec<Arc<Stored>>,
         password: Secret,
         deadline: Instant,
     ) -> Result<bool, CheckError> {
-        let turn = timeout_at(deadline, Arc::clone(&self.0).acquire_owned()).await;
+        let turn = timeout_at(deadline, Arc::clone(&self.cores).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else {
             return Err(CheckError::Late);
         };
@@ -541,8 +581,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waiting_for_a_core_ends_at_the_deadline() {
         let checker = Checker::new();
-        let all = u32::try_from(checker.0.available_permits()).unwrap();
-        let busy = checker.0.acquire_many(all).await.unwrap();
+        let busy = checker.occupy().await;
         let soon = Instant::now() + Duration::from_secs(1);
         let password = Secret::new(b"secret".to_vec());
         let slow = secrets(&[SECRET[10]]);

@@ -63,12 +63,16 @@ pub(super) async fn start(
     user: &str,
     password: &Secret,
     context: &Context,
+    home: &str,
 ) -> Result<LoggedIn, Refused> {
     let id = ClientId {
         client: context.client,
         local: context.local,
         session: &context.session,
         ttl: PROXY_TTL.saturating_sub(context.hops).max(1),
+        uid: context.uid,
+        gid: context.gid,
+        home,
     };
     let client = Client::new(&context.account, user, password, &id)?;
     log_in(connect(server).await?, client).await

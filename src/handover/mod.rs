@@ -348,7 +348,7 @@ impl Handover {
                 user,
                 password,
             } => {
-                let started = login::start(server, user, password, context);
+                let started = login::start(server, user, password, context, &home);
                 let started = timeout_at(deadline, started).await;
                 match started.unwrap_or(Err(Refused::Timeout)) {
                     Ok(logged_in) => relay(link, logged_in, session, deadline, verdict).await,
@@ -380,17 +380,21 @@ impl Handover {
             .sessions
             .reserve(&context.account, context.protocol, limit)
             .ok_or(Refused::Limit(limit))?;
-        // A file system that hangs must not hang the event loop.
-        match tokio::task::spawn_blocking(move || home.prepare(uid, gid)).await {
-            Ok(prepared) => prepared?,
-            Err(error) => {
-                return Err(Refused::Home(HomeError::Io {
-                    path,
-                    source: io::Error::other(error),
-                }));
-            }
+        // A file system that hangs must not hang the event loop. Its thread keeps the session counted even when nobody
+        // waits any more: threads are bounded in number, and one account's home must not take them all.
+        let prepared = tokio::task::spawn_blocking(move || {
+            home.prepare(uid, gid)?;
+            Ok(session)
+        });
+        match prepared.await {
+            Ok(prepared) => prepared
+                .map(|session| (session, path))
+                .map_err(Refused::Home),
+            Err(error) => Err(Refused::Home(HomeError::Io {
+                path,
+                source: io::Error::other(error),
+            })),
         }
-        Ok((session, path))
     }
 
     fn handed(&self, passed: Passed, session: SessionGuard) -> Handed {

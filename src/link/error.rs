@@ -165,6 +165,7 @@ impl LinkError {
     /// What the client hears: never that its password was wrong.
     pub const fn denial(&self) -> Denial {
         match self {
+            Self::Refused(Refusal::Forbidden) => Denial::Misconfigured,
             Self::Refused(Refusal::InUse) => Denial::InUse,
             Self::Refused(Refusal::Limit) => Denial::Limit,
             Self::Context(_)
@@ -172,7 +173,7 @@ impl LinkError {
             | Self::Mismatch(_)
             | Self::NotProven(_)
             | Self::Random(_)
-            | Self::Refused(Refusal::Forbidden | Refusal::Unavailable)
+            | Self::Refused(Refusal::Unavailable)
             | Self::TimedOut { .. }
             | Self::Tls(_)
             | Self::UnknownNode(_)

@@ -69,7 +69,7 @@ pub struct AdmitSettings {
     pub node: NodeName,
     /// The keys it knows.
     pub keys: Vec<NodeKey>,
-    /// Unproven peers at one time; default 256.
+    /// Unproven peers at one time, at most half of them from one address; default 256.
     pub max_unproven: usize,
     /// Until a peer is proven; default 5 s.
     pub prove_timeout: Duration,

@@ -338,7 +338,7 @@ async fn a_refusal_says_why() {
     let mut server = Server::start(Over::Plain, node_settings()).await;
     let front = Front::new(server.node(), dial_settings());
     for (refusal, denial) in [
-        (Refusal::Forbidden, Denial::Unavailable),
+        (Refusal::Forbidden, Denial::Misconfigured),
         (Refusal::InUse, Denial::InUse),
         (Refusal::Limit, Denial::Limit),
         (Refusal::Unavailable, Denial::Unavailable),
@@ -585,7 +585,7 @@ async fn a_squatter_is_closed_when_its_time_is_up() {
 #[tokio::test]
 async fn a_flood_fills_a_quota_and_nothing_else() {
     let settings = AdmitSettings {
-        max_unproven: 2,
+        max_unproven: 4,
         ..node_settings()
     };
     let mut server = Server::start(Over::Plain, settings).await;
@@ -612,6 +612,12 @@ async fn a_flood_fills_a_quota_and_nothing_else() {
         LinkError::NotProven(NotProven::ClosedAtHello)
     ));
     assert!(matches!(ended, Err(AdmitError::Crowded)));
+    // Half of the quota is all that one address gets.
+    let mut elsewhere = server.node();
+    elsewhere.source = Some("127.0.0.2".parse().unwrap());
+    let elsewhere = Front::new(elsewhere, dial_settings());
+    let (opened, _) = tokio::join!(elsewhere.open(), server.answer(ready(), b""));
+    opened.unwrap();
     // Room again as soon as one is gone.
     squatters.pop();
     assert!(matches!(server.ended().await, Err(AdmitError::Closed(_))));

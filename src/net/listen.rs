@@ -4,7 +4,12 @@
 //! the caller's words and closed. A burst of errors slows the loop down; it ends only when the process stops.
 
 use std::{
-    fs::File, io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc,
+    fs::{self, File, Permissions},
+    io,
+    net::SocketAddr,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -61,7 +66,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Listens on a Unix socket that everybody may connect to: who may stay is decided by peer credentials. A socket file
-/// that a dead process left behind is replaced; one that somebody listens on is an error.
+/// that a dead process left behind is replaced; one that somebody listens on is an error, and so is any other file.
 ///
 /// # Errors
 ///
@@ -69,14 +74,17 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-        // Refused: the file is there, its listener is not.
+        // Refused: a file is there and nobody listens on it, which is as true of a file that is no socket.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)?
+            if !fs::symlink_metadata(path)?.file_type().is_socket() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            fs::remove_file(path)?;
         }
         Err(_) => {}
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+    fs::set_permissions(path, Permissions::from_mode(0o666))?;
     Ok(listener)
 }
 
@@ -256,5 +264,18 @@ mod tests {
         );
         drop(live);
         listen_unix(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("precious");
+        fs::write(&path, "kept").unwrap();
+        listen_unix(&path).unwrap_err();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        listen_unix(&link).unwrap_err();
+        assert_eq!(fs::read_link(&link).unwrap(), path);
     }
 }

@@ -1,7 +1,8 @@
 //! Why a client is not served, and how its protocol says so.
 //!
 //! A client hears little: unknown user, wrong password and disabled account are one denial with one text. What really
-//! happened goes to the log (`outcome`). IMAP words: RFC 5530 and RFC 3501/9051, 7.1.
+//! happened goes to the log (`outcome`). IMAP words: RFC 5530 and RFC 3501/9051, 7.1. POP3 words: RFC 2449, 8 and RFC 3206,
+//! where a client that reads `[AUTH]` asks its user for another password, and one that reads anything else must not.
 
 /// A reason that a client may hear.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -14,6 +15,8 @@ pub enum Denial {
     InUse,
     /// The account has as many sessions as it may.
     Limit,
+    /// Nobody but an administrator can help: the account is outside what its node serves.
+    Misconfigured,
     /// A password in clear where only an encrypted one is allowed.
     PrivacyRequired,
     /// Something behind us is away: the client may try again.
@@ -28,6 +31,7 @@ impl Denial {
             Self::BadCredentials => "bad-credentials",
             Self::InUse => "in-use",
             Self::Limit => "limit",
+            Self::Misconfigured => "misconfigured",
             Self::PrivacyRequired => "privacy-required",
             Self::Unavailable => "unavailable",
         }
@@ -40,11 +44,33 @@ impl Denial {
             Self::BadCredentials => "[AUTHENTICATIONFAILED] Wrong user name or password.",
             Self::InUse => "[INUSE] The mailbox is in use.",
             Self::Limit => "[LIMIT] Too many sessions for this account.",
+            Self::Misconfigured => {
+                "[CONTACTADMIN] Your account is not set up correctly, please ask your administrator."
+            }
             Self::PrivacyRequired => {
                 "[PRIVACYREQUIRED] Passwords are taken only on an encrypted connection."
             }
             Self::Unavailable => {
                 "[UNAVAILABLE] Your mailbox is not reachable just now, please try again later."
+            }
+        }
+    }
+
+    /// Response code and text after a POP3 `-ERR`.
+    pub const fn pop3(self) -> &'static str {
+        match self {
+            Self::AuthorizationFailed => "[AUTH] You may not act as that user.",
+            Self::BadCredentials => "[AUTH] Wrong user name or password.",
+            Self::InUse => "[IN-USE] The mailbox is in use.",
+            // POP3 has no code for it; a client does the right thing after this one: it tries later.
+            Self::Limit => "[IN-USE] Too many sessions for this account.",
+            Self::Misconfigured => {
+                "[SYS/PERM] Your account is not set up correctly, please ask your administrator."
+            }
+            // RFC 3206, 4 counts an attempt against a policy among the reasons for AUTH.
+            Self::PrivacyRequired => "[AUTH] Passwords are taken only on an encrypted connection.",
+            Self::Unavailable => {
+                "[SYS/TEMP] Your mailbox is not reachable just now, please try again later."
             }
         }
     }
@@ -54,24 +80,36 @@ impl Denial {
 mod tests {
     use super::*;
 
+    const ALL: [Denial; 7] = [
+        Denial::AuthorizationFailed,
+        Denial::BadCredentials,
+        Denial::InUse,
+        Denial::Limit,
+        Denial::Misconfigured,
+        Denial::PrivacyRequired,
+        Denial::Unavailable,
+    ];
+
+    /// The code of a text that is one response code and one sentence.
+    fn code(words: &'static str) -> &'static str {
+        let (code, text) = words.split_once("] ").unwrap();
+        assert!(text.ends_with('.') && text.bytes().all(|octet| matches!(octet, b' '..=b'~')));
+        code.strip_prefix('[').unwrap()
+    }
+
     #[test]
     fn imap_texts_are_one_response_code_and_one_sentence() {
-        for denial in [
-            Denial::AuthorizationFailed,
-            Denial::BadCredentials,
-            Denial::InUse,
-            Denial::Limit,
-            Denial::PrivacyRequired,
-            Denial::Unavailable,
-        ] {
-            let (code, text) = denial.imap().split_once("] ").unwrap();
-            assert!(
-                code.strip_prefix('[')
-                    .unwrap()
-                    .bytes()
-                    .all(|octet| octet.is_ascii_uppercase())
-            );
-            assert!(text.ends_with('.') && text.bytes().all(|octet| matches!(octet, b' '..=b'~')));
+        for denial in ALL {
+            let code = code(denial.imap());
+            assert!(code.bytes().all(|octet| octet.is_ascii_uppercase()));
+        }
+    }
+
+    #[test]
+    fn pop3_texts_have_the_codes_that_are_registered() {
+        for denial in ALL {
+            let code = code(denial.pop3());
+            assert!(matches!(code, "AUTH" | "IN-USE" | "SYS/PERM" | "SYS/TEMP"));
         }
     }
 }

@@ -29,6 +29,9 @@ const TAB_ESCAPES: [(u8, u8); 5] = [
     (b'\n', b'n'),
 ];
 
+/// The longest value that Dovecot takes in `ID`.
+const MAX_FORWARD_BYTES: usize = 1024;
+
 /// The first line either side of an `imap-master` connection says, up to the minor version.
 pub const IMAP_MASTER_VERSION: &str = "VERSION\timap-master\t1\t";
 
@@ -40,7 +43,7 @@ pub enum EncodeError {
     Quoted,
 }
 
-/// What a real server is told of a client before it logs in.
+/// What a real server is told of client and account before it logs in.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientId<'a> {
     /// Where the client connected from.
@@ -51,6 +54,12 @@ pub struct ClientId<'a> {
     pub session: &'a SessionId,
     /// How many proxies may still follow.
     pub ttl: u8,
+    /// The account's uid, for a server that would have to look it up.
+    pub uid: u32,
+    /// Its gid.
+    pub gid: u32,
+    /// Its home folder, absolute.
+    pub home: &'a str,
 }
 
 /// A request to Dovecot's `imap-master` socket.
@@ -83,7 +92,8 @@ pub struct ImapMaster<'a> {
 }
 
 /// Writes `ID (...)`: the command without its tag and line end. The field names are Dovecot's, for clients in its
-/// `login_trusted_networks`; other servers log them or pass over them.
+/// `login_trusted_networks`; other servers log them or pass over them. What begins with `x-forward-` is Dovecot's to use
+/// in its passdb, as `%{passdb:forward_uid}`; a home that can't be quoted or is longer than Dovecot takes is left out.
 ///
 /// # Errors
 ///
@@ -92,6 +102,7 @@ pub fn imap_id(id: &ClientId<'_>, out: &mut BytesMut) -> Result<(), EncodeError>
     let (client, local) = (canonical(id.client.0), canonical(id.local.0));
     let mut command = BytesMut::with_capacity(256);
     command.put_slice(b"ID (");
+    let home = Some(id.home).filter(|home| home.len() <= MAX_FORWARD_BYTES && is_quotable(home));
     let fields = [
         ("x-originating-ip", client.ip().to_string()),
         ("x-originating-port", client.port().to_string()),
@@ -99,8 +110,11 @@ pub fn imap_id(id: &ClientId<'_>, out: &mut BytesMut) -> Result<(), EncodeError>
         ("x-connected-port", local.port().to_string()),
         ("x-session-id", id.session.as_str().to_owned()),
         ("x-proxy-ttl", id.ttl.to_string()),
+        ("x-forward-uid", id.uid.to_string()),
+        ("x-forward-gid", id.gid.to_string()),
     ];
-    for (index, (name, value)) in fields.into_iter().enumerate() {
+    let home = home.map(|home| ("x-forward-home", home.to_owned()));
+    for (index, (name, value)) in fields.into_iter().chain(home).enumerate() {
         if index > 0 {
             command.put_u8(b' ');
         }
@@ -162,9 +176,13 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
+fn is_quotable(value: &str) -> bool {
+    value.bytes().all(|octet| matches!(octet, b' '..=b'~'))
+}
+
 /// Writes a quoted string (RFC 9051, section 9).
 fn quoted(value: &str, out: &mut BytesMut) -> Result<(), EncodeError> {
-    if !value.bytes().all(|octet| matches!(octet, b' '..=b'~')) {
+    if !is_quotable(value) {
         return Err(EncodeError::Quoted);
     }
     out.put_u8(b'"');
@@ -312,7 +330,8 @@ mod decode {
         }
 
         let account = AccountName::parse("ann").expect("a name");
-        let session = SessionId::from_random([7; 12]);
+        let session = SessionId::parse(text).unwrap_or(SessionId::from_random([7; 12]));
+        id_property(octets, &session);
         let request = ImapMaster {
             account: &AccountName::parse(text).unwrap_or(account),
             client: ClientAddr(([192, 0, 2, 77], 4242).into()),
@@ -328,6 +347,48 @@ mod decode {
             input: octets,
         };
         master_property(&request);
+    }
+
+    #[allow(
+        clippy::expect_used,
+        reason = "a property of the fuzz target and the tests panics when it does not hold"
+    )]
+    fn id_property(octets: &[u8], session: &SessionId) {
+        let mut address = [0; 16];
+        address
+            .iter_mut()
+            .zip(octets)
+            .for_each(|(to, from)| *to = *from);
+        let (client, ttl) = (SocketAddr::from((address, 993)), address[0]);
+        let id = ClientId {
+            client: ClientAddr(client),
+            local: LocalAddr(client),
+            session,
+            ttl,
+            uid: 1001,
+            gid: 1002,
+            home: "/srv/mail/ann",
+        };
+        let mut command = BytesMut::new();
+        super::imap_id(&id, &mut command).expect("nothing that can't be quoted");
+        let pairs = imap_id(&command).expect("an argument of ID");
+        let values = [
+            client.ip().to_canonical().to_string(),
+            "993".to_owned(),
+            client.ip().to_canonical().to_string(),
+            "993".to_owned(),
+            session.to_string(),
+            ttl.to_string(),
+            "1001".to_owned(),
+            "1002".to_owned(),
+            "/srv/mail/ann".to_owned(),
+        ];
+        assert!(
+            pairs
+                .iter()
+                .map(|(_, value)| value.as_slice())
+                .eq(values.iter().map(String::as_bytes))
+        );
     }
 
     #[allow(
@@ -394,6 +455,9 @@ mod tests {
             local: LocalAddr("[2001:db8::1]:993".parse().unwrap()),
             session: &session,
             ttl: 5,
+            uid: 1001,
+            gid: 1002,
+            home: "/srv/mail/a \"b\"",
         };
         imap_id(&id, &mut out).unwrap();
         let pairs = decode::imap_id(&out).unwrap();
@@ -404,8 +468,32 @@ mod tests {
         assert_eq!(
             pairs.join(" "),
             "x-originating-ip=192.0.2.77 x-originating-port=4242 x-connected-ip=2001:db8::1 \
-             x-connected-port=993 x-session-id=sess-0001 x-proxy-ttl=5"
+             x-connected-port=993 x-session-id=sess-0001 x-proxy-ttl=5 \
+             x-forward-uid=1001 x-forward-gid=1002 x-forward-home=/srv/mail/a \\\"b\\\""
         );
+    }
+
+    #[test]
+    fn a_home_that_cannot_be_quoted_is_not_forwarded() {
+        let session = session();
+        for home in [
+            "/srv/mail/Zo\u{eb}".to_owned(),
+            format!("/{}", "x".repeat(1024)),
+        ] {
+            let id = ClientId {
+                client: ClientAddr("192.0.2.77:4242".parse().unwrap()),
+                local: LocalAddr("192.0.2.1:993".parse().unwrap()),
+                session: &session,
+                ttl: 5,
+                uid: 1001,
+                gid: 1002,
+                home: &home,
+            };
+            let mut out = BytesMut::new();
+            imap_id(&id, &mut out).unwrap();
+            let pairs = decode::imap_id(&out).unwrap();
+            assert_eq!(pairs.last().unwrap().0, b"x-forward-gid");
+        }
     }
 
     #[test]

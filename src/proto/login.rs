@@ -24,6 +24,8 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
+#[cfg(any(fuzzing, test))]
+use super::conversation::{pieces, sizes};
 use super::{
     encode::{self, ClientId, EncodeError},
     link::Refusal,
@@ -279,6 +281,61 @@ fn refused(text: &[u8]) -> LoginError {
     }
 }
 
+/// Holds for any real server: however the network cuts what it says, the login goes the same way, the password is sent
+/// once at most and only after a greeting, and what follows the login is left. The first octet chooses how it is cut.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz(data: &[u8]) {
+    use crate::names::{ClientAddr, LocalAddr, SessionId};
+
+    let ([seed, said @ ..], Ok(account)) = (data, AccountName::parse("ann")) else {
+        return;
+    };
+    let session = SessionId::from_random([7; 12]);
+    let id = ClientId {
+        client: ClientAddr(([192, 0, 2, 77], 4242).into()),
+        local: LocalAddr(([192, 0, 2, 1], 993).into()),
+        session: &session,
+        ttl: 5,
+        uid: 1001,
+        gid: 1002,
+        home: "/srv/mail/ann",
+    };
+    let password = Secret::new(b"secret".to_vec());
+    let run = |cut: &mut dyn FnMut() -> usize| {
+        let mut client = Client::new(&account, "master", &password, &id).ok()?;
+        let (mut input, mut out, mut last) = (BytesMut::new(), BytesMut::new(), Ok(Step::More));
+        for piece in pieces(said, cut) {
+            input.extend_from_slice(piece);
+            if last == Ok(Step::More) {
+                last = client.step(&mut input, &mut out);
+            }
+        }
+        let left = last.is_ok().then(|| input.to_vec());
+        Some((last, out, left))
+    };
+    let whole = run(&mut || usize::MAX);
+    assert_eq!(whole, run(&mut sizes(*seed)), "cut, it was read otherwise");
+    assert_eq!(whole, run(&mut || 1), "octet by octet, otherwise");
+    let Some((last, out, left)) = whole else {
+        return;
+    };
+    let response = sasl::plain_initial("ann", "master", &password);
+    let sent = out
+        .windows(response.expose().len())
+        .filter(|window| *window == response.expose())
+        .count();
+    let greets = |start: &[u8]| start.eq_ignore_ascii_case(b"* OK");
+    assert!(sent == 0 || sent == 1 && greets(said.get(..4).unwrap_or_default()));
+    assert!(left.is_none_or(|left| said.ends_with(&left)));
+    if let Ok(Step::Done { capabilities }) = last {
+        assert_eq!(sent, 1, "logged in without a password");
+        assert_eq!(
+            reply::capabilities(capabilities.as_bytes()),
+            Ok(capabilities)
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{super::reply::at_every_split, *};
@@ -286,7 +343,8 @@ mod tests {
 
     const ID: &str = "i ID (\"x-originating-ip\" \"192.0.2.77\" \"x-originating-port\" \"4242\" \
                       \"x-connected-ip\" \"192.0.2.1\" \"x-connected-port\" \"993\" \
-                      \"x-session-id\" \"sess-0001\" \"x-proxy-ttl\" \"5\")\r\n";
+                      \"x-session-id\" \"sess-0001\" \"x-proxy-ttl\" \"5\" \
+                      \"x-forward-uid\" \"1001\" \"x-forward-gid\" \"1002\" \"x-forward-home\" \"/srv/mail/ann\")\r\n";
     /// base64 of `ann NUL acceptor NUL secret`.
     const RESPONSE: &str = "YW5uAGFjY2VwdG9yAHNlY3JldA==";
     const SASL_IR: &str = "* OK [CAPABILITY IMAP4rev1 sasl-ir ID] ready\r\n";
@@ -298,6 +356,9 @@ mod tests {
             local: LocalAddr("192.0.2.1:993".parse().unwrap()),
             session: &session,
             ttl: 5,
+            uid: 1001,
+            gid: 1002,
+            home: "/srv/mail/ann",
         };
         let account = AccountName::parse("ann").unwrap();
         Client::new(&account, "acceptor", &Secret::new(b"secret".to_vec()), &id).unwrap()

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`framing`] | lines and literals, with limits |
 //! | [`imap`] | IMAP before login, server half |
+//! | [`pop3`] | POP3 before login, server half |
 //! | [`sasl`] | PLAIN and LOGIN, server half; PLAIN, client half |
 //! | [`denial`] | why a client is not served, in each protocol's words |
 //! | [`link`] | the link between front and node, both halves |
@@ -17,6 +18,8 @@
 //! | [`opening`] | what a real server says first on a session handed to it |
 //! | [`talk`] | what IMAP and POP3 before login have in common |
 
+#[cfg(any(fuzzing, test))]
+mod conversation;
 pub mod denial;
 pub mod encode;
 pub mod framing;
@@ -24,6 +27,9 @@ pub mod imap;
 pub mod link;
 pub mod login;
 pub mod opening;
+pub mod pop3;
 pub mod reply;
 pub mod sasl;
 pub mod talk;
+#[cfg(test)]
+mod transcript;

@@ -18,6 +18,8 @@
 
 use bytes::{Bytes, BytesMut};
 
+#[cfg(any(fuzzing, test))]
+use super::conversation::{pieces, sizes};
 use super::{
     link::{CAPABILITY_TAG, Opening},
     reply::{self, Reply, ReplyError, Status},
@@ -155,6 +157,45 @@ impl Reader {
         }
         let capabilities = reply::code_capabilities(text)?;
         Ok(Some(Step::Done { capabilities }))
+    }
+}
+
+/// Holds for any real server: however the network cuts what it says, the opening is the same, what follows it is left,
+/// and a capability list that is passed on is one. The first octet chooses the opening, the second how the rest is cut.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz(data: &[u8]) {
+    let [choice, seed, said @ ..] = data else {
+        return;
+    };
+    let opening = match choice % 6 {
+        0 => Opening::Capability,
+        1 => Opening::PlusOk,
+        2 => Opening::Preauth,
+        3 => Opening::Silent,
+        4 => Opening::Tagged,
+        _ => Opening::Ready(String::from_utf8_lossy(said).into_owned()),
+    };
+    let run = |cut: &mut dyn FnMut() -> usize| {
+        let (mut reader, mut input) = (Reader::new(&opening), BytesMut::new());
+        let mut last = reader.step(&mut input);
+        for piece in pieces(said, cut) {
+            input.extend_from_slice(piece);
+            if last == Ok(Step::More) {
+                last = reader.step(&mut input);
+            }
+        }
+        let left = last.is_ok().then(|| input.to_vec());
+        (last, left)
+    };
+    let whole = run(&mut || usize::MAX);
+    assert_eq!(whole, run(&mut sizes(*seed)), "cut, it was read otherwise");
+    assert_eq!(whole, run(&mut || 1), "octet by octet, otherwise");
+    assert!(whole.1.is_none_or(|left| said.ends_with(&left)));
+    if let Ok(Step::Done {
+        capabilities: Some(list),
+    }) = whole.0
+    {
+        assert_eq!(reply::capabilities(list.as_bytes()), Ok(list));
     }
 }
 

@@ -155,6 +155,66 @@ fn decode(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, SaslError> {
     Ok(octets)
 }
 
+/// Holds for any client: what comes of an exchange says again, encoded, what the client sent, so nothing was read in
+/// two ways. The first octet chooses the mechanism, whether a response comes with the command, and whether responses are
+/// taken as base64 or encoded first; the lines behind it are the responses.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz(data: &[u8]) {
+    let [choice, said @ ..] = data else {
+        return;
+    };
+    let mechanism = if choice & 1 == 0 { "PLAIN" } else { "LOGIN" };
+    let encodes = choice & 4 != 0;
+    let responses: Vec<Vec<u8>> = said
+        .split(|octet| *octet == b'\n')
+        .map(|line| match encodes {
+            true => STANDARD.encode(line).into_bytes(),
+            false => line.to_vec(),
+        })
+        .collect();
+    let mut left = responses.iter();
+    let Some(exchange) = Exchange::new(mechanism.as_bytes()) else {
+        return;
+    };
+    let initial = (choice & 2 != 0).then(|| left.next()).flatten();
+    let mut turn = exchange.start(initial.map(Vec::as_slice));
+    while let Ok(Turn::Challenge(text, exchange)) = turn {
+        assert!(STANDARD.decode(text).is_ok(), "a challenge is not base64");
+        let Some(response) = left.next() else {
+            return;
+        };
+        turn = exchange.respond(response);
+    }
+    match turn {
+        Ok(Turn::Done(credentials)) => {
+            let sent = responses.len().saturating_sub(left.len());
+            let sent: Vec<_> = responses.iter().take(sent).map(Vec::as_slice).collect();
+            said_again(&credentials, &sent);
+        }
+        Ok(Turn::Challenge(..)) => {}
+        Err(error) => assert!(
+            !encodes || error != SaslError::Base64,
+            "encoded for nothing"
+        ),
+    }
+}
+
+#[cfg(any(fuzzing, test))]
+fn said_again(credentials: &Credentials, sent: &[&[u8]]) {
+    assert!(!credentials.password.expose().contains(&0));
+    let login = credentials.login.as_str();
+    let authorize = credentials.authorize.as_ref().map_or("", Login::as_str);
+    if credentials.mechanism == Mechanism::Plain {
+        let again = plain_initial(authorize, login, &credentials.password);
+        assert_eq!(sent, [again.expose()]);
+    } else {
+        let password = STANDARD.encode(credentials.password.expose());
+        let name = STANDARD.encode(login);
+        assert_eq!(sent, [name.as_bytes(), password.as_bytes()]);
+        assert_eq!(authorize, "");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

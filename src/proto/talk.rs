@@ -11,6 +11,7 @@
 //! pending it may hold more input, but does not call `step`. A machine that said [`Event::More`] has used up its input,
 //! so the driver's buffer never grows beyond one read.
 
+use super::denial::Denial;
 use crate::{
     names::{Login, NameError},
     secret::Secret,
@@ -135,4 +136,49 @@ impl Bye {
             Self::Shutdown => "[UNAVAILABLE] Going down, please try again later.",
         }
     }
+
+    /// Response code and text after a POP3 `-ERR`; none where nothing is said: RFC 1939, 3 has a server close silently
+    /// then, and what a client sends at that moment would otherwise be answered by it.
+    pub const fn pop3(self) -> Option<&'static str> {
+        match self {
+            Self::Busy => Some("[SYS/TEMP] Too many connections, please try again later."),
+            Self::Idle => None,
+            Self::Shutdown => Some("[SYS/TEMP] Going down, please try again later."),
+        }
+    }
+}
+
+/// Answers "not now" before the end: enough for a client that tries again while a node comes back, and an end to it.
+pub(super) const MAX_POSTPONED: u32 = 10;
+
+/// Counts what goes wrong in one conversation, until it is too much.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    bad_commands: u32,
+    attempts: u32,
+    postponed: u32,
+}
+
+impl Patience {
+    /// One more bad command; true at the limit.
+    pub(super) fn bad_command(&mut self, limit: u32) -> bool {
+        count(&mut self.bad_commands, limit)
+    }
+
+    /// One more failed login; true when there were `max_attempts` that were the client's doing, or too many others.
+    pub(super) fn denied(&mut self, denial: Denial, max_attempts: u32) -> bool {
+        match denial {
+            Denial::AuthorizationFailed | Denial::BadCredentials | Denial::PrivacyRequired => {
+                count(&mut self.attempts, max_attempts)
+            }
+            Denial::InUse | Denial::Limit | Denial::Misconfigured | Denial::Unavailable => {
+                count(&mut self.postponed, MAX_POSTPONED)
+            }
+        }
+    }
+}
+
+fn count(counter: &mut u32, limit: u32) -> bool {
+    *counter = counter.saturating_add(1);
+    *counter >= limit
 }

@@ -149,13 +149,15 @@ impl<'a> Talk<'a> {
         self.output.extend_from_slice(&opened.early);
         self.flush().await.map_err(|_| Over(Outcome::Broken))?;
         if self.input.has_remaining() {
-            let write = opened.server.write_all(&self.input);
+            let write = async {
+                opened.server.write_all(&self.input).await?;
+                opened.server.flush().await
+            };
             timeout(self.parts.settings.opening_timeout, write)
                 .await
                 .map_err(io::Error::from)
                 .flatten()
                 .map_err(broken)?;
-            opened.server.flush().await.map_err(broken)?;
         }
         let client = self.stream.take().ok_or(Over(Outcome::Broken))?;
         Ok((client, opened.server))

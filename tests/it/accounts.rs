@@ -65,7 +65,7 @@ fn uids_and_homes_out_of_bounds_are_refused() {
             let mut client = Client::connect(&cluster, Channel::Plain);
             let reply = client.login(Method::PlainInitial, &user.name, &user.password);
             assert!(
-                reply.status.starts_with("NO [UNAVAILABLE]"),
+                reply.status.starts_with("NO [CONTACTADMIN]"),
                 "{kind:?} {user:?}: {reply:?}"
             );
             eventually("both sides have logged it", || {
@@ -107,7 +107,7 @@ fn a_home_that_is_a_symbolic_link_is_refused() {
             let mut client = Client::connect(&cluster, Channel::Plain);
             client
                 .login(Method::PlainInitial, &user.name, &user.password)
-                .no("UNAVAILABLE");
+                .no("CONTACTADMIN");
         }
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
         assert_eq!(fs::metadata(&elsewhere).unwrap().uid(), 0);

@@ -297,29 +297,21 @@ impl Client {
             self.start = 0;
         }
         let mut buffer = vec![0; 64 * 1024];
-        let read = loop {
+        loop {
             match self.stream.as_mut().unwrap().read(&mut buffer) {
-                // A read with a limit is not begun again by the system when this process was stopped meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read,
+                Ok(0) => return false,
+                Ok(count) => {
+                    self.read.extend_from_slice(&buffer[..count]);
+                    return true;
+                }
+                Err(error) => match error.kind() {
+                    // A socket with a limit on reads is not restarted after a signal.
+                    io::ErrorKind::Interrupted => (),
+                    // An end is an end, with or without close_notify.
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => return false,
+                    _ => panic!("nothing to read: {error}"),
+                },
             }
-        };
-        match read {
-            Ok(0) => false,
-            Ok(count) => {
-                self.read.extend_from_slice(&buffer[..count]);
-                true
-            }
-            // An end is an end, with or without close_notify.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
-                ) =>
-            {
-                false
-            }
-            Err(error) => panic!("nothing to read: {error}"),
         }
     }
 }

@@ -68,16 +68,14 @@ key = hashlib.pbkdf2_hmac('sha256', sys.argv[1].encode(), salt, 20000)
 ab64 = lambda octets: base64.b64encode(octets).decode().rstrip('=').replace('+', '.')
 print('{PBKDF2-SHA256}20000$' + ab64(salt) + '$' + ab64(key))";
 
-/// Hashes a password.
-type Maker<'m> = &'m dyn Fn(&str) -> String;
-
 /// Accounts whose passwords were hashed by OpenLDAP, crypt(3), OpenSSL, Dovecot and Python.
 fn people(node: &str) -> Vec<User> {
+    type Hash<'h> = &'h dyn Fn(&str) -> String;
     let slappasswd = |password: &str, more: &[&str]| {
         made("/usr/sbin/slappasswd", &[&["-s", password], more].concat())
     };
     let doveadm = |password: &str, scheme| made("doveadm", &["pw", "-s", scheme, "-p", password]);
-    let schemes: [(&str, Maker<'_>); 10] = [
+    let schemes: [(&str, Hash<'_>); 10] = [
         ("ssha", &|p| slappasswd(p, &["-h", "{SSHA}"])),
         ("crypt5", &|p| {
             slappasswd(p, &["-h", "{CRYPT}", "-c", "$5$%.12s"])

@@ -568,6 +568,49 @@ async fn the_file_is_a_directory_too() {
     assert!(directory.is_reachable().await);
 }
 
+/// Whoever keeps all cores busy must not see from the answers which accounts exist.
+#[tokio::test]
+async fn refusals_need_a_core_whatever_their_reason() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("accounts.toml");
+    let slow = "{CRYPT}$5$saltsalt$0IyaXrmV7.sGNS6tirgqHLqX/G.FBvgkYA.lpPdS5sA";
+    let accounts = [
+        ("ann", slow, "active"),
+        ("gone", slow, "disabled"),
+        ("quick", "{SSHA}PfB9rFV/7lZGreagTN7g5YV70Wiw9Rjk", "active"),
+        ("locked", "{CRYPT}!", "active"),
+    ]
+    .map(|(name, password, status)| {
+        format!(
+            "[[account]]\nname = \"{name}\"\nuid = 1\ngid = 1\npassword = \"{password}\"\nstatus = \"{status}\"\n"
+        )
+    });
+    std::fs::write(&path, accounts.concat()).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let mut directory = start(Settings {
+        source: Source::File(FileSettings { path }),
+        cache: CacheSettings::default(),
+    });
+    Arc::get_mut(&mut directory.0).unwrap().timeout = Duration::from_millis(200);
+    assert_eq!(log_in(&directory, "ann", "guess").await, "wrong password");
+    let busy = directory.0.checker.occupy().await;
+    for login in ["ann", "gone", "quick", "locked", "nobody"] {
+        let answer = log_in(&directory, login, "guess").await;
+        assert_eq!(answer, "unavailable", "{login}");
+    }
+    drop(busy);
+    for (login, expected) in [
+        ("gone", "account may not log in"),
+        ("quick", "wrong password"),
+        ("locked", "wrong password"),
+        ("nobody", "unknown user"),
+    ] {
+        assert_eq!(log_in(&directory, login, "guess").await, expected);
+    }
+    assert_eq!(log_in(&directory, "quick", "secret").await, "ok quick");
+}
+
 /// Where a test's log goes.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);

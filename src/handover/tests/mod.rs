@@ -691,3 +691,36 @@ async fn a_late_refusal_of_dovecots_is_no_good_opening() {
     all_over(&login).await;
     all_over(&master).await;
 }
+
+/// A file system that hangs keeps one of our threads for each try, and the whole process has only so many of them.
+#[test]
+fn a_home_that_hangs_is_counted_until_it_answers() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let homes = tempfile::tempdir().unwrap();
+        // In place of the file system, the only thread that could make the home hangs.
+        let (release, hung) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || hung.recv());
+        let nobody = Address::Unix(homes.path().join("nobody"));
+        let handover = start(Settings {
+            timeout: Duration::from_millis(50),
+            sessions_per_account: 1,
+            ..settings(login_kind(nobody), homes.path().into())
+        });
+        let attempt = async || {
+            let (_front, node) = Front::link(LinkKind::Unix).await;
+            let context = context(1);
+            let handed = handover.hand_over(node, Service::Imap, &context, verdict);
+            handed.await.unwrap_err()
+        };
+        assert!(matches!(attempt().await, Refused::Timeout));
+        assert!(matches!(attempt().await, Refused::Limit(1)));
+        release.send(()).unwrap();
+        busy.await.unwrap().unwrap();
+        all_over(&handover).await;
+    });
+}

@@ -41,12 +41,9 @@ use super::{
     denial::Denial,
     framing::{self, Frame, FrameError, Limits, Message, Reader},
     sasl::{Exchange, SaslError, Turn},
-    talk::{Bye, Channel, Closed, Credentials, Event, Mechanism},
+    talk::{Bye, Channel, Closed, Credentials, Event, Mechanism, Patience},
 };
 use crate::secret::Secret;
-
-/// Answers "not now" before BYE: enough for a client that tries again while a node comes back, and an end to it.
-const MAX_POSTPONED: u32 = 10;
 
 const BAD_ARGUMENTS: &str = "BAD Wrong arguments.";
 const BAD_COMMAND: &str = "BAD Unknown command, or not before login.";
@@ -86,9 +83,7 @@ pub struct Server {
     channel: Channel,
     reader: Reader,
     state: State,
-    bad_commands: u32,
-    attempts: u32,
-    postponed: u32,
+    patience: Patience,
 }
 
 #[derive(Debug)]
@@ -120,9 +115,7 @@ impl Server {
                 max_literal_bytes: settings.max_literal_bytes,
             }),
             state: State::Command,
-            bad_commands: 0,
-            attempts: 0,
-            postponed: 0,
+            patience: Patience::default(),
         }
     }
 
@@ -167,15 +160,7 @@ impl Server {
         };
         tagged(out, Some(tag), format_args!("NO {}", denial.imap()));
         self.state = State::Command;
-        let spent = match denial {
-            Denial::AuthorizationFailed | Denial::BadCredentials | Denial::PrivacyRequired => {
-                count(&mut self.attempts, self.settings.max_attempts)
-            }
-            Denial::InUse | Denial::Limit | Denial::Unavailable => {
-                count(&mut self.postponed, MAX_POSTPONED)
-            }
-        };
-        if !spent {
+        if !self.patience.denied(denial, self.settings.max_attempts) {
             return None;
         }
         untagged(out, format_args!("BYE Too many failed logins."));
@@ -392,7 +377,7 @@ impl Server {
     }
 
     fn count_bad(&mut self, out: &mut BytesMut) -> Option<Event> {
-        if !count(&mut self.bad_commands, self.settings.max_bad_commands) {
+        if !self.patience.bad_command(self.settings.max_bad_commands) {
             return None;
         }
         untagged(out, format_args!("BYE Too many bad commands."));
@@ -433,12 +418,6 @@ impl fmt::Display for Capabilities {
             " LOGINDISABLED"
         })
     }
-}
-
-/// Counts one more; true at the limit.
-fn count(counter: &mut u32, limit: u32) -> bool {
-    *counter = counter.saturating_add(1);
-    *counter >= limit
 }
 
 fn line(out: &mut BytesMut, text: fmt::Arguments<'_>) {

@@ -25,8 +25,8 @@ pub(crate) struct Dovecot {
 pub(crate) enum Users {
     /// In this LDAP server.
     Ldap(String),
-    /// In these lines.
-    File(String),
+    /// In what the acceptor forwards.
+    Forwarded,
 }
 
 /// What a Dovecot is started with.
@@ -102,9 +102,18 @@ fn write_snippets(settings: &Settings<'_>) {
         include_str!("../../../config/dovecot/imap-master.conf"),
     )
     .unwrap();
+    let forwarded = match settings.users {
+        Users::Ldap(_) => "",
+        Users::Forwarded => {
+            "::::::userdb_uid=%{passdb:forward_uid} userdb_gid=%{passdb:forward_gid} userdb_home=%{passdb:forward_home}"
+        }
+    };
     write_for_dovecot(
         &dir.join("acceptor.passwd"),
-        &format!("acceptor:{{PLAIN}}{}\n", settings.master_password),
+        &format!(
+            "acceptor:{{PLAIN}}{}{forwarded}\n",
+            settings.master_password
+        ),
     );
     let users = match settings.users {
         Users::Ldap(uri) => {
@@ -124,16 +133,7 @@ fn write_snippets(settings: &Settings<'_>) {
                 &[("/etc/dovecot/users-ldap.conf.ext", &path("users.conf.ext"))],
             )
         }
-        Users::File(lines) => {
-            write_for_dovecot(&dir.join("users"), lines);
-            adapt(
-                include_str!("../../../config/dovecot/users-file.conf"),
-                &[(
-                    "args = /etc/dovecot/users",
-                    &format!("args = {}", path("users")),
-                )],
-            )
-        }
+        Users::Forwarded => include_str!("../../../config/dovecot/users-forwarded.conf").to_owned(),
     };
     fs::write(dir.join("users.conf"), users).unwrap();
 }

@@ -623,7 +623,7 @@ impl Cluster {
             address: dovecot::address(self.ip, index),
             home_root: &home_root,
             master_password: MASTER_PASSWORD,
-            users: &self.dovecot_users(&home_root),
+            users: &self.dovecot_users(),
             extra: &spec.dovecot,
         });
         let configuration = dir.join("pigeonair.toml");
@@ -646,18 +646,10 @@ impl Cluster {
         node
     }
 
-    fn dovecot_users(&self, home_root: &Path) -> dovecot::Users {
+    fn dovecot_users(&self) -> dovecot::Users {
         match &self.slapd {
             Some(slapd) => dovecot::Users::Ldap(slapd.uri()),
-            None => dovecot::Users::File(
-                self.users
-                    .iter()
-                    .map(|user| {
-                        let home = home_root.join(&user.home);
-                        format!("{}::{1}:{1}::{2}\n", user.name, user.uid, home.display())
-                    })
-                    .collect(),
-            ),
+            None => dovecot::Users::Forwarded,
         }
     }
 
