@@ -24,7 +24,7 @@ use crate::{
     outcome::{Blame, Failure, Outcome, Report, Stage},
     proto::{
         denial::Denial,
-        imap,
+        framing, imap,
         talk::{Bye, Channel, Closed, Credentials, Event},
     },
 };
@@ -238,14 +238,25 @@ impl<'a> Talk<'a> {
     }
 
     async fn last_words(&mut self) {
-        if let Some(stream) = &mut self.stream {
-            let write = async {
-                stream.write_all_buf(&mut self.output).await?;
-                stream.shutdown().await
-            };
-            // Whether the client still listens is its own affair.
-            let _ = timeout(LAST_WORDS, write).await;
-        }
+        let Some(stream) = &mut self.stream else {
+            return;
+        };
+        let input = &mut self.input;
+        let farewell = async {
+            stream.write_all_buf(&mut self.output).await?;
+            stream.shutdown().await?;
+            // A socket that is closed with octets unread resets the connection, and the reset can overtake our words.
+            loop {
+                framing::consume(input, usize::MAX);
+                input.reserve(READ_BYTES);
+                if stream.read_buf(input).await? == 0 {
+                    return io::Result::Ok(());
+                }
+            }
+        };
+        // Whether the client still listens is its own affair.
+        let _ = timeout(LAST_WORDS, farewell).await;
+        framing::consume(&mut self.input, usize::MAX);
     }
 
     fn left(&self) -> Outcome {

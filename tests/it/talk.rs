@@ -1,6 +1,8 @@
 //! What a client must not do before it has logged in: each is answered as it should be, ends in `BYE`, and stands in the
 //! log with whose doing it was.
 
+use std::io::{Read as _, Write as _};
+
 use crate::{
     client::{Channel, Client},
     lab::{Cluster, User, eventually},
@@ -82,6 +84,23 @@ fn limits_of_the_conversation_end_it_with_bye() {
             });
         }
     }
+}
+
+/// A socket closed with octets unread is reset, and a reset may take away what was said before it.
+#[test]
+fn last_words_are_not_overtaken_by_a_reset() {
+    let cluster = Cluster::usual().start();
+    let mut stream = std::net::TcpStream::connect(cluster.imap()).unwrap();
+    stream
+        .write_all(&[b"a LOGIN ".as_slice(), &[b'x'; 128 * 1024]].concat())
+        .unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).unwrap();
+    assert!(
+        heard.lines().last().unwrap().starts_with("* BYE "),
+        "{heard}"
+    );
 }
 
 #[test]
