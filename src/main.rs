@@ -1,7 +1,7 @@
 //! The `pigeonair` program: runs a command and turns what came of it into an exit code.
 //!
 //! The codes are those of `sysexits.h`, so that service managers know what to do: 64 and 78 need a person (no restart
-//! helps), 70 and up to 75 may pass.
+//! helps), 70 to 73 may pass.
 
 use std::process::ExitCode;
 

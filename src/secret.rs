@@ -1,10 +1,10 @@
 //! Secrets: wiped when dropped, never printed, compared in constant time.
 //!
-//! Three kinds: a [`Secret`] is octets of any length (a password, a proof); a [`Key`] is the 32 octets that two ends of
-//! a link share; and the files that hold either are read only when nobody but their owner (and, read-only, a group)
-//! can open them.
+//! Two kinds: a [`Secret`] is octets of any length (a password, a proof); a [`Key`] is the 32 octets that two ends of a
+//! link share. The files that hold them are read only when they belong to root or to us, and nobody else can open them
+//! but, to read, a group.
 //!
-//! It does not keep copies out of swap, and cannot wipe what libraries copied (the threat model names those).
+//! It does not keep copies out of swap, and cannot wipe what libraries copied: ldap3 and rustls keep what they are given.
 //! Limits: a secret file has at most 16 KiB (a private key of RSA 8192 fits).
 
 use std::{
@@ -54,6 +54,14 @@ pub enum SecretFileError {
     Size {
         /// The file.
         path: PathBuf,
+    },
+    /// It belongs to neither root nor us: its owner could change it or its mode at any time.
+    #[error("{path} belongs to uid {owner} (expected root, or the user that this process has)")]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
     },
     /// Others than its owner and group may read it, or others than its owner may write it.
     #[error(
@@ -188,11 +196,18 @@ fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretFileError> {
     };
     let file = File::open(path).map_err(failed)?;
     // The open file is asked, not the path: what was checked is what is read.
-    let mode = file.metadata().map_err(failed)?.mode() & 0o7777;
+    let metadata = file.metadata().map_err(failed)?;
+    let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
     if mode & 0o137 != 0 {
         return Err(SecretFileError::Mode {
             path: path.to_owned(),
             mode,
+        });
+    }
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        return Err(SecretFileError::Owner {
+            path: path.to_owned(),
+            owner,
         });
     }
     // Room for all of it from the start: a growing vector would leave copies behind.
@@ -255,6 +270,16 @@ mod tests {
         assert!(matches!(
             Key::from_file(&path),
             Err(SecretFileError::Form { .. })
+        ));
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_refused() {
+        let (_dir, path) = file(b"x", 0o600);
+        std::os::unix::fs::chown(&path, Some(20_001), None).unwrap();
+        assert!(matches!(
+            Secret::from_file(&path),
+            Err(SecretFileError::Owner { owner: 20_001, .. })
         ));
     }
 
