@@ -74,6 +74,7 @@ mod tests {
         ("sasl", proto::sasl::fuzz),
         ("server", |data| {
             proto::login::fuzz(data);
+            proto::pop3::login::fuzz(data);
             proto::opening::fuzz(data);
         }),
     ];

@@ -4,5 +4,6 @@
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     pigeonair::proto::login::fuzz(data);
+    pigeonair::proto::pop3::login::fuzz(data);
     pigeonair::proto::opening::fuzz(data);
 });

@@ -59,6 +59,7 @@ fn acceptor(places: usize, server: Address, home_root: &Path, tasks: &Tasks) -> 
             user: "master".to_owned(),
             password: Secret::new(b"secret".to_vec()),
         }),
+        pop3: None,
         bounds: handover::Bounds {
             uids: 1000..=60000,
             gids: 1000..=60000,

@@ -81,7 +81,13 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
     let timeout = section.or("handover_timeout", &wait, HANDOVER_TIMEOUT);
     let listeners = listeners(section);
     let keys = keys(section);
-    let imap = imap(section);
+    // One of them must be there; with none, what is missing is told of the first.
+    let has_pop3 = section.has("pop3");
+    let has_imap = section.has("imap") || !has_pop3;
+    let imap = has_imap.then(|| imap(section));
+    let pop3 = has_pop3.then(|| pop3(section));
+    // A section that is there and can't be read is a problem.
+    let [imap, pop3] = [imap, pop3].map(|kind| kind.map_or(Some(None), |kind| kind.map(Some)));
     Some(Settings {
         listeners: listeners?,
         from,
@@ -94,7 +100,8 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
             idle_limit,
         },
         handover: handover::Settings {
-            imap: Some(imap?),
+            imap: imap?,
+            pop3: pop3?,
             bounds: bounds?,
             timeout,
             sessions_per_account,
@@ -224,6 +231,28 @@ fn key(table: &mut Section<'_>) -> Option<NodeKey> {
     })
 }
 
+/// `[acceptor.pop3]`: how POP3 sessions reach the real server. No other kind knows POP3.
+fn pop3(section: &mut Section<'_>) -> Option<Kind> {
+    let mut table = section.table("pop3");
+    let kind = table.required("kind", &form::word(&[("login", ())]));
+    if kind.is_none() {
+        table.leave();
+        return None;
+    }
+    login(&mut table)
+}
+
+fn login(table: &mut Section<'_>) -> Option<Kind> {
+    let server = table.required("server", &form::address());
+    let user = table.required("master_user", &form::text("the name of the master user"));
+    let password = files::password(table, "master_password_file");
+    Some(Kind::Login {
+        server: server?,
+        user: user?,
+        password: password?,
+    })
+}
+
 /// `[acceptor.imap]`: how IMAP sessions reach the real server.
 fn imap(section: &mut Section<'_>) -> Option<Kind> {
     const LOGIN: [&str; 3] = ["server", "master_user", "master_password_file"];
@@ -237,14 +266,7 @@ fn imap(section: &mut Section<'_>) -> Option<Kind> {
         }
         Some(KindName::Login) => {
             not_used(&mut table, &DOVECOT, "login");
-            let server = table.required("server", &form::address());
-            let user = table.required("master_user", &form::text("the name of the master user"));
-            let password = files::password(&mut table, "master_password_file");
-            Some(Kind::Login {
-                server: server?,
-                user: user?,
-                password: password?,
-            })
+            login(&mut table)
         }
         Some(KindName::DovecotImapMaster) => {
             not_used(&mut table, &LOGIN, "dovecot-imap-master");

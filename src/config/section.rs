@@ -279,7 +279,9 @@ impl<'a> Section<'a> {
         #[cfg(test)]
         self.report.asked.borrow_mut().insert(
             self.key(name)
-                .replace(|c: char| c.is_ascii_digit() || "[]".contains(c), ""),
+                .split('[')
+                .map(|part| part.split_once(']').map_or(part, |(_, rest)| rest))
+                .collect(),
         );
         self.table?.get(name)
     }

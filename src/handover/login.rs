@@ -1,6 +1,6 @@
 //! The kind `login`: connect to the real server, log in on behalf of the account, and leave two streams to relay between.
 //!
-//! It drives [`proto::login`](crate::proto::login). It sets no deadline of its own (the caller's covers all of it) and does
+//! It drives [`proto::login`](crate::proto::login) or, for POP3, [`proto::pop3::login`](crate::proto::pop3::login). It sets no deadline of its own (the caller's covers all of it) and does
 //! not touch the link. On failure the connection to the real server is closed.
 
 use std::io;
@@ -13,11 +13,13 @@ use tokio::{
 
 use super::Refused;
 use crate::{
+    names::Service,
     net::{Address, Stream},
     proto::{
         encode::{self, ClientId},
-        link::Context,
-        login::{Client, Step},
+        link::{Context, Opening},
+        login::{self, LoginError, Step},
+        opening, pop3,
         reply::{Reader, Reply, Status},
     },
     secret::Secret,
@@ -33,10 +35,26 @@ const PROXY_TTL: u8 = 5;
 #[derive(Debug)]
 pub(super) struct LoggedIn {
     pub(super) server: Stream,
-    /// The session's capability list.
+    /// The session's capability list; empty for POP3.
     pub(super) capabilities: String,
     /// What the server said past its login.
     pub(super) pending: Bytes,
+}
+
+/// The client half of one protocol.
+#[derive(Debug)]
+enum Client {
+    Imap(login::Client),
+    Pop3(pop3::login::Client),
+}
+
+impl Client {
+    fn step(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Result<Step, LoginError> {
+        match self {
+            Self::Imap(client) => client.step(input, out),
+            Self::Pop3(client) => client.step(input, out),
+        }
+    }
 }
 
 /// Connects to the real server.
@@ -59,6 +77,7 @@ async fn connect(server: &Address) -> Result<Stream, Refused> {
 
 /// Connects and logs in on behalf of the context's account.
 pub(super) async fn start(
+    service: Service,
     server: &Address,
     user: &str,
     password: &Secret,
@@ -74,7 +93,12 @@ pub(super) async fn start(
         gid: context.gid,
         home,
     };
-    let client = Client::new(&context.account, user, password, &id)?;
+    let account = &context.account;
+    let client = match service {
+        Service::Imap => Client::Imap(login::Client::new(account, user, password, &id)?),
+        Service::Pop3 => Client::Pop3(pop3::login::Client::new(account, user, password, &id)),
+        Service::Mailstore => return Err(Refused::Service(service)),
+    };
     log_in(connect(server).await?, client).await
 }
 
@@ -96,10 +120,18 @@ async fn log_in(mut server: Stream, mut client: Client) -> Result<LoggedIn, Refu
     }
 }
 
-/// Whether a real server greets: the test of this kind at start.
-pub(super) async fn try_greeting(server: &Address) -> Result<(), Refused> {
+/// Whether a real server of `service` greets: the test of this kind at start.
+pub(super) async fn try_greeting(service: Service, server: &Address) -> Result<(), Refused> {
     let mut stream = connect(server).await?;
-    let (mut replies, mut input) = (Reader::new(), BytesMut::new());
+    let mut input = BytesMut::new();
+    if service == Service::Pop3 {
+        let mut reader = opening::Reader::new(&Opening::PlusOk);
+        while reader.step(&mut input).map_err(not_ok)? == opening::Step::More {
+            read(&mut stream, &mut input).await?;
+        }
+        return Ok(());
+    }
+    let mut replies = Reader::new();
     loop {
         read(&mut stream, &mut input).await?;
         match replies.reply(&mut input) {
@@ -109,13 +141,14 @@ pub(super) async fn try_greeting(server: &Address) -> Result<(), Refused> {
                 status: Status::Ok,
                 ..
             })) => return Ok(()),
-            Ok(Some(_)) => {
-                let error = io::Error::other("the server greets with something else than OK");
-                return Err(Refused::Server(error));
-            }
+            Ok(Some(_)) => return Err(not_ok("the server greets with something else than OK")),
             Err(error) => return Err(Refused::Login(error.into())),
         }
     }
+}
+
+fn not_ok(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Refused {
+    Refused::Server(io::Error::other(error))
 }
 
 async fn read(server: &mut Stream, input: &mut BytesMut) -> Result<(), Refused> {

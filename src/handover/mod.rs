@@ -1,12 +1,12 @@
 //! Handing a session to the real server of this node.
 //!
-//! Two kinds, both for IMAP. For each session: the context is checked against the node's own bounds, the session is
+//! Two kinds: `login` for IMAP and POP3, `dovecot-imap-master` for IMAP. For each session: the context is checked against the node's own bounds, the session is
 //! counted (`sessions`), the home is opened or made (`home`), the real server gets it (`login`, `imap_master`), and the
 //! verdict goes to the front.
 //!
 //! | kind | the real server gets | then | verdict written by | log of the real server |
 //! | --- | --- | --- | --- | --- |
-//! | `login` | a connection of ours, a master login, the client in `ID` | we relay | us | at login: `imap-login: Info: Login: user=<u>, method=PLAIN, rip=CLIENT, lip=LOCAL, ..., session=<ID>`; at the end `imap(u)<pid><ID>` (client address and id need `login_trusted_networks`) |
+//! | `login` | a connection of ours, a master login, the client in `ID` | we relay | us | at login: `imap-login: Info: Login: user=<u>, method=PLAIN, rip=CLIENT, lip=LOCAL, ..., session=<ID>`; at the end `imap(u)<pid><ID>` (client address and id need `login_trusted_networks`; for POP3 `lip` is Dovecot's own) |
 //! | `dovecot-imap-master`, plain link | the link's socket | we are out | Dovecot | no login line; at the end `imap(u)<pid><ID>`; the client address only where `mail_log_prefix` has `%r` |
 //! | `dovecot-imap-master`, link under TLS | one end of a socket pair | we relay | Dovecot, through the relay | the same |
 //!
@@ -75,6 +75,8 @@ const NO_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Settings {
     /// How IMAP sessions do; none: the node does not serve IMAP.
     pub imap: Option<Kind>,
+    /// How POP3 sessions do: by a login, or not at all.
+    pub pop3: Option<Kind>,
     /// What a context may ask for.
     pub bounds: Bounds,
     /// From the verdict's question to the real server's answer; default 10 s.
@@ -251,8 +253,15 @@ impl Handover {
         }
         let sessions = Arc::new(Sessions::new(metrics.sessions_open.clone()));
         tasks.background("session sweep", sweep(Arc::clone(&sessions)));
-        if let Some(kind) = settings.imap.clone() {
-            tasks.background("handover self-test", try_kind(kind, settings.timeout));
+        let kinds = [
+            (Service::Imap, &settings.imap),
+            (Service::Pop3, &settings.pop3),
+        ];
+        for (service, kind) in kinds {
+            if let Some(kind) = kind.clone() {
+                let test = try_kind(service, kind, settings.timeout);
+                tasks.background("handover self-test", test);
+            }
         }
         Ok(Self {
             settings: Arc::new(settings),
@@ -282,7 +291,7 @@ impl Handover {
         let kind = self.kind(service);
         let label = kind.map_or("none", Kind::as_str);
         let result = match kind {
-            Some(kind) => self.start(link, kind, context, &verdict).await,
+            Some(kind) => self.start(link, service, kind, context, &verdict).await,
             None => Err(Failed::new(link, Refused::Service(service))),
         };
         let count = |result| {
@@ -312,13 +321,15 @@ impl Handover {
     fn kind(&self, service: Service) -> Option<&Kind> {
         match service {
             Service::Imap => self.settings.imap.as_ref(),
-            Service::Mailstore | Service::Pop3 => None,
+            Service::Pop3 => self.settings.pop3.as_ref(),
+            Service::Mailstore => None,
         }
     }
 
     async fn start(
         &self,
         link: Stream,
+        service: Service,
         kind: &Kind,
         context: &Context,
         verdict: &impl Fn(&Verdict) -> Vec<u8>,
@@ -333,6 +344,9 @@ impl Handover {
             Err(refused) => return Err(Failed::new(link, refused)),
         };
         match kind {
+            Kind::DovecotImapMaster { .. } if service != Service::Imap => {
+                Err(Failed::new(link, Refused::Service(service)))
+            }
             Kind::DovecotImapMaster { socket } => {
                 let output = verdict(&Verdict::Ok(Opening::Capability));
                 let request = imap_master::Request {
@@ -348,7 +362,7 @@ impl Handover {
                 user,
                 password,
             } => {
-                let started = login::start(server, user, password, context, &home);
+                let started = login::start(service, server, user, password, context, &home);
                 let started = timeout_at(deadline, started).await;
                 match started.unwrap_or(Err(Refused::Timeout)) {
                     Ok(logged_in) => relay(link, logged_in, session, deadline, verdict).await,
@@ -470,16 +484,21 @@ async fn sweep(sessions: Arc<Sessions>) {
 }
 
 /// Says whether the real server is there.
-async fn try_kind(kind: Kind, limit: Duration) {
+async fn try_kind(service: Service, kind: Kind, limit: Duration) {
     let tried = timeout(limit, async {
         match &kind {
             Kind::DovecotImapMaster { socket } => imap_master::try_connect(socket).await,
-            Kind::Login { server, .. } => login::try_greeting(server).await,
+            Kind::Login { server, .. } => login::try_greeting(service, server).await,
         }
     });
     match tried.await.unwrap_or(Err(Refused::Timeout)) {
-        Ok(()) => tracing::info!(kind = kind.as_str(), "real server answers"),
+        Ok(()) => tracing::info!(
+            service = service.as_str(),
+            kind = kind.as_str(),
+            "real server answers"
+        ),
         Err(error) => tracing::warn!(
+            service = service.as_str(),
             kind = kind.as_str(),
             error = %chain(&error),
             "real server does not answer yet"

@@ -3,6 +3,7 @@
 //! | form | encoder | how a value is kept a value |
 //! | --- | --- | --- |
 //! | IMAP `ID` argument (RFC 2971) | [`imap_id`] | quoted string; `"` and `\` escaped, all but printable ASCII refused |
+//! | POP3 `XCLIENT` (Dovecot's) | [`pop3_xclient`] | addresses, numbers and ids; `FORWARD` tab-escaped, then base64 |
 //! | Dovecot's `imap-master` request | [`ImapMaster::line`] | tab-escaped; values inside `userdb_fields` twice; octets as base64 |
 //!
 //! The second escaping matters: Dovecot takes a field of `userdb_fields` that it does not know as a setting, so a tab in
@@ -31,6 +32,9 @@ const TAB_ESCAPES: [(u8, u8); 5] = [
 
 /// The longest value that Dovecot takes in `ID`.
 const MAX_FORWARD_BYTES: usize = 1024;
+
+/// The longest line that Dovecot's pop3-login reads, its end included.
+const MAX_XCLIENT_BYTES: usize = 1024;
 
 /// The first line either side of an `imap-master` connection says, up to the minor version.
 pub const IMAP_MASTER_VERSION: &str = "VERSION\timap-master\t1\t";
@@ -125,6 +129,36 @@ pub fn imap_id(id: &ClientId<'_>, out: &mut BytesMut) -> Result<(), EncodeError>
     command.put_u8(b')');
     out.extend_from_slice(&command);
     Ok(())
+}
+
+/// Writes `XCLIENT ...` without its line end, as Dovecot's pop3-login takes it from its `login_trusted_networks`. What
+/// stands in FORWARD is Dovecot's to use in its passdb, as `%{passdb:forward_uid}`; a home that makes the line longer than
+/// Dovecot reads is left out.
+pub fn pop3_xclient(id: &ClientId<'_>, out: &mut BytesMut) {
+    let with = |home: Option<&str>| {
+        let client = canonical(id.client.0);
+        let mut fields = Vec::new();
+        tab_field("uid", id.uid.to_string().as_bytes(), &mut fields);
+        fields.push(b'\t');
+        tab_field("gid", id.gid.to_string().as_bytes(), &mut fields);
+        if let Some(home) = home {
+            fields.push(b'\t');
+            tab_field("home", home.as_bytes(), &mut fields);
+        }
+        format!(
+            "XCLIENT ADDR={} PORT={} SESSION={} TTL={} FORWARD={}",
+            client.ip(),
+            client.port(),
+            id.session.as_str(),
+            id.ttl,
+            BASE64.encode(fields),
+        )
+    };
+    let mut command = with(Some(id.home));
+    if command.len().saturating_add(2) > MAX_XCLIENT_BYTES {
+        command = with(None);
+    }
+    out.put_slice(command.as_bytes());
 }
 
 impl ImapMaster<'_> {
@@ -266,6 +300,19 @@ mod decode {
         }
     }
 
+    /// Reads `XCLIENT name=value ...`: its fields, and those inside FORWARD.
+    pub(super) fn pop3_xclient(command: &[u8]) -> Option<(Vec<Pair>, Vec<Pair>)> {
+        let mut fields: Vec<_> = command
+            .strip_prefix(b"XCLIENT ")?
+            .split(|octet| *octet == b' ')
+            .map(|field| pair(field.to_vec()))
+            .collect::<Option<_>>()?;
+        let (name, forward) = fields.pop()?;
+        let forward = tab_fields(&BASE64.decode(forward).ok()?)?;
+        let forward = forward.into_iter().map(pair).collect::<Option<_>>()?;
+        (name == b"FORWARD").then_some((fields, forward))
+    }
+
     /// Splits at tabs and takes one level of tab-escaping off each part.
     pub(super) fn tab_fields(line: &[u8]) -> Option<Vec<Vec<u8>>> {
         line.split(|octet| *octet == b'\t')
@@ -332,6 +379,16 @@ mod decode {
         let account = AccountName::parse("ann").expect("a name");
         let session = SessionId::parse(text).unwrap_or(SessionId::from_random([7; 12]));
         id_property(octets, &session);
+        let id = ClientId {
+            client: ClientAddr(([192, 0, 2, 77], 4242).into()),
+            local: LocalAddr(([192, 0, 2, 1], 995).into()),
+            session: &session,
+            ttl: 5,
+            uid: 1001,
+            gid: 1002,
+            home: text,
+        };
+        xclient_property(&id);
         let request = ImapMaster {
             account: &AccountName::parse(text).unwrap_or(account),
             client: ClientAddr(([192, 0, 2, 77], 4242).into()),
@@ -389,6 +446,33 @@ mod decode {
                 .map(|(_, value)| value.as_slice())
                 .eq(values.iter().map(String::as_bytes))
         );
+    }
+
+    #[allow(
+        clippy::expect_used,
+        reason = "a property of the fuzz target and the tests panics when it does not hold"
+    )]
+    fn xclient_property(id: &ClientId<'_>) {
+        let mut command = BytesMut::new();
+        super::pop3_xclient(id, &mut command);
+        assert!(command.len() + 2 <= MAX_XCLIENT_BYTES);
+        assert!(!command.iter().any(u8::is_ascii_control));
+        let (fields, forward) = pop3_xclient(&command).expect("one line of fields");
+        let named = |name: &str, value: &str| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
+        assert_eq!(
+            fields,
+            [
+                named("ADDR", "192.0.2.77"),
+                named("PORT", "4242"),
+                named("SESSION", id.session.as_str()),
+                named("TTL", "5"),
+            ]
+        );
+        let mut expected = vec![named("uid", "1001"), named("gid", "1002")];
+        if forward.len() > 2 || id.home.len() < 300 {
+            expected.push(named("home", id.home));
+        }
+        assert_eq!(forward, expected);
     }
 
     #[allow(
@@ -497,6 +581,35 @@ mod tests {
     }
 
     #[test]
+    fn an_xclient_is_a_line_that_dovecot_reads() {
+        let session = session();
+        let of = |home: &str| {
+            let id = ClientId {
+                client: ClientAddr("[2001:db8::7]:4242".parse().unwrap()),
+                local: LocalAddr("[2001:db8::1]:995".parse().unwrap()),
+                session: &session,
+                ttl: 5,
+                uid: 1001,
+                gid: 1002,
+                home,
+            };
+            let mut out = BytesMut::new();
+            pop3_xclient(&id, &mut out);
+            String::from_utf8(out.to_vec()).unwrap()
+        };
+        let start = "XCLIENT ADDR=2001:db8::7 PORT=4242 SESSION=sess-0001 TTL=5 FORWARD=";
+        let forward = BASE64.encode("uid=1001\tgid=1002\thome=/a\x01tmail=x");
+        assert_eq!(of("/a\tmail=x"), format!("{start}{forward}"));
+        let longest =
+            (MAX_XCLIENT_BYTES - 2 - start.len()) / 4 * 3 - "uid=1001\tgid=1002\thome=".len();
+        let home = "x".repeat(longest);
+        let forward = BASE64.encode(format!("uid=1001\tgid=1002\thome={home}"));
+        assert_eq!(of(&home), format!("{start}{forward}"));
+        let forward = BASE64.encode("uid=1001\tgid=1002");
+        assert_eq!(of(&format!("{home}x")), format!("{start}{forward}"));
+    }
+
+    #[test]
     fn a_request_is_one_line_in_a_fixed_form() {
         let session = session();
         let request = ImapMaster {
@@ -531,6 +644,7 @@ mod tests {
             property(&[b'a', octet, b't', octet]);
         }
         property(b"a \"quoted\" \\ string\r\na OK");
+        property(&[b'\t'; 1000]);
         property("Zo\u{eb}\thome=/etc\u{1}t\0".as_bytes());
     }
 

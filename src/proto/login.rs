@@ -43,7 +43,7 @@ const CAPABILITY_TAG: &[u8] = b"c";
 pub enum Step {
     /// Logged in; what is left in the input belongs to the session.
     Done {
-        /// The session's capability list, without the word CAPABILITY.
+        /// The session's capability list, without the word CAPABILITY; empty for a protocol that names none.
         capabilities: String,
     },
     /// Write what is in `out`, read more input and step again.

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | [`framing`] | lines and literals, with limits |
 //! | [`imap`] | IMAP before login, server half |
-//! | [`pop3`] | POP3 before login, server half |
+//! | [`pop3`] | POP3 before login, server half; [`pop3::login`], client half |
 //! | [`sasl`] | PLAIN and LOGIN, server half; PLAIN, client half |
 //! | [`denial`] | why a client is not served, in each protocol's words |
 //! | [`link`] | the link between front and node, both halves |

@@ -1,7 +1,7 @@
 //! What a real server says first on a session handed to it, as the proxy reads it before it says OK to the client.
 //!
 //! ```text
-//! Ready(caps)   done at once
+//! Ready(caps)   done at once, with that list unless it is empty
 //! Capability    [untagged ...]  * CAPABILITY ...  x OK          done, with that list
 //! Preauth       [untagged OK ...]  * PREAUTH [CAPABILITY ...]    done, with the list if there is one
 //! Tagged        [untagged ...]  tag OK [CAPABILITY ...]          done, with the list if there is one
@@ -92,6 +92,8 @@ impl Reader {
     /// When the server refuses or says what no opening has.
     pub fn step(&mut self, input: &mut BytesMut) -> Result<Step, OpeningError> {
         match &self.opening {
+            // POP3 has no list.
+            Opening::Ready(list) if list.is_empty() => Ok(Step::Done { capabilities: None }),
             Opening::Ready(list) => Ok(Step::Done {
                 capabilities: Some(reply::capabilities(list.as_bytes())?),
             }),
@@ -345,6 +347,12 @@ mod tests {
             ),
             (PlusOk, b"+OKAY\r\n", malformed.clone(), b""),
             (Silent, b"+OK\r\n", Ok(None), b""),
+            (
+                Opening::Ready(String::new()),
+                b"+OK\r\n",
+                Ok(None),
+                b"+OK\r\n",
+            ),
             (Silent, b"* OK IMAP\r\n", malformed, b""),
         ]
     }

@@ -726,6 +726,30 @@ fn the_acceptor_is_checked() {
 }
 
 #[test]
+fn a_node_may_serve_pop3_alone_or_too() {
+    let folder = Folder::new();
+    let pop3 = BOTH.replace("[acceptor.imap]", "[acceptor.pop3]");
+    let node = folder.read(&pop3, None).unwrap().node.unwrap();
+    assert!(node.handover.imap.is_none() && node.handover.pop3.is_some());
+    let (_, section) = pop3.split_once("[acceptor.pop3]").unwrap();
+    let both = format!("{BOTH}[acceptor.pop3]{section}");
+    let node = folder.read(&both, None).unwrap().node.unwrap();
+    assert!(node.handover.imap.is_some() && node.handover.pop3.is_some());
+
+    let socket = pop3.replace("kind = \"login\"", "kind = 'dovecot-imap-master'");
+    assert_eq!(
+        folder.problems(&socket, None),
+        ["acceptor.pop3.kind: bad value (got \"dovecot-imap-master\"; expected \"login\")"]
+    );
+    let (neither, _) = BOTH.split_once("[acceptor.imap]").unwrap();
+    let problems = folder.problems(neither, None);
+    assert_eq!(
+        problems,
+        ["acceptor.imap.kind: missing (expected \"login\" or \"dovecot-imap-master\")"]
+    );
+}
+
+#[test]
 fn an_empty_list_is_not_enough() {
     let folder = Folder::new();
     let start = BOTH.find("[[acceptor.listen]]").unwrap();

@@ -81,9 +81,10 @@ fn asked() -> BTreeSet<String> {
     let folder = Folder::new();
     let dovecot = BOTH.replace("kind = \"login\"", "kind = 'dovecot-imap-master'");
     let file = BOTH.replace("kind = \"ldap\"", "kind = 'file'");
+    let pop3 = BOTH.replace("[acceptor.imap]", "[acceptor.pop3]");
     let samples = SAMPLES.map(of_the_project);
     let mut asked = BTreeSet::new();
-    for text in samples.iter().chain([&dovecot, &file]) {
+    for text in samples.iter().chain([&dovecot, &file, &pop3]) {
         let table: Table = folder.place(text).parse().unwrap();
         let report = Report::default();
         assemble(&mut Section::root(&table, &report), None, &folder.system());

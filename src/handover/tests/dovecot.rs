@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::handover::{imap_master, login};
-use crate::net::Address;
+use crate::{names::Service, net::Address};
 
 pub(super) const MASTER: &str = "acceptor";
 pub(super) const SECRET: &str = "a-secret-of-this-node";
@@ -25,10 +25,11 @@ pub(super) struct Dovecot {
     folder: tempfile::TempDir,
     child: Child,
     port: u16,
+    pop3_port: u16,
 }
 
 impl Dovecot {
-    /// Starts it, and waits until both of its doors answer. `extra` is added to the configuration.
+    /// Starts it, and waits until all of its doors answer. `extra` is added to the configuration.
     pub(super) async fn start(extra: &str) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("pigeonair-")
@@ -40,14 +41,12 @@ impl Dovecot {
             fs::set_permissions(folder.path().join(name), fs::Permissions::from_mode(0o755))
                 .unwrap();
         }
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        // Both are held until both are known: they differ.
+        let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [port, pop3_port] = ports.map(|port| port.local_addr().unwrap().port());
         let path = folder.path().display().to_string();
         let conf = folder.path().join("dovecot.conf");
-        fs::write(&conf, configuration(&path, port) + extra).unwrap();
+        fs::write(&conf, configuration(&path, port, pop3_port) + extra).unwrap();
         fs::write(folder.path().join("users"), users(&path)).unwrap();
         let child = Command::new("/usr/sbin/dovecot")
             .args(["-F", "-c"])
@@ -56,15 +55,21 @@ impl Dovecot {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("Dovecot is installed (Debian: dovecot-imapd)");
+            .expect("Dovecot is installed (Debian: dovecot-imapd, dovecot-pop3d)");
         let dovecot = Self {
             folder,
             child,
             port,
+            pop3_port,
         };
         dovecot
-            .until("both doors answer", async || {
-                login::try_greeting(&dovecot.address()).await.is_ok()
+            .until("all doors answer", async || {
+                login::try_greeting(Service::Imap, &dovecot.address())
+                    .await
+                    .is_ok()
+                    && login::try_greeting(Service::Pop3, &dovecot.pop3())
+                        .await
+                        .is_ok()
                     && imap_master::try_connect(&dovecot.socket()).await.is_ok()
             })
             .await;
@@ -75,6 +80,13 @@ impl Dovecot {
         Address::Tcp {
             host: "127.0.0.1".to_owned(),
             port: self.port,
+        }
+    }
+
+    pub(super) fn pop3(&self) -> Address {
+        Address::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port: self.pop3_port,
         }
     }
 
@@ -141,13 +153,13 @@ fn users(folder: &str) -> String {
         .collect()
 }
 
-fn configuration(folder: &str, port: u16) -> String {
+fn configuration(folder: &str, port: u16, pop3_port: u16) -> String {
     format!(
         r#"base_dir = {folder}/run
 state_dir = {folder}/state
 log_path = {folder}/dovecot.log
 mail_log_prefix = "%s(%u)<%p><%{{session}}> rip=%r lip=%l: "
-protocols = imap
+protocols = imap pop3
 listen = 127.0.0.1
 ssl = no
 disable_plaintext_auth = no
@@ -174,6 +186,15 @@ service imap-login {{
     port = {port}
   }}
   inet_listener imaps {{
+    port = 0
+  }}
+  service_count = 0
+}}
+service pop3-login {{
+  inet_listener pop3 {{
+    port = {pop3_port}
+  }}
+  inet_listener pop3s {{
     port = 0
   }}
   service_count = 0

@@ -172,9 +172,18 @@ fn context(number: u32) -> Context {
     }
 }
 
+fn pop3_context(number: u32) -> Context {
+    Context {
+        protocol: Protocol::Pop3,
+        local: LocalAddr(([192, 0, 2, 1], 995).into()),
+        ..context(number)
+    }
+}
+
 fn settings(kind: Kind, home_root: PathBuf) -> Settings {
     Settings {
         imap: Some(kind),
+        pop3: None,
         bounds: Bounds {
             uids: 1000..=u32::MAX - 1,
             gids: 1000..=u32::MAX - 1,
@@ -391,7 +400,7 @@ async fn a_session_counts_until_its_client_has_closed() {
 /// Hands over what is refused, and checks what the front hears: one verdict, if any, and the end.
 async fn refused(handover: &Handover, link: LinkKind, context: &Context, told: &str) -> Refused {
     let (mut front, node) = Front::link(link).await;
-    let result = handover.hand_over(node, Service::Imap, context, verdict);
+    let result = handover.hand_over(node, context.protocol.service(), context, verdict);
     let (result, heard) = tokio::join!(timeout(PATIENCE, result), front.end());
     let error = result.unwrap().unwrap_err();
     let record = if told.is_empty() {
@@ -513,22 +522,23 @@ async fn a_wrong_master_password_is_never_told_as_the_clients() {
         },
         dovecot.homes(),
     );
+    settings.pop3 = Some(Kind::Login {
+        server: dovecot.pop3(),
+        user: MASTER.to_owned(),
+        password: Secret::new(b"wrong".to_vec()),
+    });
     // Dovecot lets whoever gives a wrong password wait.
     settings.timeout = Duration::from_millis(1500);
     let handover = start(settings);
-    let error = refused(
-        &handover,
-        LinkKind::Tcp,
-        &context(1),
-        "Refused(Unavailable)",
-    )
-    .await;
-    let master = matches!(error, Refused::Login(LoginError::Master(_)));
-    assert!(
-        master || matches!(error, Refused::Timeout),
-        "{}",
-        chain(&error)
-    );
+    for context in [context(1), pop3_context(1)] {
+        let error = refused(&handover, LinkKind::Tcp, &context, "Refused(Unavailable)").await;
+        let master = matches!(error, Refused::Login(LoginError::Master(_)));
+        assert!(
+            master || matches!(error, Refused::Timeout),
+            "{}",
+            chain(&error)
+        );
+    }
     assert!(handover.sessions().is_empty());
     assert!(!dovecot.log().contains(SECRET));
 }
@@ -690,6 +700,88 @@ async fn a_late_refusal_of_dovecots_is_no_good_opening() {
     }
     all_over(&login).await;
     all_over(&master).await;
+}
+
+/// A node for POP3 alone.
+fn pop3(dovecot: &Dovecot, sessions_per_account: u32) -> Handover {
+    start(Settings {
+        imap: None,
+        pop3: Some(login_kind(dovecot.pop3())),
+        sessions_per_account,
+        ..settings(login_kind(dovecot.pop3()), dovecot.homes())
+    })
+}
+
+#[tokio::test]
+async fn pop3_sessions_reach_their_mailboxes() {
+    let dovecot = Dovecot::start("").await;
+    let handover = pop3(&dovecot, 1);
+    for (link, number) in LINKS.into_iter().zip(1..) {
+        let (mut front, node) = Front::link(link).await;
+        // What the front sent early is for the real server, once, in order.
+        front.send("STAT\r\n").await;
+        let context = pop3_context(number);
+        let serve = async {
+            let handed = handover.hand_over(node, Service::Pop3, &context, verdict);
+            relay_on(handed.await.unwrap()).await;
+        };
+        let talk = async {
+            assert_eq!(front.until("verdict ").await, "verdict ready\r\n");
+            assert_eq!(front.until("+OK").await, "+OK 0 0\r\n");
+            let error = refused(&handover, link, &context, "Refused(Limit)").await;
+            assert!(matches!(error, Refused::Limit(1)), "{error}");
+            front.send("QUIT\r\n").await;
+            assert!(front.end().await.starts_with("+OK"));
+            drop(front);
+        };
+        timeout(PATIENCE, async { tokio::join!(serve, talk) })
+            .await
+            .expect("a session that ends");
+        let maildir = fs::metadata(dovecot.homes().join(format!("u{number}/Maildir"))).unwrap();
+        assert_eq!(maildir.uid(), FIRST_UID + number);
+        let login = format!("Login: user=<u{number}>");
+        let session = format!("session=<session-{number}>");
+        let end = format!("pop3(u{number})<");
+        let id = format!("<session-{number}> rip=192.0.2.77");
+        dovecot.logged(&[&login, "rip=192.0.2.77", &session]).await;
+        dovecot
+            .logged(&[&end, &id, "Disconnected: Logged out"])
+            .await;
+    }
+    all_over(&handover).await;
+}
+
+#[tokio::test]
+async fn pop3_sessions_that_dovecot_ends_late_are_refused() {
+    let dovecot = Dovecot::start("mail_location = nosuch:~/Maildir\n").await;
+    let handover = pop3(&dovecot, 50);
+    for link in LINKS {
+        let error = refused(&handover, link, &pop3_context(1), "Refused(Unavailable)").await;
+        let ended = matches!(
+            error,
+            Refused::Server(_) | Refused::Login(LoginError::Refused { .. })
+        );
+        assert!(ended, "{}", chain(&error));
+    }
+    assert!(handover.sessions().is_empty());
+}
+
+#[tokio::test]
+async fn pop3_has_no_socket_to_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("master");
+    let kind = Kind::DovecotImapMaster { socket };
+    let mut settings = settings(kind.clone(), dir.path().to_owned());
+    settings.pop3 = Some(kind);
+    let handover = start(settings);
+    let error = refused(
+        &handover,
+        LinkKind::Unix,
+        &pop3_context(1),
+        "Refused(Unavailable)",
+    )
+    .await;
+    assert!(matches!(error, Refused::Service(Service::Pop3)), "{error}");
 }
 
 /// A file system that hangs keeps one of our threads for each try, and the whole process has only so many of them.

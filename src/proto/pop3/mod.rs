@@ -26,6 +26,7 @@
 //! command has one reply, so the last one before the end says why. The transcripts in `tests` walk all edges.
 
 mod command;
+pub mod login;
 #[cfg(any(fuzzing, test))]
 mod property;
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub(crate) struct Dovecot {
     pub(crate) process: Process,
     /// Where the master user may log in.
     pub(crate) address: SocketAddr,
+    /// The same for POP3.
+    pub(crate) pop3: SocketAddr,
     /// Where sockets are taken.
     pub(crate) imap_master: PathBuf,
 }
@@ -78,6 +80,7 @@ impl Dovecot {
         Self {
             process,
             address: settings.address,
+            pop3: pop3(settings.address),
             imap_master: settings.dir.join("run/imap-master"),
         }
     }
@@ -87,19 +90,24 @@ fn write_snippets(settings: &Settings<'_>) {
     let dir = settings.dir;
     let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
     let port = settings.address.port().to_string();
+    let pop3_port = pop3(settings.address).port().to_string();
     let listen = format!("listen = {}", settings.address.ip());
     let login = adapt(
         include_str!("../../../config/dovecot/login.conf"),
         &[
             ("listen = 127.0.0.1", &listen),
             ("10143", &port),
+            ("10110", &pop3_port),
             ("/etc/dovecot/acceptor.passwd", &path("acceptor.passwd")),
         ],
     );
     fs::write(dir.join("login.conf"), login).unwrap();
     fs::write(
         dir.join("imap-master.conf"),
-        include_str!("../../../config/dovecot/imap-master.conf"),
+        adapt(
+            include_str!("../../../config/dovecot/imap-master.conf"),
+            &[("protocols = imap", "protocols = imap pop3")],
+        ),
     )
     .unwrap();
     let forwarded = match settings.users {
@@ -162,4 +170,9 @@ fn group() -> u32 {
 /// Where the Dovecot of the node with this index listens.
 pub(crate) fn address(ip: Ipv4Addr, index: u16) -> SocketAddr {
     SocketAddr::from((ip, 10_143 + index))
+}
+
+/// Where it listens for POP3: beside IMAP's port, and apart from those of other nodes.
+fn pop3(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port() + 1000)
 }

@@ -675,16 +675,18 @@ impl Cluster {
             Link::Tls => format!("address = \"{}\"", self.link(spec, index)),
             Link::Unix => format!("path = \"{}\"", self.link(spec, index)),
         };
+        let login = |server| {
+            format!(
+                "kind = \"login\"\nserver = \"{server}\"\nmaster_user = \"acceptor\"\n\
+                 master_password_file = \"{dir}/master.password\""
+            )
+        };
         let kind = match spec.kind {
             Kind::ImapMaster => format!(
                 "kind = \"dovecot-imap-master\"\nsocket = \"{}\"",
                 node.dovecot.imap_master.display()
             ),
-            Kind::Login => format!(
-                "kind = \"login\"\nserver = \"{}\"\nmaster_user = \"acceptor\"\n\
-                 master_password_file = \"{dir}/master.password\"",
-                node.dovecot.address
-            ),
+            Kind::Login => login(node.dovecot.address),
         };
         format!(
             "[log]\nlevel = \"debug\"\n\n\
@@ -692,12 +694,14 @@ impl Cluster {
              [acceptor]\nname = \"{}\"\npeers = [\"{FRONT_UID}\"]\nhome_root = \"{}\"\n{}\n\
              [[acceptor.listen]]\n{listen}\n\n\
              [[acceptor.key]]\nid = \"front\"\nfile = \"{dir}/front.key\"\n{}\n\n\
-             [acceptor.imap]\n{kind}\n",
+             [acceptor.imap]\n{kind}\n\n\
+             [acceptor.pop3]\n{}\n",
             node.admin,
             spec.name,
             node.home_root.display(),
             builder.acceptor,
             spec.key,
+            login(node.dovecot.pop3),
         )
     }
 
