@@ -109,18 +109,6 @@ pub(super) fn word<T: Copy + 'static>(words: &'static [(&'static str, T)]) -> Fo
     parsed(one_of(words), move |text| find(words, text))
 }
 
-/// One of a few words, where some others are words of a later version.
-pub(super) fn word_or_later<T: Copy + 'static>(
-    words: &'static [(&'static str, T)],
-    later: &'static [&'static str],
-) -> Form<T> {
-    Form::explained(one_of(words), move |value| {
-        let text = value.as_str().ok_or(None)?;
-        let is_later = later.contains(&text);
-        find(words, text).ok_or(is_later.then_some("not supported yet"))
-    })
-}
-
 fn find<T: Copy>(words: &[(&str, T)], text: &str) -> Option<T> {
     words
         .iter()

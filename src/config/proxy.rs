@@ -16,7 +16,7 @@ use super::{
 use crate::{
     link::DialSettings,
     names::Protocol,
-    proto::imap,
+    proto::{imap, pop3, server},
     proxy::{Cleartext, ListenTls, Listener, Settings},
     relay,
 };
@@ -30,10 +30,13 @@ const MAX_CONNECTIONS: usize = 20_000;
 /// How long a drain waits for sessions, here and on a node.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// RFC 1939, section 3 asks for at least 10 minutes.
+const POP3_IDLE: Duration = Duration::from_secs(12 * 60);
+
 /// Clients may stay in IDLE for 29 minutes and are told so (RFC 2177, RFC 9051 5.4).
 const IDLE_ADVICE: Duration = Duration::from_secs(30 * 60);
 
-const PROTOCOLS: &[(&str, Protocol)] = &[("imap", Protocol::Imap)];
+const PROTOCOLS: &[(&str, Protocol)] = &[("imap", Protocol::Imap), ("pop3", Protocol::Pop3)];
 const TLS: &[(&str, ListenTls)] = &[
     ("starttls", ListenTls::Starttls),
     ("implicit", ListenTls::Implicit),
@@ -51,7 +54,7 @@ pub(super) fn read(section: &mut Section<'_>, dial: DialSettings) -> Option<Sett
     let settings = Settings {
         listeners: Vec::new(),
         tls: None,
-        imap: imap_limits(section),
+        talk: talk_limits(section),
         login_timeout: section.or("login_timeout", &waits(HOUR), LOGIN_TIMEOUT),
         tls_timeout: section.or("tls_timeout", &waits(HOUR), TLS_TIMEOUT),
         failure_delay: section.or(
@@ -67,7 +70,12 @@ pub(super) fn read(section: &mut Section<'_>, dial: DialSettings) -> Option<Sett
         ),
         drain_timeout: drain_timeout(section),
         dial,
-        relay: relay_limits(section),
+        imap_relay: relay_limits(section),
+        pop3_relay: relay::Settings::default(),
+    };
+    let pop3_relay = relay::Settings {
+        idle: section.or("pop3_idle_timeout", &waits(DAY), POP3_IDLE),
+        ..settings.imap_relay
     };
     let mut tls = section.table("tls");
     let has_tls = tls.is_present();
@@ -79,6 +87,7 @@ pub(super) fn read(section: &mut Section<'_>, dial: DialSettings) -> Option<Sett
             Some(files) => Some(files?),
             None => None,
         },
+        pop3_relay,
         ..settings
     })
 }
@@ -109,11 +118,11 @@ pub(super) fn drain_timeout(section: &mut Section<'_>) -> Duration {
     )
 }
 
-fn imap_limits(section: &mut Section<'_>) -> imap::Settings {
+fn talk_limits(section: &mut Section<'_>) -> server::Settings {
     let default = imap::Settings::default();
     let size: RangeInclusive<u64> = 256..=1 << 20;
     let count = form::integer(1..=1000);
-    imap::Settings {
+    let imap = imap::Settings {
         max_line_bytes: section.or(
             "max_line",
             &form::size(size.clone()),
@@ -122,7 +131,13 @@ fn imap_limits(section: &mut Section<'_>) -> imap::Settings {
         max_literal_bytes: section.or("max_literal", &form::size(size), default.max_literal_bytes),
         max_bad_commands: section.or("max_bad_commands", &count, default.max_bad_commands),
         max_attempts: section.or("max_attempts", &count, default.max_attempts),
-    }
+    };
+    let pop3 = pop3::Settings {
+        max_bad_commands: imap.max_bad_commands,
+        max_attempts: imap.max_attempts,
+        ..pop3::Settings::default()
+    };
+    server::Settings { imap, pop3 }
 }
 
 fn listeners(section: &mut Section<'_>, has_tls: bool) -> Option<Vec<Listener>> {
@@ -137,7 +152,7 @@ fn listeners(section: &mut Section<'_>, has_tls: bool) -> Option<Vec<Listener>> 
 
 fn listener(table: &mut Section<'_>, has_tls: bool) -> Option<Listener> {
     let address = table.required("address", &listen_address());
-    let protocol = table.required("protocol", &form::word_or_later(PROTOCOLS, &["pop3"]));
+    let protocol = table.required("protocol", &form::word(PROTOCOLS));
     let default = if has_tls {
         ListenTls::Starttls
     } else {

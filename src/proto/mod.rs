@@ -16,6 +16,7 @@
 //! | [`reply`] | replies of a real IMAP server, one at a time |
 //! | [`login`] | logging in to a real IMAP server, client half |
 //! | [`opening`] | what a real server says first on a session handed to it |
+//! | [`server`] | IMAP or POP3 before login, as one type |
 //! | [`talk`] | what IMAP and POP3 before login have in common |
 
 #[cfg(any(fuzzing, test))]
@@ -30,6 +31,7 @@ pub mod opening;
 pub mod pop3;
 pub mod reply;
 pub mod sasl;
+pub mod server;
 pub mod talk;
 #[cfg(test)]
 mod transcript;

@@ -36,11 +36,11 @@ use crate::{
     directory::Directory,
     link::Dialer,
     metrics::Metrics,
-    names::{ClientAddr, LocalAddr, SessionId},
+    names::{ClientAddr, LocalAddr, Protocol, SessionId},
     net::{Accepted, Stream, accept_each},
     nodes::Nodes,
     outcome::{Failure, Outcome, Report, Stage},
-    proto::{denial::Denial, imap, talk::Bye},
+    proto::{denial::Denial, server::Server, talk::Bye},
     relay::{Ended, Relay},
     tasks::Tasks,
 };
@@ -64,8 +64,10 @@ pub struct Parts {
     pub nodes: Nodes,
     /// The way there.
     pub dialer: Dialer,
-    /// What moves the bytes.
-    pub relay: Relay,
+    /// What moves the bytes of IMAP.
+    pub imap_relay: Relay,
+    /// What moves the bytes of POP3.
+    pub pop3_relay: Relay,
     /// Counters.
     pub metrics: Metrics,
     /// Tasks.
@@ -115,7 +117,8 @@ impl Proxy {
         let mut octets = BytesMut::new();
         if listener.tls != ListenTls::Implicit {
             let channel = talk::channel(listener, None);
-            imap::Server::new(self.0.settings.imap, channel).bye(Bye::Busy, &mut octets);
+            Server::new(listener.protocol, self.0.settings.talk, channel)
+                .bye(Bye::Busy, &mut octets);
         }
         octets.to_vec()
     }
@@ -183,9 +186,11 @@ impl Proxy {
         let protocol = report.protocol.as_str();
         let open = self.0.metrics.sessions_open.with_label_values(&[protocol]);
         open.inc();
-        let ended = self
-            .0
-            .relay
+        let relay = match report.protocol {
+            Protocol::Imap => &self.0.imap_relay,
+            Protocol::Pop3 => &self.0.pop3_relay,
+        };
+        let ended = relay
             .run(client, server, self.0.tasks.cut_requested())
             .await;
         open.dec();

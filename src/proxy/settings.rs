@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::{link, names::Protocol, net::tls, proto::imap, relay};
+use crate::{link, names::Protocol, net::tls, proto::server, relay};
 
 /// The proxy role.
 #[derive(Clone, Debug)]
@@ -11,8 +11,8 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// Certificate for STARTTLS and implicit TLS; needed when a listener has TLS.
     pub tls: Option<tls::Files>,
-    /// Limits of the IMAP conversation before login.
-    pub imap: imap::Settings,
+    /// Limits of the conversation before login.
+    pub talk: server::Settings,
     /// From accept to the last credentials; default 3 minutes.
     pub login_timeout: Duration,
     /// A TLS negotiation; default 20 s.
@@ -27,8 +27,10 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// The link.
     pub dial: link::DialSettings,
-    /// The relay.
-    pub relay: relay::Settings,
+    /// The relay of IMAP sessions.
+    pub imap_relay: relay::Settings,
+    /// The relay of POP3 sessions.
+    pub pop3_relay: relay::Settings,
 }
 
 /// One listening socket.

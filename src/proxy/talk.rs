@@ -24,7 +24,8 @@ use crate::{
     outcome::{Blame, Failure, Outcome, Report, Stage},
     proto::{
         denial::Denial,
-        framing, imap,
+        framing,
+        server::Server,
         talk::{Bye, Channel, Closed, Credentials, Event},
     },
 };
@@ -41,7 +42,7 @@ pub(super) struct Talk<'a> {
     parts: &'a Arc<Parts>,
     /// Gone only while TLS is being negotiated, and after that failed.
     stream: Option<Stream>,
-    machine: imap::Server,
+    machine: Server,
     input: BytesMut,
     output: BytesMut,
     deadline: Instant,
@@ -84,7 +85,7 @@ impl<'a> Talk<'a> {
         let mut talk = Self {
             parts,
             stream: None,
-            machine: imap::Server::new(parts.settings.imap, channel),
+            machine: Server::new(listener.protocol, parts.settings.talk, channel),
             input: BytesMut::new(),
             output: BytesMut::new(),
             deadline,

@@ -38,6 +38,7 @@ mod lab;
 mod links;
 mod logins;
 mod outside;
+mod pop3;
 mod refusals;
 mod sessions;
 mod single;

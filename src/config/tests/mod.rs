@@ -302,13 +302,13 @@ fn listeners_are_checked() {
         ),
         (
             "protocol = \"imap\"",
-            "protocol = 'pop3'",
-            &["proxy.listen[1].protocol: not supported yet (got \"pop3\"; expected \"imap\")"],
+            "protocol = 'smtp'",
+            &["proxy.listen[1].protocol: bad value (got \"smtp\"; expected \"imap\" or \"pop3\")"],
         ),
         (
             "protocol = \"imap\"",
             "protocol = 'imaps'",
-            &["proxy.listen[1].protocol: bad value (got \"imaps\"; expected \"imap\")"],
+            &["proxy.listen[1].protocol: bad value (got \"imaps\"; expected \"imap\" or \"pop3\")"],
         ),
         (
             "protocol = \"imap\"",

@@ -159,7 +159,7 @@ impl Server {
 
     /// Answers the pending credentials with `+OK`. POP3 names no capabilities here: a client that wants those of this
     /// session asks the real server. Without pending credentials it does nothing.
-    pub fn accept(&mut self, _capabilities: Option<&str>, out: &mut BytesMut) {
+    pub fn accept(&mut self, out: &mut BytesMut) {
         if matches!(self.state, State::Pending) {
             ok(out, "Logged in.");
             self.state = State::Accepted;

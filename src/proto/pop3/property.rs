@@ -26,8 +26,8 @@ impl Machine for Server {
         self.deny(denial, out)
     }
 
-    fn accept(&mut self, capabilities: Option<&str>, out: &mut BytesMut) {
-        self.accept(capabilities, out);
+    fn accept(&mut self, _capabilities: Option<&str>, out: &mut BytesMut) {
+        self.accept(out);
     }
 
     fn encrypted(&mut self) {

@@ -753,7 +753,7 @@ fn nothing_pending_nothing_answered() {
     let mut server = Server::new(SMALL, PLAIN);
     let mut out = BytesMut::new();
     assert_eq!(server.deny(Denial::BadCredentials, &mut out), None);
-    server.accept(None, &mut out);
+    server.accept(&mut out);
     assert!(out.is_empty());
     for said in ["QUIT\r\nUSER ann", "CAPA\r\n"] {
         let mut input = BytesMut::from(said.as_bytes());

@@ -454,6 +454,16 @@ impl Cluster {
         SocketAddr::from((self.ip, 1993))
     }
 
+    /// POP3 with STLS on offer, and passwords in clear.
+    pub(crate) fn pop3(&self) -> SocketAddr {
+        SocketAddr::from((self.ip, 1110))
+    }
+
+    /// POP3 with TLS from the first octet.
+    pub(crate) fn pop3s(&self) -> SocketAddr {
+        SocketAddr::from((self.ip, 1995))
+    }
+
     /// The front's HTTP.
     pub(crate) fn front_admin(&self) -> SocketAddr {
         SocketAddr::from((self.ip, 9143))
@@ -787,14 +797,16 @@ impl Cluster {
              [proxy.tls]\ncertificate = \"{dir}/server.pem\"\nkey = \"{dir}/server.key\"\n\n",
             self.ip, builder.proxy,
         );
-        for (address, more) in [
-            (self.imap(), ""),
-            (self.imap_private(), "cleartext = \"never\"\n"),
-            (self.imaps(), "tls = \"implicit\"\n"),
+        for (address, protocol, more) in [
+            (self.imap(), "imap", ""),
+            (self.imap_private(), "imap", "cleartext = \"never\"\n"),
+            (self.imaps(), "imap", "tls = \"implicit\"\n"),
+            (self.pop3(), "pop3", ""),
+            (self.pop3s(), "pop3", "tls = \"implicit\"\n"),
         ] {
             write!(
                 text,
-                "[[proxy.listen]]\naddress = \"{address}\"\nprotocol = \"imap\"\n{more}\n"
+                "[[proxy.listen]]\naddress = \"{address}\"\nprotocol = \"{protocol}\"\n{more}\n"
             )
             .unwrap();
         }
