@@ -135,6 +135,9 @@ impl Client {
                     self.send_response(out)?;
                     None
                 }
+                Reply::Data(_) if self.state == State::Greeting => {
+                    return Err(LoginError::Unexpected("data before the greeting"));
+                }
                 Reply::Data(data) => {
                     if self.state == State::Asking
                         && let Some(list) = reply::data_capabilities(&data)?
@@ -507,6 +510,7 @@ mod tests {
             "+OK POP3\r\n",
             "220 SMTP\r\n",
             "i OK\r\n",
+            "* CAPABILITY IMAP4rev1\r\n* OK too late\r\ni OK\r\n+ \r\n",
         ] {
             let (step, out, _) = run(&[greeting.as_bytes()]);
             assert!(step.is_err(), "{greeting}");
