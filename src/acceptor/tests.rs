@@ -54,11 +54,11 @@ fn acceptor(places: usize, server: Address, home_root: &Path, tasks: &Tasks) -> 
         idle_limit: PATIENCE * 2,
     };
     let handover = handover::Settings {
-        imap: Some(handover::Kind::Login {
+        imap: Some(handover::Kind::Login(handover::LoginSettings {
             server,
             user: "master".to_owned(),
             password: Secret::new(b"secret".to_vec()),
-        }),
+        })),
         pop3: None,
         bounds: handover::Bounds {
             uids: 1000..=60000,

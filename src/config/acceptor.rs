@@ -1,7 +1,7 @@
 //! `[acceptor]`: what admits links on a storage node, and the real servers behind it.
 //!
-//! It connects to no real server: whether one answers is found out by the hand-over itself. Only the version of the
-//! Dovecot that is installed is asked for where a kind depends on it. User names in `peers` become uids here, once.
+//! It connects to no real server: whether one answers is found out by the hand-over itself. How sessions reach them is
+//! read by `kinds`. User names in `peers` become uids here, once.
 //!
 //! Limits: uids and gids begin at 1, whatever is configured; nothing is ever done as root on behalf of a user.
 //!
@@ -16,13 +16,14 @@ use super::{
     DAY, HOUR, SHORTEST,
     files::{self, System},
     form::{self, Form, LAST_ID},
+    kinds,
     nodes::{key_id, node_name},
     proxy::{drain_timeout, listen_address, relay_limits},
     section::{Endpoint, Section},
 };
 use crate::{
     acceptor::{Listener, Settings},
-    handover::{self, Bounds, Kind},
+    handover::{self, Bounds},
     link::{AdmitSettings, NodeKey},
     names::Service,
 };
@@ -44,17 +45,6 @@ const IDS: RangeInclusive<u32> = 1000..=LAST_ID;
 const SESSIONS_PER_ACCOUNT: u32 = 50;
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
 const SERVICES: [Service; 3] = [Service::Imap, Service::Pop3, Service::Mailstore];
-
-#[derive(Clone, Copy)]
-enum KindName {
-    DovecotImapMaster,
-    Login,
-}
-
-const KINDS: &[(&str, KindName)] = &[
-    ("login", KindName::Login),
-    ("dovecot-imap-master", KindName::DovecotImapMaster),
-];
 
 /// Reads the section.
 pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Settings> {
@@ -84,8 +74,8 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
     // One of them must be there; with none, what is missing is told of the first.
     let has_pop3 = section.has("pop3");
     let has_imap = section.has("imap") || !has_pop3;
-    let imap = has_imap.then(|| imap(section));
-    let pop3 = has_pop3.then(|| pop3(section));
+    let imap = has_imap.then(|| kinds::imap(section));
+    let pop3 = has_pop3.then(|| kinds::pop3(section));
     // A section that is there and can't be read is a problem.
     let [imap, pop3] = [imap, pop3].map(|kind| kind.map_or(Some(None), |kind| kind.map(Some)));
     Some(Settings {
@@ -229,61 +219,4 @@ fn key(table: &mut Section<'_>) -> Option<NodeKey> {
         from,
         not_after,
     })
-}
-
-/// `[acceptor.pop3]`: how POP3 sessions reach the real server. No other kind knows POP3.
-fn pop3(section: &mut Section<'_>) -> Option<Kind> {
-    let mut table = section.table("pop3");
-    let kind = table.required("kind", &form::word(&[("login", ())]));
-    if kind.is_none() {
-        table.leave();
-        return None;
-    }
-    login(&mut table)
-}
-
-fn login(table: &mut Section<'_>) -> Option<Kind> {
-    let server = table.required("server", &form::address());
-    let user = table.required("master_user", &form::text("the name of the master user"));
-    let password = files::password(table, "master_password_file");
-    Some(Kind::Login {
-        server: server?,
-        user: user?,
-        password: password?,
-    })
-}
-
-/// `[acceptor.imap]`: how IMAP sessions reach the real server.
-fn imap(section: &mut Section<'_>) -> Option<Kind> {
-    const LOGIN: [&str; 3] = ["server", "master_user", "master_password_file"];
-    const DOVECOT: [&str; 1] = ["socket"];
-    let mut table = section.table("imap");
-    let kind = table.required("kind", &form::word(KINDS));
-    match kind {
-        None => {
-            table.leave();
-            None
-        }
-        Some(KindName::Login) => {
-            not_used(&mut table, &DOVECOT, "login");
-            login(&mut table)
-        }
-        Some(KindName::DovecotImapMaster) => {
-            not_used(&mut table, &LOGIN, "dovecot-imap-master");
-            let socket = table.required("socket", &form::socket_path());
-            if let Err(error) = handover::check_imap_master() {
-                table.problem("kind", error.to_string());
-            }
-            Some(Kind::DovecotImapMaster { socket: socket? })
-        }
-    }
-}
-
-fn not_used(table: &mut Section<'_>, names: &[&'static str], kind: &str) {
-    table.pass_over(names);
-    for name in names {
-        if table.has(name) {
-            table.problem(name, format!("not used with kind = {kind:?}"));
-        }
-    }
 }

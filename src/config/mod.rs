@@ -19,6 +19,7 @@ mod acceptor;
 mod directory;
 mod files;
 mod form;
+mod kinds;
 mod nodes;
 #[cfg(any(fuzzing, test))]
 mod property;

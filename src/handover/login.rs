@@ -31,6 +31,17 @@ const READ_BYTES: usize = 4096;
 /// Proxies that a session may pass; Dovecot's own number.
 const PROXY_TTL: u8 = 5;
 
+/// How to log in at the real server.
+#[derive(Clone, Debug)]
+pub struct LoginSettings {
+    /// Where it listens.
+    pub server: Address,
+    /// The master user.
+    pub user: String,
+    /// Its password.
+    pub password: Secret,
+}
+
 /// A session at the real server.
 #[derive(Debug)]
 pub(super) struct LoggedIn {
@@ -78,12 +89,15 @@ async fn connect(server: &Address) -> Result<Stream, Refused> {
 /// Connects and logs in on behalf of the context's account.
 pub(super) async fn start(
     service: Service,
-    server: &Address,
-    user: &str,
-    password: &Secret,
+    settings: &LoginSettings,
     context: &Context,
     home: &str,
 ) -> Result<LoggedIn, Refused> {
+    let LoginSettings {
+        server,
+        user,
+        password,
+    } = settings;
     let id = ClientId {
         client: context.client,
         local: context.local,
@@ -121,8 +135,11 @@ async fn log_in(mut server: Stream, mut client: Client) -> Result<LoggedIn, Refu
 }
 
 /// Whether a real server of `service` greets: the test of this kind at start.
-pub(super) async fn try_greeting(service: Service, server: &Address) -> Result<(), Refused> {
-    let mut stream = connect(server).await?;
+pub(super) async fn try_greeting(
+    service: Service,
+    settings: &LoginSettings,
+) -> Result<(), Refused> {
+    let mut stream = connect(&settings.server).await?;
     let mut input = BytesMut::new();
     if service == Service::Pop3 {
         let mut reader = opening::Reader::new(&Opening::PlusOk);

@@ -44,6 +44,7 @@ use self::{home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions}
 pub use self::{
     home::HomeError,
     imap_master::MasterError,
+    login::LoginSettings,
     sessions::SessionGuard,
     version::{VersionError, check_imap_master},
 };
@@ -57,7 +58,6 @@ use crate::{
         link::{Context, Opening, Refusal, Verdict},
         login::LoginError,
     },
-    secret::Secret,
     tasks::Tasks,
 };
 
@@ -94,14 +94,7 @@ pub enum Kind {
         socket: PathBuf,
     },
     /// Log in on behalf of the user with a master credential that works only from this host, then relay.
-    Login {
-        /// Where the real server listens.
-        server: Address,
-        /// The master user.
-        user: String,
-        /// Its password.
-        password: Secret,
-    },
+    Login(LoginSettings),
 }
 
 /// What a context may ask for on this node.
@@ -357,12 +350,8 @@ impl Handover {
                 let passed = imap_master::pass(link, socket, &request, deadline).await?;
                 Ok(self.handed(passed, session))
             }
-            Kind::Login {
-                server,
-                user,
-                password,
-            } => {
-                let started = login::start(service, server, user, password, context, &home);
+            Kind::Login(settings) => {
+                let started = login::start(service, settings, context, &home);
                 let started = timeout_at(deadline, started).await;
                 match started.unwrap_or(Err(Refused::Timeout)) {
                     Ok(logged_in) => relay(link, logged_in, session, deadline, verdict).await,
@@ -434,7 +423,7 @@ impl Kind {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::DovecotImapMaster { .. } => "dovecot-imap-master",
-            Self::Login { .. } => "login",
+            Self::Login(_) => "login",
         }
     }
 }
@@ -488,7 +477,7 @@ async fn try_kind(service: Service, kind: Kind, limit: Duration) {
     let tried = timeout(limit, async {
         match &kind {
             Kind::DovecotImapMaster { socket } => imap_master::try_connect(socket).await,
-            Kind::Login { server, .. } => login::try_greeting(service, server).await,
+            Kind::Login(settings) => login::try_greeting(service, settings).await,
         }
     });
     match tried.await.unwrap_or(Err(Refused::Timeout)) {

@@ -9,10 +9,14 @@ use std::{
     time::Duration,
 };
 
-use crate::handover::{imap_master, login};
-use crate::{names::Service, net::Address};
+use crate::{
+    handover::{LoginSettings, imap_master, login},
+    names::Service,
+    net::Address,
+    secret::Secret,
+};
 
-pub(super) const MASTER: &str = "acceptor";
+const MASTER: &str = "acceptor";
 pub(super) const SECRET: &str = "a-secret-of-this-node";
 
 /// Users `u1` to `u9` have these uids and gids plus their number.
@@ -64,10 +68,10 @@ impl Dovecot {
         };
         dovecot
             .until("all doors answer", async || {
-                login::try_greeting(Service::Imap, &dovecot.address())
+                login::try_greeting(Service::Imap, &master_at(dovecot.address()))
                     .await
                     .is_ok()
-                    && login::try_greeting(Service::Pop3, &dovecot.pop3())
+                    && login::try_greeting(Service::Pop3, &master_at(dovecot.pop3()))
                         .await
                         .is_ok()
                     && imap_master::try_connect(&dovecot.socket()).await.is_ok()
@@ -135,6 +139,15 @@ impl Drop for Dovecot {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
         let _ = self.child.wait();
+    }
+}
+
+/// Logs in there as Dovecot's master user.
+pub(super) fn master_at(server: Address) -> LoginSettings {
+    LoginSettings {
+        server,
+        user: MASTER.to_owned(),
+        password: Secret::new(SECRET.as_bytes().to_vec()),
     }
 }
 

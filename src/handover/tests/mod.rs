@@ -20,11 +20,12 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 
-use self::dovecot::{Dovecot, FIRST_UID, MASTER, SECRET, home};
+use self::dovecot::{Dovecot, FIRST_UID, SECRET, home, master_at};
 use super::*;
 use crate::{
     names::{ClientAddr, LocalAddr, Protocol, SessionId},
     proto::opening::{Reader, Step},
+    secret::Secret,
 };
 
 /// How long any single answer may take, on a busy machine.
@@ -195,11 +196,7 @@ fn settings(kind: Kind, home_root: PathBuf) -> Settings {
 }
 
 fn login_kind(server: Address) -> Kind {
-    Kind::Login {
-        server,
-        user: MASTER.to_owned(),
-        password: Secret::new(SECRET.as_bytes().to_vec()),
-    }
+    Kind::Login(master_at(server))
 }
 
 fn start(settings: Settings) -> Handover {
@@ -514,19 +511,14 @@ async fn what_is_not_served_is_unavailable() {
 #[tokio::test]
 async fn a_wrong_master_password_is_never_told_as_the_clients() {
     let dovecot = Dovecot::start("").await;
-    let mut settings = settings(
-        Kind::Login {
-            server: dovecot.address(),
-            user: MASTER.to_owned(),
+    let wrong = |server| {
+        Kind::Login(LoginSettings {
             password: Secret::new(b"wrong".to_vec()),
-        },
-        dovecot.homes(),
-    );
-    settings.pop3 = Some(Kind::Login {
-        server: dovecot.pop3(),
-        user: MASTER.to_owned(),
-        password: Secret::new(b"wrong".to_vec()),
-    });
+            ..master_at(server)
+        })
+    };
+    let mut settings = settings(wrong(dovecot.address()), dovecot.homes());
+    settings.pop3 = Some(wrong(dovecot.pop3()));
     // Dovecot lets whoever gives a wrong password wait.
     settings.timeout = Duration::from_millis(1500);
     let handover = start(settings);
