@@ -24,7 +24,7 @@ fn cluster() -> (Cluster, [User; 2]) {
 }
 
 /// Says everything at once, the session included, and hears everything.
-fn say(cluster: &Cluster, text: &str) -> String {
+pub(crate) fn say(cluster: &Cluster, text: &str) -> String {
     let mut stream = TcpStream::connect(cluster.pop3()).unwrap();
     stream.write_all(text.as_bytes()).unwrap();
     let mut heard = String::new();
