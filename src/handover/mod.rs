@@ -25,6 +25,7 @@
 
 mod home;
 mod imap_master;
+mod journal;
 mod login;
 mod sessions;
 mod version;
@@ -44,6 +45,7 @@ use self::{home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions}
 pub use self::{
     home::HomeError,
     imap_master::MasterError,
+    journal::JournalError,
     login::LoginSettings,
     sessions::SessionGuard,
     version::{VersionError, check_imap_master},
@@ -83,6 +85,9 @@ pub struct Settings {
     pub timeout: Duration,
     /// Sessions that one account may have on this node, over all protocols; default 50; 0: no limit.
     pub sessions_per_account: u32,
+    /// Where sessions are written down that live on when this process ends; default `/run/pigeonair/sessions`. Not used when
+    /// no kind gives sessions away.
+    pub sessions_file: PathBuf,
 }
 
 /// A way to hand a session over.
@@ -124,6 +129,17 @@ pub enum Handed {
         /// Counts the session; dropped when the relay has ended.
         session: SessionGuard,
     },
+}
+
+/// Why sessions can't be handed over as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// They can't be written down.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The real server does not have the kind.
+    #[error(transparent)]
+    Version(#[from] VersionError),
 }
 
 /// Why a session was not handed over.
@@ -239,12 +255,18 @@ impl Handover {
     ///
     /// # Errors
     ///
-    /// When the installed Dovecot does not have the configured kind.
-    pub fn new(settings: Settings, metrics: Metrics, tasks: &Tasks) -> Result<Self, VersionError> {
+    /// When the installed Dovecot does not have the configured kind, or sessions can't be written down.
+    pub fn new(settings: Settings, metrics: Metrics, tasks: &Tasks) -> Result<Self, StartError> {
         if let Some(Kind::DovecotImapMaster { .. }) = settings.imap {
             check_imap_master()?;
         }
-        let sessions = Arc::new(Sessions::new(metrics.sessions_open.clone()));
+        let gives_away = [&settings.imap, &settings.pop3]
+            .into_iter()
+            .flatten()
+            .any(Kind::gives_away);
+        let journal = gives_away.then_some(settings.sessions_file.as_path());
+        let sessions = Sessions::new(metrics.sessions_open.clone(), journal)?;
+        let sessions = Arc::new(sessions);
         tasks.background("session sweep", sweep(Arc::clone(&sessions)));
         let kinds = [
             (Service::Imap, &settings.imap),
@@ -419,6 +441,14 @@ impl Handover {
 // === impl Kind ===
 
 impl Kind {
+    /// Whether sessions may live on without this process.
+    pub const fn gives_away(&self) -> bool {
+        match self {
+            Self::DovecotImapMaster { .. } => true,
+            Self::Login(_) => false,
+        }
+    }
+
     /// The word for configuration, logs and metrics.
     pub const fn as_str(&self) -> &'static str {
         match self {
