@@ -6,7 +6,9 @@ use std::{
     process::Command,
 };
 
-use crate::lab::{Cluster, User, eventually};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+use crate::lab::{Cluster, Kind, User, eventually};
 
 const MESSAGE: &[u8] = b"From: a@example.org\r\nSubject: by pop3\r\n\r\n.dot\r\nHello.\r\n";
 
@@ -61,6 +63,69 @@ fn a_whole_session_sent_at_once_is_answered_in_order() {
             })
         });
     }
+}
+
+/// Blanks belong to a name and to a password, from the client to the mailbox: these are four people.
+#[test]
+fn names_and_passwords_keep_their_blanks() {
+    let users: Vec<User> = (20101..)
+        .zip([
+            ("ann", "pass word"),
+            (" ann", " pass word"),
+            ("ann ", "pass word "),
+            ("  a  nn  ", "  pass  word  "),
+        ])
+        .map(|(uid, (name, password))| User::new(name, "local", uid).password(password))
+        .collect();
+    let builder = users
+        .iter()
+        .fold(Cluster::build().single(Kind::Login), |builder, user| {
+            builder.user(user)
+        });
+    let cluster = builder.proxy("failure_delay = \"5ms\"").start();
+    for user in &users {
+        cluster.deliver(user, format!("Subject: of {}\r\n\r\n", user.uid).as_bytes());
+    }
+    for user in &users {
+        for other in &users {
+            let response = STANDARD.encode(format!("\0{}\0{}", user.name, other.password));
+            for login in [
+                format!("USER {}\r\nPASS {}\r\n", user.name, other.password),
+                format!("AUTH PLAIN {response}\r\n"),
+            ] {
+                let heard = say(&cluster, &format!("{login}RETR 1\r\nQUIT\r\n"));
+                if user.name == other.name {
+                    let subject = format!("\r\nSubject: of {}\r\n", user.uid);
+                    assert!(heard.contains(&subject), "{user:?}: {heard}");
+                } else {
+                    assert!(heard.contains("-ERR [AUTH] Wrong "), "{user:?}: {heard}");
+                }
+            }
+        }
+    }
+}
+
+/// RFC 1939, 3: whoever was silent for too long hears nothing, for it would be taken for the answer to what it says next.
+#[test]
+fn silence_ends_without_a_word() {
+    let cluster = Cluster::build()
+        .single(Kind::Login)
+        .proxy("login_timeout = \"1s\"")
+        .start();
+    for (said, answered) in [
+        ("", ""),
+        ("US", ""),
+        ("USER ann\r\n", "+OK And the password?\r\n"),
+        ("AUTH PLAIN\r\n", "+ \r\n"),
+    ] {
+        let heard = say(&cluster, said);
+        assert_eq!(heard, format!("+OK PigeonAir ready.\r\n{answered}"));
+    }
+    eventually("their lines", || {
+        let log = cluster.front_log();
+        let slow = |line: &&str| line.contains("protocol=pop3 ") && line.contains(" outcome=slow ");
+        log.lines().filter(slow).count() == 4
+    });
 }
 
 #[test]
