@@ -38,10 +38,12 @@ deps: ## Install the Debian packages that the tests need, without starting their
 .PHONY: fmt
 fmt: ## Format the code
 	$(CARGO) fmt
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 
 .PHONY: check
 check: ## Formatting, lints, documentation and scripts, with no warning let through
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	shellcheck -x $(SCRIPTS)

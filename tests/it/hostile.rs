@@ -425,3 +425,47 @@ fn what_is_no_tls_is_not_answered_in_clear() {
     }
     wait_for_lines(&cluster, count);
 }
+
+/// Octets that are no record, put into a channel that is established: it ends, and they are not carried out.
+#[test]
+fn plain_text_under_tls_is_not_carried_out() {
+    let cluster = Cluster::build().single(Kind::Login).start();
+    let config = cluster.trust();
+    let mut count = 0;
+    for said in ["a LOGOUT\r\n", "QUIT\r\n", "a NOOP\r\na LOGOUT\r\n"] {
+        for beginning in beginnings(&cluster) {
+            let mut stream = begin(beginning);
+            let name = ServerName::try_from("localhost").unwrap();
+            let mut connection = ClientConnection::new(Arc::clone(&config), name).unwrap();
+            while connection.is_handshaking() || connection.wants_write() {
+                connection.complete_io(&mut stream).unwrap();
+            }
+            stream.write_all(said.as_bytes()).unwrap();
+            let mut heard = String::new();
+            while connection
+                .read_tls(&mut stream)
+                .is_ok_and(|count| count > 0)
+            {
+                let done = connection.process_new_packets().is_err();
+                let mut octets = [0; 1024];
+                while let Ok(length @ 1..) = connection.reader().read(&mut octets) {
+                    heard += &String::from_utf8_lossy(&octets[..length]);
+                }
+                if done {
+                    break;
+                }
+            }
+            // A greeting, where it was already on its way.
+            assert!(heard.lines().count() <= 1, "{said:?}: {heard}");
+            assert!(!heard.contains("Logging out"), "{said:?}: {heard}");
+            count += 1;
+        }
+    }
+    eventually("a line for each", || {
+        let log = cluster.front_log();
+        log.lines()
+            .filter(|line| line.contains("session ended"))
+            .count()
+            == count
+    });
+}
