@@ -238,6 +238,8 @@ impl Play<'_> {
             _ => "+OK ",
         };
         assert!(client.greeting.starts_with(ready), "{}", client.greeting);
+        // RFC 1939, 7: such a mark would offer APOP.
+        assert!(!client.greeting.contains('<'), "{}", client.greeting);
         client
     }
 

@@ -8,7 +8,10 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use crate::lab::{Cluster, Kind, User, eventually};
+use crate::{
+    client::{Channel, Client},
+    lab::{Cluster, Kind, User, eventually},
+};
 
 const MESSAGE: &[u8] = b"From: a@example.org\r\nSubject: by pop3\r\n\r\n.dot\r\nHello.\r\n";
 
@@ -35,32 +38,45 @@ fn say(cluster: &Cluster, text: &str) -> String {
     heard
 }
 
+/// In plain before the greeting is read; under TLS right behind the handshake.
 #[test]
 fn a_whole_session_sent_at_once_is_answered_in_order() {
     let (cluster, users) = cluster();
     for user in &users {
-        let heard = say(
-            &cluster,
-            &format!(
-                "CAPA\r\nUSER {}\r\nPASS {}\r\nSTAT\r\nRETR 1\r\nQUIT\r\n",
-                user.name, user.password
-            ),
+        let session = format!(
+            "CAPA\r\nUSER {}\r\nPASS {}\r\nSTAT\r\nRETR 1\r\nQUIT\r\n",
+            user.name, user.password
         );
-        let expected = format!(
-            "+OK Logged in.\r\n+OK 1 {}\r\n+OK {} octets\r\nFrom: a@example.org\r\n\
-             Subject: by pop3\r\n\r\n..dot\r\nHello.\r\n.\r\n+OK ",
-            MESSAGE.len(),
-            MESSAGE.len()
-        );
-        assert!(heard.contains(&expected), "{heard}");
-        eventually("the session's line", || {
-            cluster.front_log().lines().any(|line| {
-                line.contains("session ended")
-                    && line.contains(&format!("account={} ", user.name))
-                    && line.contains("protocol=pop3 ")
-                    && line.contains(&format!("node={} ", user.node))
-                    && line.contains("outcome=served ")
-            })
+        let mut implicit = Client::connect_tls(&cluster, cluster.pop3s());
+        implicit.send(&session);
+        let mut stls = Client::connect_to(cluster.pop3_private());
+        stls.send("STLS\r\n");
+        assert!(stls.line().starts_with("+OK "));
+        stls.encrypt(&cluster);
+        stls.send(&session);
+        let heard = [
+            say(&cluster, &session),
+            String::from_utf8(implicit.rest()).unwrap(),
+            String::from_utf8(stls.rest()).unwrap(),
+        ];
+        drop((implicit, stls));
+        for heard in heard {
+            let expected = format!(
+                "+OK Logged in.\r\n+OK 1 {}\r\n+OK {} octets\r\nFrom: a@example.org\r\n\
+                 Subject: by pop3\r\n\r\n..dot\r\nHello.\r\n.\r\n+OK ",
+                MESSAGE.len(),
+                MESSAGE.len()
+            );
+            assert!(heard.contains(&expected), "{heard}");
+        }
+        eventually("the sessions' lines", || {
+            let lines = cluster.sessions(&user.name);
+            let fields = ["protocol=pop3 ", "outcome=served "];
+            let node = format!("node={} ", user.node);
+            lines.len() == 3
+                && lines.iter().all(|line| {
+                    line.contains(&node) && fields.iter().all(|field| line.contains(field))
+                })
         });
     }
 }
@@ -139,6 +155,26 @@ fn a_wrong_password_and_a_node_that_is_away_are_told_apart() {
     assert!(heard.contains("\r\n-ERR [SYS/TEMP] "), "{heard}");
     let heard = say(&cluster, &try_in(&bob));
     assert!(heard.contains("+OK Logged in."), "{heard}");
+}
+
+/// An account's limit is counted over both protocols, and told in the words of each.
+#[test]
+fn an_account_has_as_many_sessions_as_it_may() {
+    let ann = User::new("ann", "local", 20001);
+    let cluster = Cluster::build()
+        .single(Kind::Login)
+        .user(&ann)
+        .acceptor("sessions_per_account = 1")
+        .start();
+    let try_in = format!("USER ann\r\nPASS {}\r\nQUIT\r\n", ann.password);
+    let first = Client::logged_in(&cluster, Channel::Plain, &ann);
+    let heard = say(&cluster, &try_in);
+    assert!(heard.contains("\r\n-ERR [IN-USE] Too many "), "{heard}");
+    assert!(heard.ends_with("\r\n+OK Logging out.\r\n"), "{heard}");
+    drop(first);
+    eventually("the session that ended makes room", || {
+        say(&cluster, &try_in).contains("+OK Logged in.")
+    });
 }
 
 #[test]
