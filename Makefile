@@ -38,10 +38,14 @@ deps: ## Install the Debian packages that the tests need, without starting their
 .PHONY: fmt
 fmt: ## Format the code
 	$(CARGO) fmt
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 
+# The fuzz targets are not linted here: they need every dependency once more, minutes of it, and are a line each. The
+# properties that they call are linted with the tests.
 .PHONY: check
 check: ## Formatting, lints, documentation and scripts, with no warning let through
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	shellcheck -x $(SCRIPTS)

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     denial::Denial,
-    talk::{Channel, Closed, Event},
+    talk::{Channel, Closed, Credentials, Event},
 };
 
 /// A server of one protocol, as its driver sees it, and as little more as the property needs.
@@ -35,10 +35,22 @@ pub(super) enum Answer {
     Deny(Denial),
 }
 
+#[cfg(test)]
+impl Answer {
+    /// Each in turn, and the last one again and again; without any, the credentials are wrong.
+    pub(super) fn in_turn(answers: &[Self]) -> impl FnMut(&Credentials) -> Self + 'static {
+        let mut answers: Vec<_> = answers.iter().rev().cloned().collect();
+        move |_| match answers.as_slice() {
+            [last] => last.clone(),
+            _ => answers.pop().unwrap_or(Self::Deny(Denial::BadCredentials)),
+        }
+    }
+}
+
 /// A server, its driver, and what could be seen of them.
 pub(super) struct Conversation<M> {
     machine: M,
-    answers: Vec<Answer>,
+    answer: Box<dyn FnMut(&Credentials) -> Answer>,
     input: BytesMut,
     stage: Stage,
     /// Replies, and events as lines that begin with `E: `.
@@ -58,13 +70,16 @@ enum Stage {
 }
 
 impl<M: Machine> Conversation<M> {
-    /// Greets; answers are given in turn, and the last one again and again.
-    pub(super) fn new(mut machine: M, answers: &[Answer]) -> Self {
+    /// Greets.
+    pub(super) fn new(
+        mut machine: M,
+        answer: impl FnMut(&Credentials) -> Answer + 'static,
+    ) -> Self {
         let mut out = BytesMut::new();
         machine.greet(&mut out);
         Self {
             machine,
-            answers: answers.iter().rev().cloned().collect(),
+            answer: Box::new(answer),
             input: BytesMut::new(),
             stage: Stage::Clear,
             log: out.to_vec(),
@@ -137,13 +152,13 @@ impl<M: Machine> Conversation<M> {
                         .map_or("none", |name| name.as_str()),
                     credentials.password.expose().escape_ascii(),
                 ));
-                self.answer();
+                self.answer(&credentials);
             }
         }
         false
     }
 
-    fn answer(&mut self) {
+    fn answer(&mut self, credentials: &Credentials) {
         let mut out = BytesMut::new();
         let left = self.input.len();
         assert!(matches!(
@@ -154,18 +169,13 @@ impl<M: Machine> Conversation<M> {
             self.input.len() == left && out.is_empty(),
             "read while pending"
         );
-        let answer = match self.answers.as_slice() {
-            [last] => Some(last.clone()),
-            _ => self.answers.pop(),
-        };
-        let closed = match answer {
-            Some(Answer::Deny(denial)) => self.machine.deny(denial, &mut out),
-            Some(Answer::Accept(capabilities)) => {
+        let closed = match (self.answer)(credentials) {
+            Answer::Deny(denial) => self.machine.deny(denial, &mut out),
+            Answer::Accept(capabilities) => {
                 self.machine.accept(capabilities.as_deref(), &mut out);
                 self.stage = Stage::Over;
                 None
             }
-            None => self.machine.deny(Denial::BadCredentials, &mut out),
         };
         self.log.extend_from_slice(&out);
         if let Some(closed) = closed {
@@ -249,7 +259,8 @@ pub(super) fn hold<M: Machine>(data: &[u8], begin: impl Fn(u8, Channel) -> M) {
         .unwrap_or((said, &[]));
     let run = |cut: &mut dyn FnMut() -> usize| {
         let machine = begin(*choice, channel);
-        let conversation = Conversation::new(machine, std::slice::from_ref(&answer));
+        let answer = answer.clone();
+        let conversation = Conversation::new(machine, move |_| answer.clone());
         play(conversation, clear, secured, cut)
     };
     let whole = run(&mut || usize::MAX);

@@ -108,6 +108,8 @@ mod tests {
     #[test]
     fn pop3_texts_have_the_codes_that_are_registered() {
         for denial in ALL {
+            // RFC 2449, 4: a first line of 512 octets, with its status and end.
+            assert!(denial.pop3().len() <= 512 - "-ERR \r\n".len());
             let code = code(denial.pop3());
             assert!(matches!(code, "AUTH" | "IN-USE" | "SYS/PERM" | "SYS/TEMP"));
         }

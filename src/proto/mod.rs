@@ -31,6 +31,9 @@ pub mod opening;
 pub mod pop3;
 pub mod reply;
 pub mod sasl;
+#[cfg(test)]
+#[path = "../../tests/transcripts/mod.rs"]
+mod script;
 pub mod server;
 pub mod talk;
 #[cfg(test)]

@@ -169,7 +169,10 @@ impl<'a> Talk<'a> {
         else {
             return Err(Over(Outcome::Tls));
         };
-        match tls::accept(config, stream, self.parts.settings.tls_timeout).await {
+        // STARTTLS buys no time: the deadline is that of all that comes before a login.
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let limit = self.parts.settings.tls_timeout.min(left);
+        match tls::accept(config, stream, limit).await {
             Ok((stream, agreed)) => {
                 report.tls = Some(agreed);
                 self.stream = Some(Stream::TlsServer(Box::new(stream)));

@@ -95,10 +95,7 @@ impl Client {
     /// Connects, reads the greeting, and starts TLS where that is asked for.
     pub(crate) fn connect(cluster: &Cluster, channel: Channel) -> Self {
         match channel {
-            Channel::Implicit => {
-                let tcp = dial(cluster.imaps());
-                Self::new(Stream::Tls(Box::new(handshake(cluster, tcp))))
-            }
+            Channel::Implicit => Self::connect_tls(cluster, cluster.imaps()),
             Channel::Plain => Self::connect_to(cluster.imap()),
             Channel::StartTls => {
                 let mut client = Self::connect_to(cluster.imap());
@@ -112,6 +109,12 @@ impl Client {
     /// In plain to any address.
     pub(crate) fn connect_to(address: SocketAddr) -> Self {
         Self::new(Stream::Plain(dial(address)))
+    }
+
+    /// With TLS from the first octet to any address.
+    pub(crate) fn connect_tls(cluster: &Cluster, address: SocketAddr) -> Self {
+        let tcp = dial(address);
+        Self::new(Stream::Tls(Box::new(handshake(cluster, tcp))))
     }
 
     fn new(stream: Stream) -> Self {
@@ -149,9 +152,14 @@ impl Client {
     }
 
     pub(crate) fn send(&mut self, octets: impl AsRef<[u8]>) {
+        self.try_send(octets.as_ref()).unwrap();
+    }
+
+    /// The same to a server that may have closed.
+    pub(crate) fn try_send(&mut self, octets: &[u8]) -> io::Result<()> {
         let stream = self.stream.as_mut().unwrap();
-        stream.write_all(octets.as_ref()).unwrap();
-        stream.flush().unwrap();
+        stream.write_all(octets)?;
+        stream.flush()
     }
 
     /// Ends our direction, and leaves the other one open.
@@ -281,6 +289,15 @@ impl Client {
         }
         let octets = self.read[self.start..self.start + count].to_vec();
         self.start += count;
+        octets
+    }
+
+    /// So many octets, or fewer up to the end.
+    pub(crate) fn up_to(&mut self, count: usize) -> Vec<u8> {
+        while self.read.len() - self.start < count && self.fill() {}
+        let end = self.read.len().min(self.start + count);
+        let octets = self.read[self.start..end].to_vec();
+        self.start = end;
         octets
     }
 

@@ -10,9 +10,11 @@
 //! | `descriptors` | front and node without a file descriptor left |
 //! | `directory` | LDAP under TLS, and password hashes that other programs made |
 //! | `failures` | what a client hears when a node or the directory is away, silent, or does not trust us |
+//! | `hostile` | whatever a client says before it has logged in, as transcripts; TLS that is begun and not carried out |
 //! | `links` | whoever comes to a link port and is no proxy, or one that may not |
 //! | `logins` | every way to log in, on every channel, at every kind of node |
 //! | `outside` | metrics, health, and the log's line of a session |
+//! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
 //! | `sessions` | after login it is bytes: large messages, IDLE, early commands, half-closed connections |
 //! | `single` | one machine without LDAP |
@@ -34,6 +36,7 @@ mod client;
 mod descriptors;
 mod directory;
 mod failures;
+mod hostile;
 mod lab;
 mod links;
 mod logins;
@@ -45,3 +48,5 @@ mod single;
 mod stopping;
 mod talk;
 mod tools;
+#[path = "../transcripts/mod.rs"]
+mod transcripts;

@@ -454,9 +454,24 @@ impl Cluster {
         SocketAddr::from((self.ip, 1993))
     }
 
+    /// IMAP without TLS.
+    pub(crate) fn imap_plain(&self) -> SocketAddr {
+        SocketAddr::from((self.ip, 1145))
+    }
+
     /// POP3 with STLS on offer, and passwords in clear.
     pub(crate) fn pop3(&self) -> SocketAddr {
         SocketAddr::from((self.ip, 1110))
+    }
+
+    /// POP3 with STLS on offer, where passwords in clear are never taken.
+    pub(crate) fn pop3_private(&self) -> SocketAddr {
+        SocketAddr::from((self.ip, 1111))
+    }
+
+    /// POP3 without TLS.
+    pub(crate) fn pop3_plain(&self) -> SocketAddr {
+        SocketAddr::from((self.ip, 1112))
     }
 
     /// POP3 with TLS from the first octet.
@@ -800,8 +815,11 @@ impl Cluster {
         for (address, protocol, more) in [
             (self.imap(), "imap", ""),
             (self.imap_private(), "imap", "cleartext = \"never\"\n"),
+            (self.imap_plain(), "imap", "tls = \"off\"\n"),
             (self.imaps(), "imap", "tls = \"implicit\"\n"),
             (self.pop3(), "pop3", ""),
+            (self.pop3_private(), "pop3", "cleartext = \"never\"\n"),
+            (self.pop3_plain(), "pop3", "tls = \"off\"\n"),
             (self.pop3s(), "pop3", "tls = \"implicit\"\n"),
         ] {
             write!(
