@@ -22,7 +22,7 @@ use crate::{
     admin,
     config::{Config, Front},
     directory::{self, Directory},
-    handover::{Handover, VersionError},
+    handover::{self, Handover},
     link::{Admitter, Dialer, SetupError},
     metrics::Metrics,
     net::{self, tls},
@@ -54,7 +54,7 @@ pub enum AppError {
     Directory(#[source] directory::StartError),
     /// The hand-over to a real server cannot work as configured.
     #[error("cannot set up the hand-over")]
-    Handover(#[source] VersionError),
+    Handover(#[source] handover::StartError),
     /// Link cryptography cannot be set up.
     #[error("cannot set up the link")]
     Link(#[source] SetupError),

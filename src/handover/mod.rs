@@ -1,17 +1,20 @@
 //! Handing a session to the real server of this node.
 //!
-//! Two kinds: `login` for IMAP and POP3, `dovecot-imap-master` for IMAP. For each session: the context is checked against the node's own bounds, the session is
-//! counted (`sessions`), the home is opened or made (`home`), the real server gets it (`login`, `imap_master`), and the
+//! Three kinds: `login` and `exec` for IMAP and POP3, `dovecot-imap-master` for IMAP. For each session: the context is checked against the node's own bounds, the session is
+//! counted (`sessions`), the home is opened or made (`home`), the real server gets it (`login`, `exec`, `imap_master`), and the
 //! verdict goes to the front.
 //!
 //! | kind | the real server gets | then | verdict written by | log of the real server |
 //! | --- | --- | --- | --- | --- |
 //! | `login` | a connection of ours, a master login, the client in `ID` | we relay | us | at login: `imap-login: Info: Login: user=<u>, method=PLAIN, rip=CLIENT, lip=LOCAL, ..., session=<ID>`; at the end `imap(u)<pid><ID>` (client address and id need `login_trusted_networks`; for POP3 `lip` is Dovecot's own) |
+//! | `exec`, plain link | the link's socket, as the user | we look after the process | us | on its error stream, which goes to our log; for Dovecot as below, but for the id |
+//! | `exec`, link under TLS | one end of a socket pair, as the user | we relay, and look after the process | us | the same |
 //! | `dovecot-imap-master`, plain link | the link's socket | we are out | Dovecot | no login line; at the end `imap(u)<pid><ID>`; the client address only where `mail_log_prefix` has `%r` |
 //! | `dovecot-imap-master`, link under TLS | one end of a socket pair | we relay | Dovecot, through the relay | the same |
 //!
 //! ```text
 //! bounds ──> count ──> home ──> real server ──┬── Handed::Relay   the verdict is written, or comes out of `server`
+//!    │         │        │           │         ├── Handed::Started a process has it; relayed where the link is under TLS
 //!    │         │        │           │         └── Handed::Gone    the socket is Dovecot's
 //!    └─────────┴────────┴───────────┴──> Refused, and a verdict that says so
 //! ```
@@ -23,6 +26,7 @@
 //! and the caller has the cause for the log. When nobody knows whether Dovecot has the socket, it is shut down and the
 //! front sees the end of the stream.
 
+mod exec;
 mod home;
 mod imap_master;
 mod login;
@@ -40,23 +44,25 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use self::{home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions};
+use self::{exec::Spawner, home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions};
 pub use self::{
+    exec::{ExecSettings, Exit, Server, SpawnerError},
     home::HomeError,
     imap_master::MasterError,
     login::LoginSettings,
     sessions::SessionGuard,
-    version::{VersionError, check_imap_master},
+    version::{VersionError, check_exec, check_imap_master},
 };
 use crate::{
     metrics::Metrics,
-    names::{AccountName, Service},
+    names::{AccountName, Protocol, Service},
     net::{Address, Stream},
     outcome::chain,
     proto::{
         encode::EncodeError,
         link::{Context, Opening, Refusal, Verdict},
         login::LoginError,
+        template::Values,
     },
     tasks::Tasks,
 };
@@ -75,7 +81,7 @@ const NO_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Settings {
     /// How IMAP sessions do; none: the node does not serve IMAP.
     pub imap: Option<Kind>,
-    /// How POP3 sessions do: by a login, or not at all.
+    /// How POP3 sessions do; none: the node does not serve POP3.
     pub pop3: Option<Kind>,
     /// What a context may ask for.
     pub bounds: Bounds,
@@ -93,6 +99,8 @@ pub enum Kind {
         /// That socket.
         socket: PathBuf,
     },
+    /// Start a server as the user.
+    Exec(ExecSettings),
     /// Log in on behalf of the user with a master credential that works only from this host, then relay.
     Login(LoginSettings),
 }
@@ -113,6 +121,13 @@ pub struct Bounds {
 pub enum Handed {
     /// With its socket: nothing is left to do. It stays counted until the socket is dead.
     Gone,
+    /// With a process of its own, which is to be looked after until it exits.
+    Started {
+        /// That process. It counts the session.
+        server: Server,
+        /// The front and the real server's socket, to relay between; none: the process has the link itself.
+        relayed: Option<(Stream, Stream)>,
+    },
     /// Relay between these until both have ended; first write `pending` to the link.
     Relay {
         /// The front.
@@ -165,9 +180,21 @@ pub enum Refused {
     /// This node does not serve that.
     #[error("service {} is not served here", .0.as_str())]
     Service(Service),
+    /// Its process could not be started.
+    #[error("cannot start the real server")]
+    Start(#[source] io::Error),
     /// It took too long.
     #[error("real server gave no answer in time")]
     Timeout,
+    /// It does not begin as configured.
+    #[error("{exit}")]
+    Trial {
+        /// How its process ended.
+        exit: Exit,
+        /// What is wrong with its opening.
+        #[source]
+        error: io::Error,
+    },
 }
 
 impl Refused {
@@ -186,7 +213,9 @@ impl Refused {
             | Self::Master(_)
             | Self::Server(_)
             | Self::Service(_)
-            | Self::Timeout => Refusal::Unavailable,
+            | Self::Start(_)
+            | Self::Timeout
+            | Self::Trial { .. } => Refusal::Unavailable,
         }
     }
 
@@ -229,7 +258,20 @@ impl Failed {
 pub struct Handover {
     settings: Arc<Settings>,
     sessions: Arc<Sessions>,
+    /// What starts servers, if a kind needs that.
+    spawner: Option<Spawner>,
     metrics: Metrics,
+}
+
+/// Why sessions can't be handed over as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// This process can't start servers.
+    #[error(transparent)]
+    Spawner(#[from] SpawnerError),
+    /// The installed server can't do it.
+    #[error(transparent)]
+    Version(#[from] VersionError),
 }
 
 impl Handover {
@@ -239,26 +281,32 @@ impl Handover {
     ///
     /// # Errors
     ///
-    /// When the installed Dovecot does not have the configured kind.
-    pub fn new(settings: Settings, metrics: Metrics, tasks: &Tasks) -> Result<Self, VersionError> {
-        if let Some(Kind::DovecotImapMaster { .. }) = settings.imap {
-            check_imap_master()?;
+    /// When the installed Dovecot does not have the configured kind, or this process can't start servers and is to.
+    pub fn new(settings: Settings, metrics: Metrics, tasks: &Tasks) -> Result<Self, StartError> {
+        let mut spawner = None;
+        for kind in [&settings.imap, &settings.pop3].into_iter().flatten() {
+            match kind {
+                Kind::DovecotImapMaster { .. } => check_imap_master()?,
+                Kind::Exec(settings) => {
+                    check_exec(settings)?;
+                    if spawner.is_none() {
+                        spawner = Some(Spawner::new()?);
+                    }
+                }
+                Kind::Login(_) => {}
+            }
         }
         let sessions = Arc::new(Sessions::new(metrics.sessions_open.clone()));
         tasks.background("session sweep", sweep(Arc::clone(&sessions)));
-        let kinds = [
-            (Service::Imap, &settings.imap),
-            (Service::Pop3, &settings.pop3),
-        ];
-        for (service, kind) in kinds {
-            if let Some(kind) = kind.clone() {
-                let test = try_kind(service, kind, settings.timeout);
-                tasks.background("handover self-test", test);
-            }
+        let settings = Arc::new(settings);
+        for protocol in [Protocol::Imap, Protocol::Pop3] {
+            let test = try_kind(protocol, Arc::clone(&settings), spawner.clone());
+            tasks.background("handover self-test", test);
         }
         Ok(Self {
-            settings: Arc::new(settings),
+            settings,
             sessions,
+            spawner,
             metrics,
         })
     }
@@ -281,7 +329,7 @@ impl Handover {
         context: &Context,
         verdict: impl Fn(&Verdict) -> Vec<u8>,
     ) -> Result<Handed, Refused> {
-        let kind = self.kind(service);
+        let kind = self.settings.kind(service);
         let label = kind.map_or("none", Kind::as_str);
         let result = match kind {
             Some(kind) => self.start(link, service, kind, context, &verdict).await,
@@ -308,14 +356,6 @@ impl Handover {
                 }
                 Err(refused)
             }
-        }
-    }
-
-    fn kind(&self, service: Service) -> Option<&Kind> {
-        match service {
-            Service::Imap => self.settings.imap.as_ref(),
-            Service::Pop3 => self.settings.pop3.as_ref(),
-            Service::Mailstore => None,
         }
     }
 
@@ -349,6 +389,14 @@ impl Handover {
                 };
                 let passed = imap_master::pass(link, socket, &request, deadline).await?;
                 Ok(self.handed(passed, session))
+            }
+            Kind::Exec(settings) => {
+                let Some(spawner) = &self.spawner else {
+                    return Err(Failed::new(link, Refused::Service(service)));
+                };
+                let home = &home;
+                let values = Values { context, home };
+                exec::start(link, spawner, settings, &values, session, deadline, verdict).await
             }
             Kind::Login(settings) => {
                 let started = login::start(service, settings, context, &home);
@@ -416,6 +464,18 @@ impl Handover {
     }
 }
 
+// === impl Settings ===
+
+impl Settings {
+    fn kind(&self, service: Service) -> Option<&Kind> {
+        match service {
+            Service::Imap => self.imap.as_ref(),
+            Service::Pop3 => self.pop3.as_ref(),
+            Service::Mailstore => None,
+        }
+    }
+}
+
 // === impl Kind ===
 
 impl Kind {
@@ -423,6 +483,7 @@ impl Kind {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::DovecotImapMaster { .. } => "dovecot-imap-master",
+            Self::Exec(_) => "exec",
             Self::Login(_) => "login",
         }
     }
@@ -473,13 +534,26 @@ async fn sweep(sessions: Arc<Sessions>) {
 }
 
 /// Says whether the real server is there.
-async fn try_kind(service: Service, kind: Kind, limit: Duration) {
-    let tried = timeout(limit, async {
-        match &kind {
-            Kind::DovecotImapMaster { socket } => imap_master::try_connect(socket).await,
-            Kind::Login(settings) => login::try_greeting(service, settings).await,
+async fn try_kind(protocol: Protocol, settings: Arc<Settings>, spawner: Option<Spawner>) {
+    let (service, limit) = (protocol.service(), settings.timeout);
+    let Some(kind) = settings.kind(service) else {
+        return;
+    };
+    let tried = async {
+        match (kind, &spawner) {
+            (Kind::DovecotImapMaster { socket }, _) => {
+                timeout(limit, imap_master::try_connect(socket)).await
+            }
+            (Kind::Login(settings), _) => {
+                timeout(limit, login::try_greeting(service, settings)).await
+            }
+            // It keeps the limit itself, since it has to tidy up after it.
+            (Kind::Exec(exec), Some(spawner)) => {
+                Ok(exec::try_once(protocol, exec, spawner, &settings.bounds, limit).await)
+            }
+            (Kind::Exec(_), None) => Ok(Err(Refused::Service(service))),
         }
-    });
+    };
     match tried.await.unwrap_or(Err(Refused::Timeout)) {
         Ok(()) => tracing::info!(
             service = service.as_str(),
