@@ -61,14 +61,14 @@ pub struct ExecSettings {
 
 /// A started server whose error stream has a reader.
 #[derive(Debug)]
-struct Running {
+pub(super) struct Running {
     fresh: Fresh,
     errors: OwnedFd,
 }
 
 /// What a server is to know, as text.
 #[derive(Debug)]
-struct Told {
+pub(super) struct Told {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
 }
@@ -159,7 +159,7 @@ fn blocking(stream: Stream) -> io::Result<OwnedFd> {
 // === impl ExecSettings ===
 
 impl ExecSettings {
-    fn tell(&self, values: &Values<'_>) -> Result<Told, EncodeError> {
+    pub(super) fn tell(&self, values: &Values<'_>) -> Result<Told, EncodeError> {
         let arguments = self
             .arguments
             .iter()
@@ -174,7 +174,7 @@ impl ExecSettings {
         })
     }
 
-    async fn start(
+    pub(super) async fn start(
         &self,
         spawner: &Spawner,
         told: Told,
