@@ -5,11 +5,14 @@ CARGO ?= cargo
 
 # What the tests run against and with; the demo installs its own, smaller list.
 PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap \
-	curl isync openssl procps python3 shellcheck util-linux
+	courier-authlib curl isync libcourier-unicode4 libgamin0 openssl procps python3 \
+	shellcheck util-linux
+# Real servers whose packages can't be installed beside Dovecot's: unpacked, by tests/unpack-packages.
+COURIER := courier-base courier-imap courier-pop
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := $(notdir $(wildcard fuzz/corpus/*))
-SCRIPTS := demo/demo demo/install-packages .ci/run
+SCRIPTS := demo/demo demo/install-packages tests/unpack-packages .ci/run
 
 .PHONY: help
 help: ## Show this list
@@ -34,6 +37,7 @@ build: ## Build target/release/pigeonair
 .PHONY: deps
 deps: ## Install the Debian packages that the tests need, without starting their services (root)
 	@demo/install-packages $(PACKAGES)
+	@tests/unpack-packages courier $(COURIER)
 
 .PHONY: fmt
 fmt: ## Format the code

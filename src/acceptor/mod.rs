@@ -1,11 +1,12 @@
 //! The acceptor: from an accepted link to a session with the real server.
 //!
 //! ```text
-//! accept ─> may it come from there? ─> admit: prove, open ─> hand over, verdict ─> step aside, or relay ─> outcome line
+//! accept ─> may it come from there? ─> admit: prove, open ─> hand over, verdict ─> step aside, relay or look after ─> outcome line
 //! ```
 //!
 //! A peer that is no proxy is closed without a word, counted, and logged at most once per address and minute. A proven
-//! peer always gets a verdict. Nothing past the link's own records is read: it belongs to the real server.
+//! peer always gets a verdict. A server that was started for a session is looked after until it exits, which holds up no
+//! drain: it lives on when this process stops, unless it needs the relay. Nothing past the link's own records is read: it belongs to the real server.
 //!
 //! Limits: networks (`from`) or peer credentials before anything else; unproven peers to a quota and a few seconds,
 //! proven ones to the announced idle limit; links and relayed sessions together; sessions per account.
@@ -33,7 +34,7 @@ use tokio::{
 };
 
 use crate::{
-    handover::{Handed, Handover, Refused, SessionGuard},
+    handover::{Exit, Handed, Handover, Refused, Server, SessionGuard},
     link::{Admitted, Admitter},
     metrics::Metrics,
     names::KeyId,
@@ -194,38 +195,56 @@ impl Acceptor {
             .handover
             .hand_over(stream, service, &context, |verdict| seal.verdict(verdict))
             .await;
+        let session = Session {
+            context,
+            key_id,
+            started,
+        };
         match handed {
-            Ok(Handed::Gone) => line(&context, &key_id, "handed over", None, started),
+            Ok(Handed::Gone) => session.line("handed over", None),
+            Ok(Handed::Started {
+                server,
+                relayed: None,
+            }) => {
+                let watched = watch(server, session);
+                self.parts.tasks.background("started server", watched);
+            }
+            Ok(Handed::Started {
+                server: process,
+                relayed: Some((link, server)),
+            }) => self.begin_relay(session, link, server, Behind::Process(process), permit),
             Ok(Handed::Relay {
                 mut link,
                 server,
                 pending,
-                session,
-            }) => {
-                if let Err(error) = write_pending(&mut link, &pending).await {
-                    line(
-                        &context,
-                        &key_id,
-                        Outcome::Broken.as_str(),
-                        Some(&not_begun(error)),
-                        started,
-                    );
-                    return;
+                session: guard,
+            }) => match write_pending(&mut link, &pending).await {
+                Ok(()) => self.begin_relay(session, link, server, Behind::Login(guard), permit),
+                Err(error) => {
+                    session.line(Outcome::Broken.as_str(), Some(&not_begun(error)));
                 }
-                let relayed = Relayed {
-                    link,
-                    server,
-                    context,
-                    key_id,
-                    started,
-                    guard: session,
-                    _permit: permit,
-                };
-                let tasks = self.parts.tasks.clone();
-                tasks.spawn("session", self.relay(Box::new(relayed)));
-            }
-            Err(refused) => refused_line(&context, &key_id, &refused),
+            },
+            Err(refused) => session.refused_line(&refused),
         }
+    }
+
+    fn begin_relay(
+        self,
+        session: Session,
+        link: Stream,
+        server: Stream,
+        behind: Behind,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let relayed = Relayed {
+            session,
+            link,
+            server,
+            behind,
+            _permit: permit,
+        };
+        let tasks = self.parts.tasks.clone();
+        tasks.spawn("session", self.relay(Box::new(relayed)));
     }
 
     /// The handshake until `open`; none when it fails, or when the process stops first: what is not open is nobody's
@@ -255,24 +274,39 @@ impl Acceptor {
     }
 
     /// Moves bytes for a session whose kind keeps us in the path.
-    async fn relay(self, session: Box<Relayed>) {
+    async fn relay(self, relayed: Box<Relayed>) {
         let Relayed {
+            session,
             link,
             server,
-            context,
-            key_id,
-            started,
-            guard,
+            behind,
             _permit,
-        } = *session;
-        let ended = self
-            .parts
-            .relay
-            .run(link, server, self.parts.tasks.cut_requested())
-            .await;
-        drop(guard);
-        let outcome = ended.outcome().as_str();
-        line(&context, &key_id, outcome, Some(&ended), started);
+        } = *relayed;
+        let Parts { relay, tasks, .. } = &*self.parts;
+        let moved = relay.run(link, server, tasks.cut_requested());
+        match behind {
+            Behind::Login(guard) => {
+                let ended = moved.await;
+                drop(guard);
+                session.line(ended.outcome().as_str(), Some(&ended));
+            }
+            Behind::Process(mut server) => {
+                // Its end is waited for even when both sides have closed; a drain that is over waits no more.
+                let exit = async {
+                    tokio::select! {
+                        biased;
+                        exit = server.exit() => Some(exit),
+                        () = tasks.cut_requested() => None,
+                    }
+                };
+                match tokio::join!(moved, exit) {
+                    (ended, Some(exit)) if !exit.is_success() => {
+                        session.failed_line(&exit, Some(&ended));
+                    }
+                    (ended, _) => session.line(ended.outcome().as_str(), Some(&ended)),
+                }
+            }
+        }
     }
 
     /// Whether the process at the other end may open links.
@@ -302,16 +336,37 @@ impl Acceptor {
     }
 }
 
-/// A session that needs us in the path.
-struct Relayed {
-    link: Stream,
-    server: Stream,
+/// A session that was opened, for its line.
+struct Session {
     context: Context,
     key_id: KeyId,
     started: Instant,
-    guard: SessionGuard,
+}
+
+/// A session that needs us in the path.
+struct Relayed {
+    session: Session,
+    link: Stream,
+    server: Stream,
+    behind: Behind,
     /// The link's place under the limit.
     _permit: OwnedSemaphorePermit,
+}
+
+/// What is behind the real server's socket, and counts the session.
+enum Behind {
+    Login(SessionGuard),
+    Process(Server),
+}
+
+/// Looks after a server that has the link itself.
+async fn watch(mut server: Server, session: Session) {
+    let exit = server.exit().await;
+    if exit.is_success() {
+        session.line(Outcome::Served.as_str(), None);
+    } else {
+        session.failed_line(&exit, None);
+    }
 }
 
 /// Gives the front what the real server said right behind its login.
@@ -332,46 +387,51 @@ const fn not_begun(error: io::Error) -> Ended {
     }
 }
 
-/// The session's one line on the node.
-fn line(context: &Context, key_id: &KeyId, outcome: &str, ended: Option<&Ended>, started: Instant) {
-    tracing::info!(
-        session = %context.session,
-        account = context.account.as_str(),
-        client = %context.client,
-        local = %context.local,
-        protocol = context.protocol.as_str(),
-        tls = context.tls.as_ref().map(|tls| tls.version.as_str()),
-        cipher = context.tls.as_ref().map(|tls| tls.cipher.as_str()),
-        key = %key_id,
-        outcome,
-        reason = ended.map(|ended| ended.by.to_string()),
-        bytes_out = ended.map(|ended| ended.to_client),
-        bytes_in = ended.map(|ended| ended.to_server),
-        duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "session ended"
-    );
+// === impl Session ===
+
+/// Logs a session's one line on the node.
+macro_rules! line {
+    ($level:ident, $session:ident, $outcome:expr, $reason:expr, $ended:expr) => {{
+        let Session { context, key_id, started } = $session;
+        let ended: Option<&Ended> = $ended;
+        tracing::$level!(
+            session = %context.session,
+            account = context.account.as_str(),
+            client = %context.client,
+            local = %context.local,
+            protocol = context.protocol.as_str(),
+            tls = context.tls.as_ref().map(|tls| tls.version.as_str()),
+            cipher = context.tls.as_ref().map(|tls| tls.cipher.as_str()),
+            key = %key_id,
+            outcome = $outcome,
+            reason = $reason,
+            bytes_out = ended.map(|ended| ended.to_client),
+            bytes_in = ended.map(|ended| ended.to_server),
+            duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "session ended"
+        )
+    }};
 }
 
-/// The line of a session that was not handed over: its account's own limit is no trouble of ours.
-fn refused_line(context: &Context, key_id: &KeyId, refused: &Refused) {
-    macro_rules! line {
-        ($level:ident) => {
-            tracing::$level!(
-                session = %context.session,
-                account = context.account.as_str(),
-                client = %context.client,
-                local = %context.local,
-                protocol = context.protocol.as_str(),
-                key = %key_id,
-                outcome = "refused",
-                reason = chain(refused),
-                "session ended"
-            )
-        };
+impl Session {
+    /// The line of a session that was handed over.
+    fn line(&self, outcome: &str, ended: Option<&Ended>) {
+        let reason = ended.map(|ended| ended.by.to_string());
+        line!(info, self, outcome, reason, ended);
     }
-    match refused {
-        Refused::Limit(_) => line!(info),
-        _ => line!(error),
+
+    /// The line of a session whose server did not end as it should.
+    fn failed_line(&self, exit: &Exit, ended: Option<&Ended>) {
+        line!(warn, self, "failed", exit.to_string(), ended);
+    }
+
+    /// The line of a session that was not handed over: its account's own limit is no trouble of ours.
+    fn refused_line(&self, refused: &Refused) {
+        let reason = chain(refused);
+        match refused {
+            Refused::Limit(_) => line!(info, self, "refused", reason, None),
+            _ => line!(error, self, "refused", reason, None),
+        }
     }
 }
 

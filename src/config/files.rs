@@ -9,6 +9,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -117,6 +118,21 @@ pub(super) fn folder(section: &mut Section<'_>, name: &'static str) -> Option<Pa
         Err(error) => format!("cannot read {}: {error}", path.display()),
     };
     section.problem(name, text);
+    None
+}
+
+/// The path of a program that must be there, an element of key `name`.
+pub(super) fn program(section: &Section<'_>, name: &str, text: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(text);
+    let problem = match fs::metadata(&path) {
+        _ if !path.is_absolute() => "is not an absolute path".to_owned(),
+        Ok(metadata) if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 => {
+            return Some(path);
+        }
+        Ok(_) => "is no program".to_owned(),
+        Err(error) => format!("cannot be read: {error}"),
+    };
+    section.problem(&format!("{name}[1]"), format!("{text:?} {problem}"));
     None
 }
 

@@ -20,7 +20,6 @@
 use std::{
     io::{self, IoSlice},
     mem::MaybeUninit,
-    net::Shutdown,
     os::fd::{AsFd as _, BorrowedFd},
     path::Path,
 };
@@ -29,11 +28,11 @@ use bytes::BytesMut;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
-    net::{TcpStream, UnixStream},
+    net::UnixStream,
     time::{Instant, timeout_at},
 };
 
-use super::{Failed, Refused, witness::Witness};
+use super::{Failed, Refused, plain::Plain, witness::Witness};
 use crate::{
     net::Stream,
     proto::{
@@ -121,8 +120,7 @@ pub(super) async fn pass(
             .unwrap_or_else(|_| Err(MasterError::Unclear(io::ErrorKind::TimedOut.into())))
     };
     match link {
-        Stream::Tcp(link) => pass_link(link.into_std().map(Plain::Tcp), pass).await,
-        Stream::Unix(link) => pass_link(link.into_std().map(Plain::Unix), pass).await,
+        Stream::Tcp(_) | Stream::Unix(_) => pass_link(Plain::take(link), pass).await,
         Stream::TlsClient(_) | Stream::TlsServer(_) => pass_pair(link, pass).await,
     }
 }
@@ -198,47 +196,6 @@ impl Request<'_> {
             input: input.as_bytes(),
         }
         .line())
-    }
-}
-
-/// A link's socket, outside the event loop.
-#[derive(Debug)]
-enum Plain {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
-}
-
-// === impl Plain ===
-
-impl Plain {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(socket) => socket.as_fd(),
-            Self::Unix(socket) => socket.as_fd(),
-        }
-    }
-
-    fn witness(&self) -> io::Result<Witness> {
-        match self {
-            Self::Tcp(socket) => Witness::tcp(socket),
-            Self::Unix(socket) => Witness::unix(socket),
-        }
-    }
-
-    fn into_stream(self) -> io::Result<Stream> {
-        match self {
-            Self::Tcp(socket) => TcpStream::from_std(socket).map(Stream::Tcp),
-            Self::Unix(socket) => UnixStream::from_std(socket).map(Stream::Unix),
-        }
-    }
-
-    /// Ends the connection for everyone who has the socket.
-    fn shut_down(&self) {
-        // What can't be shut down is not connected any more.
-        let _ = match self {
-            Self::Tcp(socket) => socket.shutdown(Shutdown::Both),
-            Self::Unix(socket) => socket.shutdown(Shutdown::Both),
-        };
     }
 }
 

@@ -112,7 +112,7 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(failed(error)),
         };
-        let file = replace(path, &boot, &left).map_err(failed)?;
+        let file = replace(path, &boot, left.iter()).map_err(failed)?;
         let journal = Self {
             path: path.to_owned(),
             file,
@@ -141,11 +141,12 @@ impl Journal {
     }
 
     /// Writes it anew.
-    pub(super) fn rewrite(&mut self, alive: &[Record]) {
+    pub(super) fn rewrite<'r>(&mut self, alive: impl ExactSizeIterator<Item = &'r Record>) {
+        let lines = alive.len();
         match replace(&self.path, &self.boot, alive) {
             Ok(file) => {
                 self.file = file;
-                self.lines = alive.len();
+                self.lines = lines;
                 self.is_torn = false;
             }
             Err(error) => self.tear(&error),
@@ -161,7 +162,11 @@ impl Journal {
 }
 
 /// Puts a file with these sessions in the old one's place.
-fn replace(path: &Path, boot: &str, records: &[Record]) -> io::Result<File> {
+fn replace<'r>(
+    path: &Path,
+    boot: &str,
+    records: impl Iterator<Item = &'r Record>,
+) -> io::Result<File> {
     let mut text = format!("{HEADER}{boot}\n");
     for record in records {
         // Writing to a string does not fail.
@@ -273,7 +278,7 @@ mod tests {
         let (mut journal, left) = Journal::open(&path).unwrap();
         assert_eq!(left.len(), 2);
         assert_eq!(fs::read_to_string(&path).unwrap(), added);
-        journal.rewrite(&left[1..]);
+        journal.rewrite(left[1..].iter());
         journal.add(&left[0]);
         drop(journal);
         let again = Journal::open(&path).unwrap().1;
@@ -330,17 +335,17 @@ mod tests {
         assert!(!journal.is_due(1));
         journal.add(&records[0]);
         assert!(journal.is_due(1));
-        journal.rewrite(&records[..1]);
+        journal.rewrite(records[..1].iter());
         assert!(!journal.is_due(1));
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
 
         // A file that can't be written is tried again as a whole.
         fs::create_dir(beside(&path, "new")).unwrap();
-        journal.rewrite(&records);
+        journal.rewrite(records.iter());
         assert!(journal.is_due(usize::MAX));
         journal.add(&records[0]);
         fs::remove_dir(beside(&path, "new")).unwrap();
-        journal.rewrite(&records);
+        journal.rewrite(records.iter());
         assert!(!journal.is_due(2));
         drop(journal);
         assert_eq!(Journal::open(&path).unwrap().1, records);

@@ -1,17 +1,20 @@
 //! Handing a session to the real server of this node.
 //!
-//! Two kinds: `login` for IMAP and POP3, `dovecot-imap-master` for IMAP. For each session: the context is checked against the node's own bounds, the session is
-//! counted (`sessions`), the home is opened or made (`home`), the real server gets it (`login`, `imap_master`), and the
+//! Three kinds: `login` and `exec` for IMAP and POP3, `dovecot-imap-master` for IMAP. For each session: the context is checked against the node's own bounds, the session is
+//! counted (`sessions`), the home is opened or made (`home`), the real server gets it (`login`, `exec`, `imap_master`), and the
 //! verdict goes to the front.
 //!
 //! | kind | the real server gets | then | verdict written by | log of the real server |
 //! | --- | --- | --- | --- | --- |
 //! | `login` | a connection of ours, a master login, the client in `ID` | we relay | us | at login: `imap-login: Info: Login: user=<u>, method=PLAIN, rip=CLIENT, lip=LOCAL, ..., session=<ID>`; at the end `imap(u)<pid><ID>` (client address and id need `login_trusted_networks`; for POP3 `lip` is Dovecot's own) |
+//! | `exec`, plain link | the link's socket, as the user | we look after the process | us | on its error stream, which goes to our log; for Dovecot as below, but for the id |
+//! | `exec`, link under TLS | one end of a socket pair, as the user | we relay, and look after the process | us | the same |
 //! | `dovecot-imap-master`, plain link | the link's socket | we are out | Dovecot | no login line; at the end `imap(u)<pid><ID>`; the client address only where `mail_log_prefix` has `%r` |
 //! | `dovecot-imap-master`, link under TLS | one end of a socket pair | we relay | Dovecot, through the relay | the same |
 //!
 //! ```text
 //! bounds ──> count ──> home ──> real server ──┬── Handed::Relay   the verdict is written, or comes out of `server`
+//!    │         │        │           │         ├── Handed::Started a process has it; relayed where the link is under TLS
 //!    │         │        │           │         └── Handed::Gone    the socket is Dovecot's
 //!    └─────────┴────────┴───────────┴──> Refused, and a verdict that says so
 //! ```
@@ -23,10 +26,12 @@
 //! and the caller has the cause for the log. When nobody knows whether Dovecot has the socket, it is shut down and the
 //! front sees the end of the stream.
 
+mod exec;
 mod home;
 mod imap_master;
 mod journal;
 mod login;
+mod plain;
 mod sessions;
 mod version;
 mod witness;
@@ -41,24 +46,26 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use self::{home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions};
+use self::{exec::Spawner, home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions};
 pub use self::{
+    exec::{ExecSettings, Exit, Server, SpawnerError},
     home::HomeError,
     imap_master::MasterError,
     journal::JournalError,
     login::LoginSettings,
     sessions::SessionGuard,
-    version::{VersionError, check_imap_master},
+    version::{VersionError, check_exec, check_imap_master},
 };
 use crate::{
     metrics::Metrics,
-    names::{AccountName, Service},
+    names::{AccountName, Protocol, Service},
     net::{Address, Stream},
     outcome::chain,
     proto::{
         encode::EncodeError,
         link::{Context, Opening, Refusal, Verdict},
         login::LoginError,
+        template::Values,
     },
     tasks::Tasks,
 };
@@ -77,7 +84,7 @@ const NO_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Settings {
     /// How IMAP sessions do; none: the node does not serve IMAP.
     pub imap: Option<Kind>,
-    /// How POP3 sessions do: by a login, or not at all.
+    /// How POP3 sessions do; none: the node does not serve POP3.
     pub pop3: Option<Kind>,
     /// What a context may ask for.
     pub bounds: Bounds,
@@ -98,6 +105,8 @@ pub enum Kind {
         /// That socket.
         socket: PathBuf,
     },
+    /// Start a server as the user.
+    Exec(ExecSettings),
     /// Log in on behalf of the user with a master credential that works only from this host, then relay.
     Login(LoginSettings),
 }
@@ -118,6 +127,13 @@ pub struct Bounds {
 pub enum Handed {
     /// With its socket: nothing is left to do. It stays counted until the socket is dead.
     Gone,
+    /// With a process of its own, which is to be looked after until it exits.
+    Started {
+        /// That process. It counts the session.
+        server: Server,
+        /// The front and the real server's socket, to relay between; none: the process has the link itself.
+        relayed: Option<(Stream, Stream)>,
+    },
     /// Relay between these until both have ended; first write `pending` to the link.
     Relay {
         /// The front.
@@ -137,7 +153,10 @@ pub enum StartError {
     /// They can't be written down.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The real server does not have the kind.
+    /// This process can't start servers.
+    #[error(transparent)]
+    Spawner(#[from] SpawnerError),
+    /// The installed server can't do it.
     #[error(transparent)]
     Version(#[from] VersionError),
 }
@@ -181,9 +200,21 @@ pub enum Refused {
     /// This node does not serve that.
     #[error("service {} is not served here", .0.as_str())]
     Service(Service),
+    /// Its process could not be started.
+    #[error("cannot start the real server")]
+    Start(#[source] io::Error),
     /// It took too long.
     #[error("real server gave no answer in time")]
     Timeout,
+    /// It does not begin as configured.
+    #[error("{exit}")]
+    Trial {
+        /// How its process ended.
+        exit: Exit,
+        /// What is wrong with its opening.
+        #[source]
+        error: io::Error,
+    },
 }
 
 impl Refused {
@@ -202,7 +233,9 @@ impl Refused {
             | Self::Master(_)
             | Self::Server(_)
             | Self::Service(_)
-            | Self::Timeout => Refusal::Unavailable,
+            | Self::Start(_)
+            | Self::Timeout
+            | Self::Trial { .. } => Refusal::Unavailable,
         }
     }
 
@@ -245,6 +278,8 @@ impl Failed {
 pub struct Handover {
     settings: Arc<Settings>,
     sessions: Arc<Sessions>,
+    /// What starts servers, if a kind needs that.
+    spawner: Option<Spawner>,
     metrics: Metrics,
 }
 
@@ -255,10 +290,21 @@ impl Handover {
     ///
     /// # Errors
     ///
-    /// When the installed Dovecot does not have the configured kind, or sessions can't be written down.
+    /// When the installed Dovecot does not have the configured kind, sessions can't be written down, or this process can't
+    /// start servers and is to.
     pub fn new(settings: Settings, metrics: Metrics, tasks: &Tasks) -> Result<Self, StartError> {
-        if let Some(Kind::DovecotImapMaster { .. }) = settings.imap {
-            check_imap_master()?;
+        let mut spawner = None;
+        for kind in [&settings.imap, &settings.pop3].into_iter().flatten() {
+            match kind {
+                Kind::DovecotImapMaster { .. } => check_imap_master()?,
+                Kind::Exec(settings) => {
+                    check_exec(settings)?;
+                    if spawner.is_none() {
+                        spawner = Some(Spawner::new()?);
+                    }
+                }
+                Kind::Login(_) => {}
+            }
         }
         let gives_away = [&settings.imap, &settings.pop3]
             .into_iter()
@@ -268,19 +314,15 @@ impl Handover {
         let sessions = Sessions::new(metrics.sessions_open.clone(), journal)?;
         let sessions = Arc::new(sessions);
         tasks.background("session sweep", sweep(Arc::clone(&sessions)));
-        let kinds = [
-            (Service::Imap, &settings.imap),
-            (Service::Pop3, &settings.pop3),
-        ];
-        for (service, kind) in kinds {
-            if let Some(kind) = kind.clone() {
-                let test = try_kind(service, kind, settings.timeout);
-                tasks.background("handover self-test", test);
-            }
+        let settings = Arc::new(settings);
+        for protocol in [Protocol::Imap, Protocol::Pop3] {
+            let test = try_kind(protocol, Arc::clone(&settings), spawner.clone());
+            tasks.background("handover self-test", test);
         }
         Ok(Self {
-            settings: Arc::new(settings),
+            settings,
             sessions,
+            spawner,
             metrics,
         })
     }
@@ -303,7 +345,7 @@ impl Handover {
         context: &Context,
         verdict: impl Fn(&Verdict) -> Vec<u8>,
     ) -> Result<Handed, Refused> {
-        let kind = self.kind(service);
+        let kind = self.settings.kind(service);
         let label = kind.map_or("none", Kind::as_str);
         let result = match kind {
             Some(kind) => self.start(link, service, kind, context, &verdict).await,
@@ -330,14 +372,6 @@ impl Handover {
                 }
                 Err(refused)
             }
-        }
-    }
-
-    fn kind(&self, service: Service) -> Option<&Kind> {
-        match service {
-            Service::Imap => self.settings.imap.as_ref(),
-            Service::Pop3 => self.settings.pop3.as_ref(),
-            Service::Mailstore => None,
         }
     }
 
@@ -371,6 +405,21 @@ impl Handover {
                 };
                 let passed = imap_master::pass(link, socket, &request, deadline).await?;
                 Ok(self.handed(passed, session))
+            }
+            Kind::Exec(settings) => {
+                let Some(spawner) = &self.spawner else {
+                    return Err(Failed::new(link, Refused::Service(service)));
+                };
+                let home = &home;
+                let values = Values { context, home };
+                let start = exec::Start {
+                    spawner,
+                    settings,
+                    values: &values,
+                    sessions: &self.sessions,
+                    deadline,
+                };
+                start.run(link, session, verdict).await
             }
             Kind::Login(settings) => {
                 let started = login::start(service, settings, context, &home);
@@ -438,13 +487,25 @@ impl Handover {
     }
 }
 
+// === impl Settings ===
+
+impl Settings {
+    fn kind(&self, service: Service) -> Option<&Kind> {
+        match service {
+            Service::Imap => self.imap.as_ref(),
+            Service::Pop3 => self.pop3.as_ref(),
+            Service::Mailstore => None,
+        }
+    }
+}
+
 // === impl Kind ===
 
 impl Kind {
     /// Whether sessions may live on without this process.
     pub const fn gives_away(&self) -> bool {
         match self {
-            Self::DovecotImapMaster { .. } => true,
+            Self::DovecotImapMaster { .. } | Self::Exec(_) => true,
             Self::Login(_) => false,
         }
     }
@@ -453,6 +514,7 @@ impl Kind {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::DovecotImapMaster { .. } => "dovecot-imap-master",
+            Self::Exec(_) => "exec",
             Self::Login(_) => "login",
         }
     }
@@ -498,18 +560,35 @@ async fn sweep(sessions: Arc<Sessions>) {
         tokio::time::sleep(SWEEP_INTERVAL).await;
         let sessions = Arc::clone(&sessions);
         // It panics only if we do; the guard of that task has said so.
-        let _ = tokio::task::spawn_blocking(move || sessions.sweep(None)).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            sessions.sweep(None);
+            sessions.tidy();
+        })
+        .await;
     }
 }
 
 /// Says whether the real server is there.
-async fn try_kind(service: Service, kind: Kind, limit: Duration) {
-    let tried = timeout(limit, async {
-        match &kind {
-            Kind::DovecotImapMaster { socket } => imap_master::try_connect(socket).await,
-            Kind::Login(settings) => login::try_greeting(service, settings).await,
+async fn try_kind(protocol: Protocol, settings: Arc<Settings>, spawner: Option<Spawner>) {
+    let (service, limit) = (protocol.service(), settings.timeout);
+    let Some(kind) = settings.kind(service) else {
+        return;
+    };
+    let tried = async {
+        match (kind, &spawner) {
+            (Kind::DovecotImapMaster { socket }, _) => {
+                timeout(limit, imap_master::try_connect(socket)).await
+            }
+            (Kind::Login(settings), _) => {
+                timeout(limit, login::try_greeting(service, settings)).await
+            }
+            // It keeps the limit itself, since it has to tidy up after it.
+            (Kind::Exec(exec), Some(spawner)) => {
+                Ok(exec::try_once(protocol, exec, spawner, &settings.bounds, limit).await)
+            }
+            (Kind::Exec(_), None) => Ok(Err(Refused::Service(service))),
         }
-    });
+    };
     match tried.await.unwrap_or(Err(Refused::Timeout)) {
         Ok(()) => tracing::info!(
             service = service.as_str(),

@@ -1,13 +1,13 @@
 //! How many sessions each account has on this node, over all kinds and protocols.
 //!
 //! ```text
-//! reserve ──> SessionGuard ──┬── held by whoever relays; dropped at its end
+//! reserve ──> SessionGuard ──┬── held by whoever relays, or looks after a process; dropped at its end
 //!                            └── give_away(guard, witness): kept here until the socket is dead
 //! ```
 //!
 //! A sweep asks the kernel about all sockets that were given away; an account that is at its limit has its own asked at
-//! once, so that a client which has just closed one session may open the next. What is given away is also written down
-//! ([`super::journal`]): it lives on when this process ends, and counts again when it is back.
+//! once, so that a client which has just closed one session may open the next. What can live on when this process ends is
+//! also written down ([`super::journal`]), and counts again when it is back.
 //!
 //! It does not end sessions and knows nothing of other nodes. Limits: one entry per open session. Nothing here fails, except a
 //! reservation above the limit, and the start when the journal can't be used.
@@ -32,7 +32,7 @@ pub(super) struct Sessions {
     open: Arc<Open>,
     given: Mutex<Vec<Given>>,
     /// None when no session is ever given away.
-    journal: Option<Mutex<Journal>>,
+    book: Option<Arc<Mutex<Book>>>,
     kernel: Mutex<Kernel>,
 }
 
@@ -42,6 +42,7 @@ pub struct SessionGuard {
     open: Arc<Open>,
     account: AccountName,
     protocol: Protocol,
+    written: Option<Written>,
 }
 
 #[derive(Debug)]
@@ -57,6 +58,20 @@ struct Given {
     session: SessionGuard,
 }
 
+/// What is written down: the journal, and which of its lines are about living sessions.
+#[derive(Debug)]
+struct Book {
+    journal: Journal,
+    living: HashMap<u64, Record>,
+}
+
+/// A living session's entry, by the cookie of its socket.
+#[derive(Debug)]
+struct Written {
+    book: Arc<Mutex<Book>>,
+    cookie: u64,
+}
+
 // === impl Sessions ===
 
 impl Sessions {
@@ -64,28 +79,24 @@ impl Sessions {
     /// `gauge` is `sessions_open{protocol}`.
     pub(super) fn new(gauge: IntGaugeVec, journal: Option<&Path>) -> Result<Self, JournalError> {
         let (journal, left) = match journal.map(Journal::open).transpose()? {
-            Some((journal, left)) => (Some(Mutex::new(journal)), left),
+            Some((journal, left)) => (Some(journal), left),
             None => (None, Vec::new()),
         };
+        let book = journal.map(|journal| {
+            let living = HashMap::new();
+            Arc::new(Mutex::new(Book { journal, living }))
+        });
         let sessions = Self {
             open: Arc::new(Open {
                 counts: Mutex::default(),
                 gauge,
             }),
             given: Mutex::default(),
-            journal,
+            book,
             kernel: Mutex::new(Kernel::probe()),
         };
-        for Record {
-            witness,
-            protocol,
-            account,
-        } in left
-        {
-            // They are there, whatever the limit says now.
-            if let Some(session) = sessions.reserve(&account, protocol, 0) {
-                lock(&sessions.given).push(Given { witness, session });
-            }
+        for record in left {
+            sessions.restore(record);
         }
         sessions.sweep(None);
         let living = lock(&sessions.given).len();
@@ -93,6 +104,18 @@ impl Sessions {
             tracing::info!(sessions = living, "sessions of an earlier process live on");
         }
         Ok(sessions)
+    }
+
+    /// Counts a session that the journal has.
+    fn restore(&self, record: Record) {
+        // It is there, whatever the limit says now.
+        let session = self.reserve(&record.account, record.protocol, 0);
+        let (Some(mut session), Some(book)) = (session, &self.book) else {
+            return;
+        };
+        let witness = record.witness.clone();
+        session.written = Some(Written::new(book, record, false));
+        lock(&self.given).push(Given { witness, session });
     }
 
     /// Counts one more session of `account`, unless it has `limit` already; 0: no limit.
@@ -116,18 +139,25 @@ impl Sessions {
             open: Arc::clone(&self.open),
             account: account.clone(),
             protocol,
+            written: None,
         })
     }
 
     /// Counts a session until its socket, which another process has now, is dead.
-    pub(super) fn give_away(&self, session: SessionGuard, witness: Witness) {
-        let given = Given { witness, session };
-        // Held until the session is in the list, which `tidy` writes from.
-        let mut journal = self.journal.as_ref().map(lock);
-        if let Some(journal) = &mut journal {
-            journal.add(&given.record());
-        }
-        lock(&self.given).push(given);
+    pub(super) fn give_away(&self, mut session: SessionGuard, witness: Witness) {
+        self.write_down(&mut session, witness.clone());
+        lock(&self.given).push(Given { witness, session });
+    }
+
+    /// Has a session count in the next process too, unless its guard has gone before or its socket is dead by then.
+    pub(super) fn write_down(&self, session: &mut SessionGuard, witness: Witness) {
+        let Some(book) = &self.book else { return };
+        let record = Record {
+            witness,
+            protocol: session.protocol,
+            account: session.account.clone(),
+        };
+        session.written = Some(Written::new(book, record, true));
     }
 
     /// Forgets sessions whose sockets are dead: of one account, or of all.
@@ -142,17 +172,15 @@ impl Sessions {
         }
         let dead = lock(&self.kernel).dead(&asked);
         lock(&self.given).retain(|given| !dead.contains(&given.witness.cookie()));
-        self.tidy();
     }
 
     /// Writes the journal anew if that is due.
-    fn tidy(&self) {
-        let Some(journal) = &self.journal else { return };
-        let mut journal = lock(journal);
-        let given = lock(&self.given);
-        if journal.is_due(given.len()) {
-            let records: Vec<_> = given.iter().map(Given::record).collect();
-            journal.rewrite(&records);
+    pub(super) fn tidy(&self) {
+        if let Some(book) = &self.book {
+            let Book { journal, living } = &mut *lock(book);
+            if journal.is_due(living.len()) {
+                journal.rewrite(living.values());
+            }
         }
     }
 
@@ -162,15 +190,27 @@ impl Sessions {
     }
 }
 
-// === impl Given ===
+// === impl Written ===
 
-impl Given {
-    fn record(&self) -> Record {
-        Record {
-            witness: self.witness.clone(),
-            protocol: self.session.protocol,
-            account: self.session.account.clone(),
+impl Written {
+    /// Enters a session, which the journal has already unless `is_new`.
+    fn new(book: &Arc<Mutex<Book>>, record: Record, is_new: bool) -> Self {
+        let cookie = record.witness.cookie();
+        let Book { journal, living } = &mut *lock(book);
+        if is_new {
+            journal.add(&record);
         }
+        living.insert(cookie, record);
+        Self {
+            book: Arc::clone(book),
+            cookie,
+        }
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        lock(&self.book).living.remove(&self.cookie);
     }
 }
 

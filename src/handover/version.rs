@@ -1,4 +1,4 @@
-//! Which Dovecot is installed, and whether it takes sessions on its `imap-master` socket.
+//! Which Dovecot is installed, and whether it takes sessions on its `imap-master` socket and begins a session as configured.
 //!
 //! Asked when the configuration is read and at start, of `dovecot --version`. A server that can't do what is configured is an error that names the kind
 //! to use; a server that is not found here (it may run in a container, behind a mounted socket) is a warning only. It does not
@@ -6,21 +6,33 @@
 
 use std::{io, process::Command};
 
+use super::ExecSettings;
+use crate::proto::link::Opening;
+
 /// Where the program is looked for: in PATH, then where Debian puts it.
 const PROGRAMS: [&str; 2] = ["dovecot", "/usr/sbin/dovecot"];
 
 /// The first version with a socket that takes what is sent, and the first that no longer does.
-const FROM: [u32; 3] = [2, 3, 0];
-const BEFORE: [u32; 3] = [2, 4, 3];
+const FROM: Version = [2, 3, 0];
+const BEFORE: Version = [2, 4, 3];
+/// The first version whose `imap` no longer answers with a tag that it finds in its environment.
+const UNTAGGED: Version = [2, 4, 2];
+
+type Version = [u32; 3];
 
 /// Why the configured kind is impossible.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error(
-    "kind \"dovecot-imap-master\" needs Dovecot 2.3 to 2.4.2, and this is {version}: use kind \"login\""
-)]
-pub struct VersionError {
-    /// What the program says of itself.
-    version: String,
+pub enum VersionError {
+    /// There is no such socket.
+    #[error(
+        "kind \"dovecot-imap-master\" needs Dovecot 2.3 to 2.4.2, and this is {0}: use kind \"login\""
+    )]
+    ImapMaster(String),
+    /// A started `imap` begins otherwise.
+    #[error(
+        "opening \"tagged\" needs a Dovecot before 2.4.2, and this is {0}: use opening \"preauth\""
+    )]
+    Tagged(String),
 }
 
 /// Checks the Dovecot of this machine. Blocks for as long as `dovecot --version` takes.
@@ -29,22 +41,59 @@ pub struct VersionError {
 ///
 /// It cannot take sessions on its socket.
 pub fn check_imap_master() -> Result<(), VersionError> {
+    installed().map_or(Ok(()), |text| imap_master(&text))
+}
+
+/// Checks it for a server that is started; of other servers nothing is known. Blocks for as long as `dovecot --version` takes.
+///
+/// # Errors
+///
+/// It does not begin as configured.
+pub fn check_exec(settings: &ExecSettings) -> Result<(), VersionError> {
+    let program = &settings.program;
+    let in_dovecot = program
+        .parent()
+        .is_some_and(|parent| parent.ends_with("dovecot"));
+    if settings.opening != Opening::Tagged || !in_dovecot || !program.ends_with("imap") {
+        return Ok(());
+    }
+    installed().map_or(Ok(()), |text| tagged(&text))
+}
+
+/// What the installed program says of itself.
+fn installed() -> Option<String> {
     for program in PROGRAMS {
         match Command::new(program).arg("--version").output() {
-            Ok(output) => return check(&String::from_utf8_lossy(&output.stdout)),
+            Ok(output) => return Some(String::from_utf8_lossy(&output.stdout).into_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 tracing::warn!(%error, program, "cannot ask Dovecot for its version");
-                return Ok(());
+                return None;
             }
         }
     }
     tracing::warn!("Dovecot is not found here, its version is not checked");
-    Ok(())
+    None
 }
 
-/// Judges `2.3.19.1 (9b53102964)`.
-fn check(text: &str) -> Result<(), VersionError> {
+fn imap_master(text: &str) -> Result<(), VersionError> {
+    match version(text) {
+        Some(version) if !(FROM..BEFORE).contains(&version) => {
+            Err(VersionError::ImapMaster(shown(text)))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn tagged(text: &str) -> Result<(), VersionError> {
+    match version(text) {
+        Some(version) if version >= UNTAGGED => Err(VersionError::Tagged(shown(text))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Reads `2.3.19.1 (9b53102964)`.
+fn version(text: &str) -> Option<Version> {
     let mut numbers = text
         .split(|c: char| !c.is_ascii_digit())
         .map_while(|number| number.parse::<u32>().ok());
@@ -52,14 +101,13 @@ fn check(text: &str) -> Result<(), VersionError> {
     let version = [next(), next(), next()];
     if version == [0; 3] {
         tracing::warn!("Dovecot does not tell its version, it is not checked");
-        return Ok(());
+        return None;
     }
-    if (FROM..BEFORE).contains(&version) {
-        return Ok(());
-    }
-    Err(VersionError {
-        version: text.trim().escape_debug().take(64).collect(),
-    })
+    Some(version)
+}
+
+fn shown(text: &str) -> String {
+    text.trim().escape_debug().take(64).collect()
 }
 
 #[cfg(test)]
@@ -77,7 +125,7 @@ mod tests {
             "",
             "what",
         ] {
-            assert_eq!(check(text), Ok(()), "{text}");
+            assert_eq!(imap_master(text), Ok(()), "{text}");
         }
         for text in [
             "2.2.36 (x)",
@@ -88,11 +136,25 @@ mod tests {
             "3.0.0",
             "1.9.9",
         ] {
-            assert!(check(text).is_err(), "{text}");
+            assert!(imap_master(text).is_err(), "{text}");
         }
         assert_eq!(
-            check("2.4.3 (x)\n").unwrap_err().to_string(),
+            imap_master("2.4.3 (x)\n").unwrap_err().to_string(),
             "kind \"dovecot-imap-master\" needs Dovecot 2.3 to 2.4.2, and this is 2.4.3 (x): use kind \"login\""
+        );
+    }
+
+    #[test]
+    fn a_tag_in_the_environment_has_its_last_version() {
+        for text in ["2.3.19.1 (9b53102964)", "2.4.0", "2.4.1-4 (x)", ""] {
+            assert_eq!(tagged(text), Ok(()), "{text}");
+        }
+        for text in ["2.4.2 (x)", "2.4.10", "2.5.0", "3.0"] {
+            assert!(tagged(text).is_err(), "{text}");
+        }
+        assert_eq!(
+            tagged("2.4.2 (x)\n").unwrap_err().to_string(),
+            "opening \"tagged\" needs a Dovecot before 2.4.2, and this is 2.4.2 (x): use opening \"preauth\""
         );
     }
 

@@ -5,6 +5,7 @@
 //! | IMAP `ID` argument (RFC 2971) | [`imap_id`] | quoted string; `"` and `\` escaped, all but printable ASCII refused |
 //! | POP3 `XCLIENT` (Dovecot's) | [`pop3_xclient`] | addresses, numbers and ids; `FORWARD` tab-escaped, then base64 |
 //! | Dovecot's `imap-master` request | [`ImapMaster::line`] | tab-escaped; values inside `userdb_fields` twice; octets as base64 |
+//! | arguments and environment | [`Template`](super::template::Template) | one text each; NUL refused |
 //!
 //! The second escaping matters: Dovecot takes a field of `userdb_fields` that it does not know as a setting, so a tab in
 //! a home folder would set any setting of Dovecot's.
@@ -42,6 +43,9 @@ pub const IMAP_MASTER_VERSION: &str = "VERSION\timap-master\t1\t";
 /// Why something can't be written in a form.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum EncodeError {
+    /// An octet that ends an argument or variable.
+    #[error("value holds NUL")]
+    Nul,
     /// An octet that no quoted string may hold.
     #[error("value cannot stand in a quoted string")]
     Quoted,
@@ -206,7 +210,7 @@ impl ImapMaster<'_> {
 }
 
 /// An IPv4 client on a socket that takes both families is an IPv4 client.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
@@ -258,6 +262,10 @@ pub use decode::property;
 #[cfg(any(fuzzing, test))]
 mod decode {
     use super::*;
+    use crate::{
+        names::Protocol,
+        proto::{link::Context, template},
+    };
 
     /// A name and its value.
     type Pair = (Vec<u8>, Vec<u8>);
@@ -404,6 +412,24 @@ mod decode {
             input: octets,
         };
         master_property(&request);
+        template_property(text, &request);
+    }
+
+    fn template_property(text: &str, request: &ImapMaster<'_>) {
+        let context = Context {
+            account: request.account.clone(),
+            session: request.session.clone(),
+            client: request.client,
+            local: request.local,
+            protocol: Protocol::Imap,
+            tls: None,
+            uid: request.uid,
+            gid: request.gid,
+            home: "ann".to_owned(),
+            quota: None,
+            hops: 0,
+        };
+        template::property(text, &context);
     }
 
     #[allow(

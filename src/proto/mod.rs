@@ -13,6 +13,7 @@
 //! | [`denial`] | why a client is not served, in each protocol's words |
 //! | [`link`] | the link between front and node, both halves |
 //! | [`encode`] | what is written into real servers' protocols, one encoder per form |
+//! | [`template`] | arguments and environment of a server that is started |
 //! | [`reply`] | replies of a real IMAP server, one at a time |
 //! | [`login`] | logging in to a real IMAP server, client half |
 //! | [`opening`] | what a real server says first on a session handed to it |
@@ -36,5 +37,6 @@ pub mod sasl;
 mod script;
 pub mod server;
 pub mod talk;
+pub mod template;
 #[cfg(test)]
 mod transcript;

@@ -1,6 +1,7 @@
-//! Hand-over to a real Dovecot 2.3, by both kinds. Run as root.
+//! Hand-over to a real Dovecot 2.3, by each kind. Run as root.
 
 mod dovecot;
+mod exec;
 
 use std::{
     fs,
@@ -223,9 +224,20 @@ fn both(dovecot: &Dovecot) -> [Handover; 2] {
     .map(|kind| start(settings(kind, dovecot.homes())))
 }
 
-/// Relays as the acceptor would, until both ends have closed.
+/// Relays or looks after a process as the acceptor would, until the session is over.
 async fn relay_on(handed: Handed) {
-    if let Handed::Relay {
+    if let Handed::Started {
+        mut server,
+        relayed,
+    } = handed
+    {
+        let relay = async {
+            if let Some((mut link, mut end)) = relayed {
+                let _ = tokio::io::copy_bidirectional(&mut link, &mut end).await;
+            }
+        };
+        tokio::join!(server.exit(), relay);
+    } else if let Handed::Relay {
         mut link,
         mut server,
         pending,
