@@ -6,13 +6,23 @@ use std::{
     process::Command,
 };
 
-use crate::lab::{Cluster, User, eventually};
+use crate::lab::{Builder, Cluster, Kind, NodeSpec, User, eventually};
 
 const MESSAGE: &[u8] = b"From: a@example.org\r\nSubject: by pop3\r\n\r\n.dot\r\nHello.\r\n";
 
 fn cluster() -> (Cluster, [User; 2]) {
+    of(Cluster::usual())
+}
+
+/// The same with servers that are started: Dovecot's is silent at first, Courier's is not.
+fn started() -> (Cluster, [User; 2]) {
+    of(Cluster::build()
+        .node(NodeSpec::new("n1", Kind::Exec))
+        .node(NodeSpec::new("n2", Kind::Courier)))
+}
+
+fn of(mut builder: Builder) -> (Cluster, [User; 2]) {
     let users = [User::new("ann", "n1", 20001), User::new("bob", "n2", 20002)];
-    let mut builder = Cluster::usual();
     for user in &users {
         builder = builder.user(user);
     }
@@ -35,10 +45,13 @@ fn say(cluster: &Cluster, text: &str) -> String {
 
 #[test]
 fn a_whole_session_sent_at_once_is_answered_in_order() {
-    let (cluster, users) = cluster();
-    for user in &users {
+    let clusters = [cluster(), started()];
+    for (cluster, user) in clusters
+        .iter()
+        .flat_map(|(cluster, users)| users.iter().map(move |user| (cluster, user)))
+    {
         let heard = say(
-            &cluster,
+            cluster,
             &format!(
                 "CAPA\r\nUSER {}\r\nPASS {}\r\nSTAT\r\nRETR 1\r\nQUIT\r\n",
                 user.name, user.password
