@@ -46,7 +46,7 @@ fn a_home_may_lie_deeper() {
 /// Whoever can write the directory is not thereby root of a node.
 #[test]
 fn uids_and_homes_out_of_bounds_are_refused() {
-    for kind in [Kind::Login, Kind::ImapMaster] {
+    for kind in Kind::ALL {
         let cases = [
             User::new("root", "n1", 0),
             User::new("daemon", "n1", 1),
@@ -94,7 +94,7 @@ fn uids_and_homes_out_of_bounds_are_refused() {
 
 #[test]
 fn a_home_that_is_a_symbolic_link_is_refused() {
-    for kind in [Kind::Login, Kind::ImapMaster] {
+    for kind in Kind::ALL {
         let last = User::new("last", "n1", 20501).home("link");
         let middle = User::new("middle", "n1", 20502).home("link/home");
         let cluster = Cluster::build()
@@ -118,7 +118,7 @@ fn a_home_that_is_a_symbolic_link_is_refused() {
 /// Counted where all sessions of an account meet, and given back when they end.
 #[test]
 fn an_account_has_as_many_sessions_as_it_may() {
-    for kind in [Kind::Login, Kind::ImapMaster] {
+    for kind in Kind::ALL {
         let ann = User::new("ann", "n1", 20001);
         let bob = User::new("bob", "n1", 20002);
         let cluster = Cluster::build()

@@ -104,7 +104,7 @@ fn a_front_without_descriptors_refuses_and_recovers() {
 
 #[test]
 fn a_node_without_descriptors_refuses_and_recovers() {
-    for kind in [Kind::Login, Kind::ImapMaster] {
+    for kind in Kind::ALL {
         let [ann, bob] = people();
         let mut cluster = Cluster::build()
             .node(NodeSpec::new("n1", kind))

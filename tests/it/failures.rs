@@ -98,7 +98,7 @@ fn node_of_an_account_that_nobody_knows() {
 
 #[test]
 fn node_down_and_back() {
-    for kind in [Kind::Login, Kind::ImapMaster] {
+    for kind in Kind::ALL {
         let [ann, bob] = people();
         let mut cluster = Cluster::build()
             .node(NodeSpec::new("n1", kind))

@@ -130,3 +130,13 @@ fn the_session_id_leads_from_our_log_to_dovecots() {
         });
     }
 }
+
+#[test]
+fn over_tls_links_to_started_servers() {
+    matrix(true, [Kind::Exec, Kind::Courier]);
+}
+
+#[test]
+fn over_plain_links_to_started_servers() {
+    matrix(false, [Kind::Exec, Kind::Courier]);
+}

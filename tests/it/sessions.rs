@@ -67,7 +67,7 @@ fn append_and_fetch_20_mib_over_plain_links() {
 
 #[test]
 fn append_and_fetch_20_mib_over_unix_sockets() {
-    for kind in [Kind::Login, Kind::ImapMaster] {
+    for kind in Kind::ALL {
         let ann = User::new("ann", "local", 20001);
         append_and_fetch(Cluster::build().single(kind), &[ann]);
     }

@@ -66,6 +66,11 @@ fn kind_imap_master() {
 }
 
 #[test]
+fn kind_exec() {
+    works(Kind::Exec);
+}
+
+#[test]
 fn an_alias_is_the_account() {
     let ann = User::new("ann", "local", 20001);
     let cluster = Cluster::build().single(Kind::ImapMaster).user(&ann).start();

@@ -643,7 +643,9 @@ fn spawn_inner(test: &str, place: &Place) -> Child {
 
 /// The node process inside: starts a server, names it, and waits until the test outside has seen enough.
 async fn inner(homes: PathBuf) {
+    let sessions_file = homes.join("sessions");
     let mut settings = settings(Kind::Exec(shows_values()), homes);
+    settings.sessions_file = sessions_file;
     settings.timeout = PATIENCE;
     with_started(&start(settings), &awkward(2), |pid| {
         println!("\nstarted {pid}");

@@ -86,6 +86,22 @@ impl Dovecot {
     }
 }
 
+/// Writes what a started imap or pop3 reads, with further lines; the sections of the sample's head that start them so.
+pub(crate) fn exec(dir: &Path, extra: &str) -> String {
+    let sample = include_str!("../../../config/dovecot/exec.conf");
+    let conf = dir.join("exec.conf");
+    fs::write(&conf, format!("{sample}{extra}\n")).unwrap();
+    let sections: String = sample
+        .lines()
+        .filter_map(|line| line.strip_prefix("#   "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    adapt(
+        &sections,
+        &[("/etc/dovecot/exec.conf", conf.to_str().unwrap())],
+    )
+}
+
 fn write_snippets(settings: &Settings<'_>) {
     let dir = settings.dir;
     let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();

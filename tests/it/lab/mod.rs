@@ -120,8 +120,17 @@ fn own_address() -> Ipv4Addr {
 /// How a node hands sessions to its Dovecot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
+    /// Courier's servers, started; no Dovecot serves.
+    Courier,
+    /// Dovecot's imap and pop3, started.
+    Exec,
     ImapMaster,
     Login,
+}
+
+impl Kind {
+    /// Those of Dovecot's.
+    pub(crate) const ALL: [Self; 3] = [Self::Login, Self::ImapMaster, Self::Exec];
 }
 
 /// A storage node, as a test wants it.
@@ -131,6 +140,8 @@ pub(crate) struct NodeSpec {
     kind: Kind,
     link: Link,
     dovecot: String,
+    /// In place of the node's sections for its real servers.
+    servers: Option<String>,
     front_key: &'static str,
     node_key: &'static str,
     master_password: &'static str,
@@ -158,6 +169,7 @@ impl NodeSpec {
             kind,
             link: Link::Tls,
             dovecot: String::new(),
+            servers: None,
             front_key: KEY,
             node_key: KEY,
             master_password: MASTER_PASSWORD,
@@ -182,6 +194,14 @@ impl NodeSpec {
     pub(crate) fn dovecot(self, lines: &str) -> Self {
         Self {
             dovecot: lines.to_owned(),
+            ..self
+        }
+    }
+
+    /// Other sections for its real servers than those of its kind.
+    pub(crate) fn servers(self, sections: &str) -> Self {
+        Self {
+            servers: Some(sections.to_owned()),
             ..self
         }
     }
@@ -706,12 +726,21 @@ impl Cluster {
                  master_password_file = \"{dir}/master.password\""
             )
         };
-        let kind = match spec.kind {
-            Kind::ImapMaster => format!(
-                "kind = \"dovecot-imap-master\"\nsocket = \"{}\"",
-                node.dovecot.imap_master.display()
+        let sections = |imap: String, pop3: String| {
+            format!("[acceptor.imap]\n{imap}\n\n[acceptor.pop3]\n{pop3}\n")
+        };
+        let servers = match (&spec.servers, spec.kind) {
+            (Some(servers), _) => servers.clone(),
+            (None, Kind::Courier) => courier(),
+            (None, Kind::Exec) => dovecot::exec(Path::new(&dir.to_string()), &spec.dovecot),
+            (None, Kind::ImapMaster) => sections(
+                format!(
+                    "kind = \"dovecot-imap-master\"\nsocket = \"{}\"",
+                    node.dovecot.imap_master.display()
+                ),
+                login(node.dovecot.pop3),
             ),
-            Kind::Login => login(node.dovecot.address),
+            (None, Kind::Login) => sections(login(node.dovecot.address), login(node.dovecot.pop3)),
         };
         format!(
             "[log]\nlevel = \"debug\"\n\n\
@@ -719,14 +748,12 @@ impl Cluster {
              [acceptor]\nname = \"{}\"\npeers = [\"{FRONT_UID}\"]\nhome_root = \"{}\"\nsessions_file = \"{dir}/sessions\"\n{}\n\
              [[acceptor.listen]]\n{listen}\n\n\
              [[acceptor.key]]\nid = \"front\"\nfile = \"{dir}/front.key\"\n{}\n\n\
-             [acceptor.imap]\n{kind}\n\n\
-             [acceptor.pop3]\n{}\n",
+             {servers}",
             node.admin,
             spec.name,
             node.home_root.display(),
             builder.acceptor,
             spec.key,
-            login(node.dovecot.pop3),
         )
     }
 
@@ -932,6 +959,14 @@ impl Drop for Cluster {
             self.look_for_secrets();
         }
     }
+}
+
+/// The sections of the sample, for where tests/unpack-packages has put Courier.
+fn courier() -> String {
+    adapt(
+        include_str!("../../../config/courier/exec.toml"),
+        &[("/usr/", "/usr/local/lib/pigeonair-tests/courier/usr/")],
+    )
 }
 
 fn accounts_toml(users: &[User]) -> String {
