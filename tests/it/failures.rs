@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::{
     client::{Channel, Client, Method},
-    lab::{Cluster, Kind, NodeSpec, User},
+    lab::{Cluster, Kind, NodeSpec, User, eventually},
+    pop3,
 };
 
 /// No stage of these clusters may take longer than five seconds, no login more than two of them.
@@ -70,6 +71,45 @@ fn wrong_master_password() {
 fn dovecot_refuses_late_at_a_login() {
     let node = NodeSpec::new("n1", Kind::Login).dovecot("first_valid_uid = 30000");
     only_that_node(node);
+}
+
+/// A server that was started and ends without a word to the client.
+#[test]
+fn started_server_that_dies() {
+    for tls in [true, false] {
+        let servers = ["imap", "pop3"].map(|service| {
+            let opening = if service == "imap" { "preauth" } else { "plus-ok" };
+            format!(
+                "[acceptor.{service}]\nkind = \"exec\"\nopening = \"{opening}\"\n\
+                 command = [\"/bin/sh\", \"-c\", \"echo one >&2; echo no luck, $0 >&2; exit 75\", \"%u\"]\n"
+            )
+        });
+        let [ann, _] = people();
+        let node = NodeSpec::new("n1", Kind::Exec).servers(&servers.concat());
+        let cluster = Cluster::build().node(node).link_tls(tls).user(&ann).start();
+        let mut client = Client::connect(&cluster, Channel::Implicit);
+        unavailable(&mut client, &ann);
+        let heard = pop3::say(
+            &cluster,
+            &format!("USER {}\r\nPASS {}\r\nQUIT\r\n", ann.name, ann.password),
+        );
+        assert!(heard.contains("\r\n-ERR [SYS/TEMP] "), "{heard}");
+        for service in ["imap", "pop3"] {
+            eventually("the node says how it ended", || {
+                cluster.node_log("n1").lines().any(|line| {
+                    line.contains(" WARN session ended ")
+                        && line.contains(" account=ann ")
+                        && line.contains(&format!(" protocol={service} "))
+                        && line.contains(" outcome=failed ")
+                        && line.contains("\"real server ended with status 75: no luck, ann\"")
+                })
+            });
+        }
+        let said = "real server does not answer yet service=imap kind=exec error=\"real server ended with status 75: no luck, pigeonair-trial: ";
+        eventually("the trial at start says so too", || {
+            cluster.node_log("n1").contains(said)
+        });
+    }
 }
 
 /// Dovecot takes the socket and then does not want the user, or can't open the mailbox.

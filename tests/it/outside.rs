@@ -2,7 +2,7 @@
 
 use crate::{
     client::{Channel, Client, Method},
-    lab::{Cluster, User, eventually, http_status, metric},
+    lab::{Cluster, Kind, NodeSpec, User, eventually, http_status, metric},
 };
 
 #[test]
@@ -154,6 +154,50 @@ fn a_silent_session_is_closed_without_a_word_and_logged() {
                 .sessions(&user.name)
                 .iter()
                 .any(|line| line.contains(" outcome=idle "))
+        });
+    }
+}
+
+/// What a started server says is in the node's log with the session's id, and so is its end.
+#[test]
+fn a_started_server_is_followed_to_its_end() {
+    for tls in [true, false] {
+        let ann = User::new("ann", "n1", 20001);
+        let cluster = Cluster::build()
+            .node(NodeSpec::new("n1", Kind::Exec))
+            .link_tls(tls)
+            .user(&ann)
+            .start();
+        let ready = "real server answers service=pop3 kind=exec";
+        eventually("the trial at start", || {
+            cluster.node_log("n1").contains(ready)
+        });
+        let open = "pigeonair_sessions_open{protocol=\"imap\"}";
+        let mut client = Client::logged_in(&cluster, Channel::Plain, &ann);
+        client.command("NOOP").ok();
+        assert_eq!(metric(cluster.node_admin("n1"), open), Some(1.0));
+        client.command("LOGOUT").ok();
+        drop(client);
+        eventually("the session's line", || cluster.sessions("ann").len() == 1);
+        let line = &cluster.sessions("ann")[0];
+        let session = line.split(" session=").nth(1).unwrap();
+        let session = format!(" session={} ", session.split(' ').next().unwrap());
+        eventually("both lines on the node", || {
+            let log = cluster.node_log("n1");
+            let has = |words: &[&str]| {
+                log.lines().any(|line| {
+                    line.contains(&session) && words.iter().all(|word| line.contains(word))
+                })
+            };
+            has(&[
+                "real server says",
+                "imap(ann)<",
+                "Disconnected: Logged out",
+                "rip=127.0.0.1",
+            ]) && has(&["INFO session ended", " account=ann ", " outcome=served "])
+        });
+        eventually("nobody is on", || {
+            metric(cluster.node_admin("n1"), open) == Some(0.0)
         });
     }
 }

@@ -4,7 +4,7 @@ use std::net::TcpStream;
 
 use crate::{
     client::{Channel, Client},
-    lab::{Cluster, User, eventually, http_status},
+    lab::{Cluster, Kind, NodeSpec, User, eventually, http_status},
 };
 
 fn people() -> [User; 2] {
@@ -127,13 +127,20 @@ fn a_node_that_relays_lets_sessions_finish_and_cuts_the_rest() {
 /// Where the real server has the socket itself, a node can be replaced under its sessions.
 #[test]
 fn a_node_out_of_the_path_takes_no_session_along() {
-    let [_, bob] = people();
-    let mut cluster = Cluster::usual().link_tls(false).user(&bob).start();
-    let mut session = Client::logged_in(&cluster, Channel::Plain, &bob);
-    cluster.node("n2").acceptor().terminate();
-    assert_eq!(cluster.node("n2").acceptor().exit_code(), Some(0));
-    session.command("SELECT INBOX").ok();
-    cluster.restart_acceptor("n2");
-    Client::logged_in(&cluster, Channel::Implicit, &bob);
-    session.command("LOGOUT").ok();
+    for kind in [Kind::ImapMaster, Kind::Exec] {
+        let [ann, _] = people();
+        let mut cluster = Cluster::build()
+            .node(NodeSpec::new("n1", kind))
+            .link_tls(false)
+            .user(&ann)
+            .start();
+        let mut session = Client::logged_in(&cluster, Channel::Plain, &ann);
+        cluster.node("n1").acceptor().terminate();
+        assert_eq!(cluster.node("n1").acceptor().exit_code(), Some(0));
+        assert!(cluster.node_log("n1").contains("stopped cut=0"));
+        session.command("SELECT INBOX").ok();
+        cluster.restart_acceptor("n1");
+        Client::logged_in(&cluster, Channel::Implicit, &ann);
+        session.command("LOGOUT").ok();
+    }
 }

@@ -7,6 +7,7 @@ mod samples;
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::*;
+use crate::{handover::Kind, proto::link::Opening};
 
 /// A folder with every file that configuration may name.
 struct Folder(tempfile::TempDir);
@@ -697,7 +698,9 @@ fn the_acceptor_is_checked() {
         (
             "kind = \"login\"",
             "",
-            &["acceptor.imap.kind: missing (expected \"login\" or \"dovecot-imap-master\")"],
+            &[
+                "acceptor.imap.kind: missing (expected \"login\" or \"exec\" or \"dovecot-imap-master\")",
+            ],
         ),
         (
             "kind = \"login\"",
@@ -739,13 +742,113 @@ fn a_node_may_serve_pop3_alone_or_too() {
     let socket = pop3.replace("kind = \"login\"", "kind = 'dovecot-imap-master'");
     assert_eq!(
         folder.problems(&socket, None),
-        ["acceptor.pop3.kind: bad value (got \"dovecot-imap-master\"; expected \"login\")"]
+        [
+            "acceptor.pop3.kind: bad value (got \"dovecot-imap-master\"; expected \"login\" or \"exec\")"
+        ]
     );
     let (neither, _) = BOTH.split_once("[acceptor.imap]").unwrap();
     let problems = folder.problems(neither, None);
     assert_eq!(
         problems,
-        ["acceptor.imap.kind: missing (expected \"login\" or \"dovecot-imap-master\")"]
+        ["acceptor.imap.kind: missing (expected \"login\" or \"exec\" or \"dovecot-imap-master\")"]
+    );
+}
+
+/// A node whose servers are started, with these lines in each section.
+fn started(imap: &str, pop3: &str) -> String {
+    let (start, _) = BOTH.split_once("[acceptor.imap]").unwrap();
+    format!(
+        "{start}[acceptor.imap]\nkind = 'exec'\n{imap}\n[acceptor.pop3]\nkind = 'exec'\n{pop3}\n"
+    )
+}
+
+#[test]
+fn servers_to_be_started_are_checked() {
+    const IMAP: &str = "command = ['/bin/sh', '%u']\nopening = 'preauth'";
+    const POP3: &str =
+        "command = ['/bin/sh']\nenvironment = { HOME = '%{home}', X = '' }\nopening = 'silent'";
+    const KNOWN: &str = "(known: %u %n %d %{home} %{client_ip} %{client_port} %{local_ip} %{local_port} \
+         %{session} %{protocol} %{tls} %{tls_version} %{tls_cipher} %{uid} %{gid} %{quota} %%)";
+    let folder = Folder::new();
+    let node = folder
+        .read(&started(IMAP, POP3), None)
+        .unwrap()
+        .node
+        .unwrap();
+    let (Some(Kind::Exec(imap)), Some(Kind::Exec(pop3))) = (node.handover.imap, node.handover.pop3)
+    else {
+        panic!("not the kind");
+    };
+    assert_eq!((imap.arguments.len(), imap.environment.len()), (1, 0));
+    assert_eq!(
+        (imap.opening, pop3.opening),
+        (Opening::Preauth, Opening::Silent)
+    );
+    let variables: Vec<_> = pop3
+        .environment
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(variables, ["HOME", "X"]);
+
+    let place = |word: &str| format!("{word} is no place {KNOWN}");
+    for (imap, problems) in [
+        (
+            "",
+            vec![
+                "command: missing (expected a program's path and its arguments, as a list)".to_owned(),
+                "opening: missing (expected \"preauth\" or \"tagged\")".to_owned(),
+            ],
+        ),
+        (
+            "command = []\nopening = 'silent'",
+            vec![
+                "command: empty (expected a program's path, then its arguments)".to_owned(),
+                "opening: bad value (got \"silent\"; expected \"preauth\" or \"tagged\")".to_owned(),
+            ],
+        ),
+        (
+            "command = ['sh', '%x', '%{hom}']\nopening = 'preauth'",
+            vec![
+                "command[1]: \"sh\" is not an absolute path".to_owned(),
+                format!("command[2]: {}", place("%x")),
+                format!("command[3]: {}", place("%{hom}")),
+            ],
+        ),
+        (
+            "command = ['/etc/passwd', 5]\nopening = 'preauth'\nserver = 'x'",
+            vec![
+                "server: not used with kind = \"exec\"".to_owned(),
+                "command[2]: bad value (got 5; expected text, with places such as %u)".to_owned(),
+            ],
+        ),
+        (
+            "command = ['/etc/passwd']\nopening = 'preauth'\nenvironment = 5",
+            vec![
+                "command[1]: \"/etc/passwd\" is no program".to_owned(),
+                "environment: bad value (got 5; expected a table of variables, as { HOME = \"%{home}\" })".to_owned(),
+            ],
+        ),
+        (
+            "command = ['/nonexistent']\nopening = 'preauth'\nenvironment = { 'A=B' = '', U = '%', V = 1 }",
+            vec![
+                "command[1]: \"/nonexistent\" cannot be read: No such file or directory (os error 2)".to_owned(),
+                "environment.A=B: no name of a variable".to_owned(),
+                format!("environment.U: {}", place("%")),
+                "environment.V: bad value (got 1; expected text, with places such as %u)".to_owned(),
+            ],
+        ),
+    ] {
+        let problems: Vec<_> = problems
+            .into_iter()
+            .map(|problem| format!("acceptor.imap.{problem}"))
+            .collect();
+        assert_eq!(folder.problems(&started(imap, POP3), None), problems);
+    }
+    let tagged = folder.problems(&started(IMAP, &POP3.replace("silent", "tagged")), None);
+    assert_eq!(
+        tagged,
+        ["acceptor.pop3.opening: bad value (got \"tagged\"; expected \"plus-ok\" or \"silent\")"]
     );
 }
 

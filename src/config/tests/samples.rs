@@ -82,9 +82,11 @@ fn asked() -> BTreeSet<String> {
     let dovecot = BOTH.replace("kind = \"login\"", "kind = 'dovecot-imap-master'");
     let file = BOTH.replace("kind = \"ldap\"", "kind = 'file'");
     let pop3 = BOTH.replace("[acceptor.imap]", "[acceptor.pop3]");
+    let courier = BOTH.split("[acceptor.imap]").next().unwrap().to_owned()
+        + &of_the_project("config/courier/exec.toml");
     let samples = SAMPLES.map(of_the_project);
     let mut asked = BTreeSet::new();
-    for text in samples.iter().chain([&dovecot, &file, &pop3]) {
+    for text in samples.iter().chain([&dovecot, &file, &pop3, &courier]) {
         let table: Table = folder.place(text).parse().unwrap();
         let report = Report::default();
         assemble(&mut Section::root(&table, &report), None, &folder.system());

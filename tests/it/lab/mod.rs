@@ -585,7 +585,7 @@ impl Cluster {
         node.unwrap().home_root.join(&user.home)
     }
 
-    /// Puts a message into an account's inbox as a delivery would: as the user, into `new`.
+    /// Puts a message into an account's inbox as a delivery would: as the user, into `new`, with the line ends of files.
     pub(crate) fn deliver(&self, user: &User, message: &[u8]) {
         let owner = Some(user.uid);
         let mut dir = self.home(user);
@@ -604,7 +604,14 @@ impl Cluster {
         dir.set_file_name("new");
         let number = fs::read_dir(&dir).unwrap().count() + 1;
         let file = dir.join(format!("{number}.{}.test", std::process::id()));
-        fs::write(&file, message).unwrap();
+        let mut stored = Vec::with_capacity(message.len());
+        for line in message.split_inclusive(|octet| *octet == b'\n') {
+            match line {
+                [line @ .., b'\r', b'\n'] => stored.extend([line, b"\n"].concat()),
+                line => stored.extend(line),
+            }
+        }
+        fs::write(&file, stored).unwrap();
         chown(&file, owner, owner).unwrap();
     }
 
