@@ -5,7 +5,7 @@ CARGO ?= cargo
 
 # What the tests run against and with; the demo installs its own, smaller list.
 PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap \
-	curl isync openssl procps python3 shellcheck util-linux
+	curl fetchmail getmail6 isync mutt neomutt offlineimap3 openssl procps python3 shellcheck util-linux
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := $(notdir $(wildcard fuzz/corpus/*))

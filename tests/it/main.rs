@@ -18,7 +18,7 @@
 //! | `single` | one machine without LDAP |
 //! | `stopping` | SIGTERM: what goes on, what is told, what is cut |
 //! | `talk` | what a client must not do before it has logged in |
-//! | `tools` | curl, Python's imaplib and mbsync |
+//! | `tools` | programs that people use: each in every TLS mode it has, contents compared |
 
 #![allow(
     clippy::expect_used,

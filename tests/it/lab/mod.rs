@@ -25,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -506,6 +506,11 @@ impl Cluster {
         self.path("front/ca.pem")
     }
 
+    /// An authority that the front's certificate is not from.
+    pub(crate) fn foreign_ca_file(&self) -> PathBuf {
+        self.path("front/foreign-ca.pem")
+    }
+
     /// A folder for the test's own files.
     pub(crate) fn scratch(&self) -> PathBuf {
         let dir = self.path("scratch");
@@ -552,6 +557,7 @@ impl Cluster {
 
     /// Puts a message into an account's inbox as a delivery would: as the user, into `new`.
     pub(crate) fn deliver(&self, user: &User, message: &[u8]) {
+        static DELIVERIES: AtomicU64 = AtomicU64::new(1);
         let owner = Some(user.uid);
         let mut dir = self.home(user);
         for folder in ["", "Maildir", "tmp", "new", "cur"] {
@@ -567,7 +573,8 @@ impl Cluster {
             }
         }
         dir.set_file_name("new");
-        let number = fs::read_dir(&dir).unwrap().count() + 1;
+        // A name once used stays used: Dovecot remembers it when the message has moved to `cur` or is gone.
+        let number = DELIVERIES.fetch_add(1, Ordering::Relaxed);
         let file = dir.join(format!("{number}.{}.test", std::process::id()));
         fs::write(&file, message).unwrap();
         chown(&file, owner, owner).unwrap();
