@@ -11,12 +11,14 @@
 //! | curl | IMAP, POP3 | `curl` |
 //! | fetchmail, getmail | IMAP, POP3 | `fetch` |
 //! | mbsync, offlineimap | IMAP | `sync` |
+//! | mutt, neomutt | IMAP; IMAP, POP3 | `mutt` |
 //! | Python's imaplib and poplib | IMAP; POP3 | `python`, `imap.py`, `pop3.py` |
 //!
 //! A client that is not there fails its test; one that hangs is ended after [`PATIENCE`].
 
 mod curl;
 mod fetch;
+mod mutt;
 mod python;
 mod sync;
 
@@ -34,7 +36,7 @@ use crate::{
 };
 
 /// How long a client may run, in seconds, as `timeout` reads it.
-const PATIENCE: &str = "120";
+const PATIENCE: &str = "60";
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Protocol {
