@@ -12,6 +12,7 @@
 //! | fetchmail, getmail | IMAP, POP3 | `fetch` |
 //! | mbsync, offlineimap | IMAP | `sync` |
 //! | mutt, neomutt | IMAP; IMAP, POP3 | `mutt` |
+//! | imapflow, node-pop3 | IMAP; POP3 | `node`, `npm/` |
 //! | Python's imaplib and poplib | IMAP; POP3 | `python`, `imap.py`, `pop3.py` |
 //!
 //! A client that is not there fails its test; one that hangs is ended after [`PATIENCE`].
@@ -19,6 +20,7 @@
 mod curl;
 mod fetch;
 mod mutt;
+mod node;
 mod python;
 mod sync;
 
