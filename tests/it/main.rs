@@ -10,6 +10,7 @@
 //! | `descriptors` | front and node without a file descriptor left |
 //! | `directory` | LDAP under TLS, and password hashes that other programs made |
 //! | `failures` | what a client hears when a node or the directory is away, silent, or does not trust us |
+//! | `fidelity` | a scripted session through the proxy is, octet by octet, what it is at the real server |
 //! | `links` | whoever comes to a link port and is no proxy, or one that may not |
 //! | `logins` | every way to log in, on every channel, at every kind of node |
 //! | `outside` | metrics, health, and the log's line of a session |
@@ -34,6 +35,7 @@ mod client;
 mod descriptors;
 mod directory;
 mod failures;
+mod fidelity;
 mod lab;
 mod links;
 mod logins;

@@ -38,7 +38,7 @@ pub(crate) use self::{dovecot::Dovecot, process::Process, slapd::Slapd, user::Us
 
 /// The front runs as this user, who has no name and no rights.
 const FRONT_UID: u32 = 64143;
-const MASTER_PASSWORD: &str = "password-of-the-acceptor";
+pub(crate) const MASTER_PASSWORD: &str = "password-of-the-acceptor";
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_KEY: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
