@@ -5,10 +5,12 @@ CARGO ?= cargo
 
 # What the tests run against and with; the demo installs its own, smaller list.
 PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap \
-	courier-authlib curl isync libcourier-unicode4 libgamin0 openssl procps python3 \
-	shellcheck util-linux
+	courier-authlib curl fetchmail getmail6 isync libcourier-unicode4 libgamin0 mutt neomutt \
+	offlineimap3 openssl procps python3 shellcheck util-linux
 # Real servers whose packages can't be installed beside Dovecot's: unpacked, by tests/unpack-packages.
 COURIER := courier-base courier-imap courier-pop
+# Clients from the registry of npm, in the versions that the lock file names.
+NPM := tests/it/tools/npm
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := $(notdir $(wildcard fuzz/corpus/*))
@@ -35,9 +37,18 @@ build: ## Build target/release/pigeonair
 	$(CARGO) build --release --locked
 
 .PHONY: deps
-deps: ## Install the Debian packages that the tests need, without starting their services (root)
+deps: target/npm/installed ## Install what the tests need, without starting any service (root)
 	@demo/install-packages $(PACKAGES)
 	@tests/unpack-packages courier $(COURIER)
+
+# Node and npm may be there from elsewhere than Debian.
+target/npm/installed: $(NPM)/package.json $(NPM)/package-lock.json
+	@command -v node >/dev/null || demo/install-packages nodejs
+	@command -v npm >/dev/null || demo/install-packages npm
+	@mkdir -p $(@D)
+	@cp $^ $(@D)
+	cd $(@D) && npm ci --no-audit --no-fund --ignore-scripts
+	@touch $@
 
 .PHONY: fmt
 fmt: ## Format the code

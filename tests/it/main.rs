@@ -10,6 +10,7 @@
 //! | `descriptors` | front and node without a file descriptor left |
 //! | `directory` | LDAP under TLS, and password hashes that other programs made |
 //! | `failures` | what a client hears when a node or the directory is away, silent, or does not trust us |
+//! | `fidelity` | a scripted session through the proxy is, octet by octet, what it is at the real server |
 //! | `hostile` | whatever a client says before it has logged in, as transcripts; TLS that is begun and not carried out |
 //! | `links` | whoever comes to a link port and is no proxy, or one that may not |
 //! | `logins` | every way to log in, on every channel, at every kind of node |
@@ -20,7 +21,7 @@
 //! | `single` | one machine without LDAP |
 //! | `stopping` | SIGTERM: what goes on, what is told, what is cut |
 //! | `talk` | what a client must not do before it has logged in |
-//! | `tools` | curl, Python's imaplib and mbsync |
+//! | `tools` | programs that people use: each in every TLS mode it has, contents compared |
 
 #![allow(
     clippy::expect_used,
@@ -36,6 +37,7 @@ mod client;
 mod descriptors;
 mod directory;
 mod failures;
+mod fidelity;
 mod hostile;
 mod lab;
 mod links;

@@ -25,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -38,7 +38,7 @@ pub(crate) use self::{dovecot::Dovecot, process::Process, slapd::Slapd, user::Us
 
 /// The front runs as this user, who has no name and no rights.
 const FRONT_UID: u32 = 64143;
-const MASTER_PASSWORD: &str = "password-of-the-acceptor";
+pub(crate) const MASTER_PASSWORD: &str = "password-of-the-acceptor";
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_KEY: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
@@ -541,6 +541,11 @@ impl Cluster {
         self.path("front/ca.pem")
     }
 
+    /// An authority that the front's certificate is not from.
+    pub(crate) fn foreign_ca_file(&self) -> PathBuf {
+        self.path("front/foreign-ca.pem")
+    }
+
     /// A folder for the test's own files.
     pub(crate) fn scratch(&self) -> PathBuf {
         let dir = self.path("scratch");
@@ -587,6 +592,7 @@ impl Cluster {
 
     /// Puts a message into an account's inbox as a delivery would: as the user, into `new`, with the line ends of files.
     pub(crate) fn deliver(&self, user: &User, message: &[u8]) {
+        static DELIVERIES: AtomicU64 = AtomicU64::new(1);
         let owner = Some(user.uid);
         let mut dir = self.home(user);
         for folder in ["", "Maildir", "tmp", "new", "cur"] {
@@ -602,7 +608,8 @@ impl Cluster {
             }
         }
         dir.set_file_name("new");
-        let number = fs::read_dir(&dir).unwrap().count() + 1;
+        // A name once used stays used: Dovecot remembers it when the message has moved to `cur` or is gone.
+        let number = DELIVERIES.fetch_add(1, Ordering::Relaxed);
         let file = dir.join(format!("{number}.{}.test", std::process::id()));
         let mut stored = Vec::with_capacity(message.len());
         for line in message.split_inclusive(|octet| *octet == b'\n') {

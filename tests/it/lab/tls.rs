@@ -3,30 +3,38 @@
 use std::{fs, net::Ipv4Addr, path::Path, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::{ClientConfig, RootCertStore};
 
-/// Writes `ca.pem`, `server.pem` and `server.key` (mode 0600) to `dir`; returns what a client needs.
+/// Writes `ca.pem`, `server.pem` and `server.key` (mode 0600) to `dir`, and the authority of somebody else with the
+/// same name to `foreign-ca.pem`; returns what a client needs.
 pub(crate) fn write(dir: &Path, address: Ipv4Addr) -> Arc<ClientConfig> {
-    let mut authority = CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    // OpenSSL takes a certificate whose issuer and subject have one name for self-signed.
-    authority
-        .distinguished_name
-        .push(DnType::CommonName, "authority of a test");
+    let authority = authority();
     let authority_key = KeyPair::generate().unwrap();
     let root = authority.self_signed(&authority_key).unwrap();
+    let foreign = authority
+        .self_signed(&KeyPair::generate().unwrap())
+        .unwrap();
     let issuer = Issuer::new(authority, authority_key);
 
     let key = KeyPair::generate().unwrap();
     let names = vec!["localhost".to_owned(), address.to_string()];
     let mut server = CertificateParams::new(names).unwrap();
+    // Some clients have only names for what they compare, and take an address for one.
+    server
+        .subject_alt_names
+        .push(SanType::DnsName(address.to_string().try_into().unwrap()));
     server
         .distinguished_name
         .push(DnType::CommonName, "localhost");
     let server = server.signed_by(&key, &issuer).unwrap();
 
     fs::write(dir.join("ca.pem"), pem("CERTIFICATE", root.der())).unwrap();
+    fs::write(
+        dir.join("foreign-ca.pem"),
+        pem("CERTIFICATE", foreign.der()),
+    )
+    .unwrap();
     fs::write(dir.join("server.pem"), pem("CERTIFICATE", server.der())).unwrap();
     super::write_private(
         &dir.join("server.key"),
@@ -43,6 +51,16 @@ pub(crate) fn write(dir: &Path, address: Ipv4Addr) -> Arc<ClientConfig> {
     .with_root_certificates(roots)
     .with_no_client_auth();
     Arc::new(config)
+}
+
+fn authority() -> CertificateParams {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // OpenSSL takes a certificate whose issuer and subject have one name for self-signed.
+    authority
+        .distinguished_name
+        .push(DnType::CommonName, "authority of a test");
+    authority
 }
 
 fn pem(label: &str, der: &[u8]) -> String {
