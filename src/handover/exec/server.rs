@@ -277,3 +277,61 @@ impl Lines {
         self.last.take()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines() -> Lines {
+        let session = SessionId::from_random([7; 12]);
+        Lines::new(session, Pid::from_raw(1).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_line_counts_ended_or_not() {
+        for (said, last) in [
+            (&[&b""[..]][..], None),
+            (&[b"one\r\n"], Some("one")),
+            (&[b"one\ntw", b"o"], Some("two")),
+            (&[b"one\n\n", b" \n"], Some("one")),
+            (&[b"\xff\n"], Some("\u{fffd}")),
+        ] {
+            let mut lines = lines();
+            said.iter().for_each(|octets| lines.push(octets));
+            assert_eq!(lines.end().as_deref(), last, "{said:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_is_cut_and_the_next_is_whole() {
+        let mut lines = lines();
+        let long = [b'x'; MAX_LINE_BYTES - 1];
+        lines.push(&long);
+        lines.push(b"yz");
+        lines.push(&long);
+        assert_eq!(lines.line.len(), MAX_LINE_BYTES);
+        lines.push(b"\n");
+        let last = lines.last.clone().unwrap();
+        assert!(
+            last.len() == MAX_LINE_BYTES && last.ends_with("xy"),
+            "{last}"
+        );
+        lines.push(b"next\n");
+        assert_eq!(lines.end().as_deref(), Some("next"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lines_have_a_rate() {
+        let mut lines = lines();
+        let many = |lines: &mut Lines, count| {
+            lines.left_out = 0;
+            (0..count).for_each(|_| lines.push(b"again\n"));
+            lines.left_out
+        };
+        assert_eq!(many(&mut lines, 150), 50);
+        tokio::time::advance(LINE_INTERVAL * 7).await;
+        assert_eq!(many(&mut lines, 10), 3);
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!(many(&mut lines, 101), 1);
+    }
+}

@@ -1,9 +1,10 @@
 //! The one thread that starts servers.
 //!
-//! A started server must have the rights of its user and nothing else, and `std` drops supplementary groups only when the
-//! process is root's. So the servers are started by a thread that has given up, for itself alone, what they must not get:
-//! supplementary groups, ambient and inheritable capabilities. It keeps the capabilities to become another user; the kernel
-//! takes those away when the server's program is executed, since none is inheritable or ambient and no file brings any.
+//! A started server must have the rights of its user and nothing else, and `std` promises to drop supplementary groups only
+//! when the process is root's, and capabilities not at all. So the servers are started by a thread that has given up, for itself
+//! alone, what they must not get: supplementary groups, ambient and inheritable capabilities. It keeps the capabilities to
+//! become another user; the kernel takes those away when the server's program is executed, since none is inheritable or
+//! ambient and no file brings any.
 //!
 //! ```text
 //! session ──Order──> queue ──> thread: fork, become the user, change folder, exec ──Fresh──> session
