@@ -13,6 +13,7 @@
 //! | [`denial`] | why a client is not served, in each protocol's words |
 //! | [`link`] | the link between front and node, both halves |
 //! | [`encode`] | what is written into real servers' protocols, one encoder per form |
+//! | [`proxy_header`] | the PROXY protocol's header, versions 1 and 2 |
 //! | [`reply`] | replies of a real IMAP server, one at a time |
 //! | [`login`] | logging in to a real IMAP server, client half |
 //! | [`opening`] | what a real server says first on a session handed to it |
@@ -29,6 +30,7 @@ pub mod link;
 pub mod login;
 pub mod opening;
 pub mod pop3;
+pub mod proxy_header;
 pub mod reply;
 pub mod sasl;
 pub mod server;
