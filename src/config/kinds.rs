@@ -2,14 +2,17 @@
 //!
 //! | kind | keys beside `kind` |
 //! | --- | --- |
-//! | `login` | `server`, `master_user`, `master_password_file` |
+//! | `login` | `server`, `master_user`, `master_password_file`, `proxy_protocol` |
 //! | `dovecot-imap-master`, IMAP only | `socket` |
 //!
 //! A key of another kind is a problem: it says that the administrator meant something else. The version of the Dovecot
 //! that is installed is asked for where a kind depends on it; nothing is connected to or started.
 
 use super::{files, form, section::Section};
-use crate::handover::{self, Kind, LoginSettings};
+use crate::{
+    handover::{self, Kind, LoginSettings},
+    proto::proxy_header::Version,
+};
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Name {
@@ -24,11 +27,23 @@ const LOGIN: (&str, Name) = ("login", Name::Login);
 const IMAP: &[(&str, Name)] = &[LOGIN, DOVECOT_IMAP_MASTER];
 const POP3: &[(&str, Name)] = &[LOGIN];
 
+/// What a real server may want to read first.
+const PROXY_PROTOCOL: &[(&str, Option<Version>)] = &[
+    ("off", None),
+    ("v1", Some(Version::V1)),
+    ("v2", Some(Version::V2)),
+];
+
 /// The keys of each kind.
 const KEYS: [(Name, &[&str]); 2] = [
     (
         Name::Login,
-        &["server", "master_user", "master_password_file"],
+        &[
+            "server",
+            "master_user",
+            "master_password_file",
+            "proxy_protocol",
+        ],
     ),
     (Name::DovecotImapMaster, &["socket"]),
 ];
@@ -77,12 +92,14 @@ fn refuse_others(table: &mut Section<'_>, name: Name, names: &[(&str, Name)]) {
 
 fn login(table: &mut Section<'_>) -> Option<Kind> {
     let server = table.required("server", &form::address());
-    let user = table.required("master_user", &form::text("the name of the master user"));
+    let user = table.optional("master_user", &form::text("the name of the master user"));
     let password = files::password(table, "master_password_file");
+    let proxy_header = table.or("proxy_protocol", &form::word(PROXY_PROTOCOL), None);
     Some(Kind::Login(LoginSettings {
         server: server?,
-        user: user?,
+        user,
         password: password?,
+        proxy_header,
     }))
 }
 

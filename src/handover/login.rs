@@ -1,7 +1,8 @@
 //! The kind `login`: connect to the real server, log in on behalf of the account, and leave two streams to relay between.
 //!
-//! It drives [`proto::login`](crate::proto::login) or, for POP3, [`proto::pop3::login`](crate::proto::pop3::login). It sets no deadline of its own (the caller's covers all of it) and does
-//! not touch the link. On failure the connection to the real server is closed.
+//! It drives [`proto::login`](crate::proto::login) or, for POP3, [`proto::pop3::login`](crate::proto::pop3::login). A
+//! server that expects the header of the PROXY protocol gets it before anything else. No deadline is set here (the
+//! caller's covers all of it), and the link is not touched. On failure the connection to the real server is closed.
 
 use std::io;
 
@@ -20,6 +21,7 @@ use crate::{
         link::{Context, Opening},
         login::{self, LoginError, Step},
         opening, pop3,
+        proxy_header::{self, ProxyHeader},
         reply::{Reader, Reply, Status},
     },
     secret::Secret,
@@ -36,10 +38,12 @@ const PROXY_TTL: u8 = 5;
 pub struct LoginSettings {
     /// Where it listens.
     pub server: Address,
-    /// The master user.
-    pub user: String,
+    /// The master user, who may act as any account; none: the password opens every account itself.
+    pub user: Option<String>,
     /// Its password.
     pub password: Secret,
+    /// What it wants to read first, if anything.
+    pub proxy_header: Option<proxy_header::Version>,
 }
 
 /// A session at the real server.
@@ -97,6 +101,7 @@ pub(super) async fn start(
         server,
         user,
         password,
+        proxy_header,
     } = settings;
     let id = ClientId {
         client: context.client,
@@ -107,13 +112,25 @@ pub(super) async fn start(
         gid: context.gid,
         home,
     };
-    let account = &context.account;
+    let (account, user) = (&context.account, user.as_deref());
     let client = match service {
         Service::Imap => Client::Imap(login::Client::new(account, user, password, &id)?),
         Service::Pop3 => Client::Pop3(pop3::login::Client::new(account, user, password, &id)),
         Service::Mailstore => return Err(Refused::Service(service)),
     };
-    log_in(connect(server).await?, client).await
+    let mut server = connect(server).await?;
+    if let Some(version) = *proxy_header {
+        let mut out = BytesMut::new();
+        let header = ProxyHeader {
+            client: context.client,
+            local: context.local,
+            session: &context.session,
+            tls: context.tls.as_ref(),
+        };
+        header.put(version, &mut out);
+        server.write_all(&out).await.map_err(Refused::Server)?;
+    }
+    log_in(server, client).await
 }
 
 async fn log_in(mut server: Stream, mut client: Client) -> Result<LoggedIn, Refused> {

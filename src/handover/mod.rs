@@ -195,7 +195,7 @@ impl Refused {
         matches!(
             self,
             Self::Encode(_)
-                | Self::Login(LoginError::Master(_))
+                | Self::Login(LoginError::Identity | LoginError::Master(_))
                 | Self::Home(HomeError::Root { .. })
         )
     }

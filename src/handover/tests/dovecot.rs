@@ -146,8 +146,9 @@ impl Drop for Dovecot {
 pub(super) fn master_at(server: Address) -> LoginSettings {
     LoginSettings {
         server,
-        user: MASTER.to_owned(),
+        user: Some(MASTER.to_owned()),
         password: Secret::new(SECRET.as_bytes().to_vec()),
+        proxy_header: None,
     }
 }
 
