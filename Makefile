@@ -5,11 +5,18 @@ CARGO ?= cargo
 
 # What the tests run against and with; the demo installs its own, smaller list.
 PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap \
-	curl isync openssl procps python3 shellcheck util-linux
+	courier-authlib courier-authlib-pipe curl isync libcourier-unicode4 libgamin0 \
+	openssl procps python3 shellcheck util-linux
+# What Cyrus needs.
+PACKAGES += libical3 libicu72 libjansson4 libpcre3 libpq5 libsasl2-modules \
+	libsasl2-modules-db libsqlite3-0 libwrap0 libxapian30 libxml2 sasl2-bin
+# Real servers whose packages can't be installed beside Dovecot's: unpacked, by tests/unpack-packages.
+COURIER := courier-base courier-imap courier-pop
+CYRUS := cyrus-common cyrus-imapd cyrus-pop3d
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := $(notdir $(wildcard fuzz/corpus/*))
-SCRIPTS := demo/demo demo/install-packages .ci/run
+SCRIPTS := demo/demo demo/install-packages config/courier/authProg tests/unpack-packages .ci/run
 
 .PHONY: help
 help: ## Show this list
@@ -34,6 +41,8 @@ build: ## Build target/release/pigeonair
 .PHONY: deps
 deps: ## Install the Debian packages that the tests need, without starting their services (root)
 	@demo/install-packages $(PACKAGES)
+	@tests/unpack-packages courier $(COURIER)
+	@tests/unpack-packages cyrus $(CYRUS)
 
 .PHONY: fmt
 fmt: ## Format the code

@@ -1,5 +1,7 @@
-//! Hand-over to a real Dovecot 2.3, by both kinds. Run as root.
+//! Hand-over to a real Dovecot 2.3, by both kinds; to a real Cyrus and a real Courier, by `login`. Run as root.
 
+mod courier;
+mod cyrus;
 mod dovecot;
 
 use std::{
@@ -24,7 +26,10 @@ use self::dovecot::{Dovecot, FIRST_UID, SECRET, home, master_at};
 use super::*;
 use crate::{
     names::{ClientAddr, LocalAddr, Protocol, SessionId},
-    proto::opening::{Reader, Step},
+    proto::{
+        opening::{Reader, Step},
+        proxy_header::Version,
+    },
     secret::Secret,
 };
 
@@ -262,6 +267,32 @@ async fn session(handover: &Handover, link: LinkKind, number: u32) -> String {
         assert!(front.end().await.contains("c OK"));
         drop(front);
         capabilities
+    };
+    let both = async { tokio::join!(serve, talk).1 };
+    timeout(PATIENCE, both).await.expect("a session that ends")
+}
+
+/// A session that says these lines, each time reading up to and with a line that begins so. What the server said.
+async fn converse(handover: &Handover, context: &Context, lines: &[(&str, &str)]) -> String {
+    let (mut front, node) = Front::link(LinkKind::Tcp).await;
+    let service = match context.protocol {
+        Protocol::Imap => Service::Imap,
+        Protocol::Pop3 => Service::Pop3,
+    };
+    let serve = async {
+        let handed = handover.hand_over(node, service, context, verdict).await;
+        relay_on(handed.unwrap_or_else(|error| panic!("{}", chain(&error)))).await;
+    };
+    let talk = async {
+        assert_eq!(front.until("verdict ").await, "verdict ready\r\n");
+        let mut said = String::new();
+        for (line, end) in lines {
+            front.send(&format!("{line}\r\n")).await;
+            said += &front.until(end).await;
+        }
+        said += &front.end().await;
+        drop(front);
+        said
     };
     let both = async { tokio::join!(serve, talk).1 };
     timeout(PATIENCE, both).await.expect("a session that ends")

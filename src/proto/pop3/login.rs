@@ -38,6 +38,9 @@ use crate::{
 
 const AUTH: &[u8] = b"AUTH PLAIN";
 
+/// How Courier greets, which passes over authorization identities.
+const COURIER: &[u8] = b"Hello there.";
+
 /// The longest line of AUTH, its end included.
 const MAX_AUTH_BYTES: usize = 255;
 
@@ -61,6 +64,8 @@ pub struct Client {
     state: State,
     /// The XCLIENT command, without its line end.
     xclient: BytesMut,
+    /// Whether the login is a master user's.
+    is_master: bool,
     /// The PLAIN response in base64, until it is sent.
     response: Option<Secret>,
 }
@@ -80,6 +85,7 @@ impl Client {
             replies: Reader::new(),
             state: State::Greeting,
             xclient: command,
+            is_master: master.is_some(),
             response: Some(login::response(account, master, password)),
         }
     }
@@ -110,6 +116,9 @@ impl Client {
 
     fn ok(&mut self, text: &[u8], out: &mut BytesMut) -> Result<(), LoginError> {
         match self.state {
+            State::Greeting if self.is_master && text == COURIER => {
+                return Err(LoginError::Identity);
+            }
             State::Greeting if announces_xclient(text) => {
                 put_line(&self.xclient, out);
                 self.state = State::Identifying;
@@ -322,6 +331,8 @@ mod tests {
             assert!(matches!(step, Ok(Step::Done { .. })) && left.is_empty());
             // base64 of `NUL ann NUL secret`.
             assert_eq!(sent, "AUTH PLAIN AGFubgBzZWNyZXQ=\r\nNOOP\r\n");
+            let (step, sent, _) = run("secret", parts);
+            assert_eq!((step, sent.as_str()), (Err(LoginError::Identity), ""));
         });
     }
 
