@@ -18,11 +18,10 @@ use crate::{
     net::{Address, Stream},
     proto::{
         encode::{self, ClientId},
-        link::{Context, Opening},
+        link::Context,
         login::{self, LoginError, Step},
-        opening, pop3,
+        pop3,
         proxy_header::{self, ProxyHeader},
-        reply::{Reader, Reply, Status},
     },
     secret::Secret,
 };
@@ -73,7 +72,7 @@ impl Client {
 }
 
 /// Connects to the real server.
-async fn connect(server: &Address) -> Result<Stream, Refused> {
+pub(super) async fn connect(server: &Address) -> Result<Stream, Refused> {
     let connected =
         match server {
             Address::Tcp { host, port } => TcpStream::connect((host.as_str(), *port))
@@ -151,41 +150,8 @@ async fn log_in(mut server: Stream, mut client: Client) -> Result<LoggedIn, Refu
     }
 }
 
-/// Whether a real server of `service` greets: the test of this kind at start.
-pub(super) async fn try_greeting(
-    service: Service,
-    settings: &LoginSettings,
-) -> Result<(), Refused> {
-    let mut stream = connect(&settings.server).await?;
-    let mut input = BytesMut::new();
-    if service == Service::Pop3 {
-        let mut reader = opening::Reader::new(&Opening::PlusOk);
-        while reader.step(&mut input).map_err(not_ok)? == opening::Step::More {
-            read(&mut stream, &mut input).await?;
-        }
-        return Ok(());
-    }
-    let mut replies = Reader::new();
-    loop {
-        read(&mut stream, &mut input).await?;
-        match replies.reply(&mut input) {
-            Ok(None) => {}
-            Ok(Some(Reply::Status {
-                tag: None,
-                status: Status::Ok,
-                ..
-            })) => return Ok(()),
-            Ok(Some(_)) => return Err(not_ok("the server greets with something else than OK")),
-            Err(error) => return Err(Refused::Login(error.into())),
-        }
-    }
-}
-
-fn not_ok(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Refused {
-    Refused::Server(io::Error::other(error))
-}
-
-async fn read(server: &mut Stream, input: &mut BytesMut) -> Result<(), Refused> {
+/// Reads once.
+pub(super) async fn read(server: &mut Stream, input: &mut BytesMut) -> Result<(), Refused> {
     input.reserve(READ_BYTES);
     match server.read_buf(input).await {
         Ok(0) => Err(Refused::Server(io::ErrorKind::UnexpectedEof.into())),

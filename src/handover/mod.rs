@@ -27,6 +27,7 @@ mod home;
 mod imap_master;
 mod login;
 mod sessions;
+mod trial;
 mod version;
 mod witness;
 
@@ -40,7 +41,9 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use self::{home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions};
+use self::{
+    home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions, trial::TrialError,
+};
 pub use self::{
     home::HomeError,
     imap_master::MasterError,
@@ -50,7 +53,7 @@ pub use self::{
 };
 use crate::{
     metrics::Metrics,
-    names::{AccountName, Service},
+    names::{AccountName, Protocol, Service},
     net::{Address, Stream},
     outcome::chain,
     proto::{
@@ -247,12 +250,12 @@ impl Handover {
         let sessions = Arc::new(Sessions::new(metrics.sessions_open.clone()));
         tasks.background("session sweep", sweep(Arc::clone(&sessions)));
         let kinds = [
-            (Service::Imap, &settings.imap),
-            (Service::Pop3, &settings.pop3),
+            (Protocol::Imap, &settings.imap),
+            (Protocol::Pop3, &settings.pop3),
         ];
-        for (service, kind) in kinds {
+        for (protocol, kind) in kinds {
             if let Some(kind) = kind.clone() {
-                let test = try_kind(service, kind, settings.timeout);
+                let test = try_kind(protocol, kind, settings.timeout);
                 tasks.background("handover self-test", test);
             }
         }
@@ -472,26 +475,27 @@ async fn sweep(sessions: Arc<Sessions>) {
     }
 }
 
-/// Says whether the real server is there.
-async fn try_kind(service: Service, kind: Kind, limit: Duration) {
-    let tried = timeout(limit, async {
-        match &kind {
-            Kind::DovecotImapMaster { socket } => imap_master::try_connect(socket).await,
-            Kind::Login(settings) => login::try_greeting(service, settings).await,
+/// Says whether the real server is there, and what is wrong with what is configured for it.
+async fn try_kind(protocol: Protocol, kind: Kind, limit: Duration) {
+    let result = match &kind {
+        Kind::DovecotImapMaster { socket } => {
+            let tried = timeout(limit, imap_master::try_connect(socket)).await;
+            let tried = tried.unwrap_or(Err(Refused::Timeout));
+            tried.map(|()| String::new()).map_err(TrialError::Refused)
         }
-    });
-    match tried.await.unwrap_or(Err(Refused::Timeout)) {
-        Ok(()) => tracing::info!(
-            service = service.as_str(),
-            kind = kind.as_str(),
-            "real server answers"
-        ),
-        Err(error) => tracing::warn!(
-            service = service.as_str(),
-            kind = kind.as_str(),
-            error = %chain(&error),
-            "real server does not answer yet"
-        ),
+        Kind::Login(settings) => trial::run(protocol, settings, limit).await,
+    };
+    let (protocol, kind) = (protocol.as_str(), kind.as_str());
+    match result {
+        Ok(server) => tracing::info!(protocol, kind, server, "real server answers"),
+        Err(error) if error.is_misconfiguration() => {
+            let error = chain(&error);
+            tracing::error!(protocol, kind, %error, "real server can't do what is configured");
+        }
+        Err(error) => {
+            let error = chain(&error);
+            tracing::warn!(protocol, kind, %error, "real server may not be ready");
+        }
     }
 }
 

@@ -18,6 +18,7 @@
 //! | [`login`] | logging in to a real IMAP server, client half |
 //! | [`opening`] | what a real server says first on a session handed to it |
 //! | [`server`] | IMAP or POP3 before login, as one type |
+//! | [`survey`] | what a real server says of itself before a login, client half |
 //! | [`talk`] | what IMAP and POP3 before login have in common |
 
 #[cfg(any(fuzzing, test))]
@@ -34,6 +35,7 @@ pub mod proxy_header;
 pub mod reply;
 pub mod sasl;
 pub mod server;
+pub mod survey;
 pub mod talk;
 #[cfg(test)]
 mod transcript;

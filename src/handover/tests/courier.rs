@@ -10,7 +10,6 @@ use std::{
 };
 
 use super::*;
-use crate::handover::login::try_greeting;
 
 const ROOT: &str = "/usr/local/lib/pigeonair-tests/courier";
 
@@ -50,9 +49,9 @@ impl Courier {
         };
         let checker = courier.folder.path().join("run/courier/authdaemon/socket");
         let start = Instant::now();
-        for service in [Service::Imap, Service::Pop3] {
-            let login = courier.login(service);
-            while try_greeting(service, &login).await.is_err() || !checker.exists() {
+        for protocol in [Protocol::Imap, Protocol::Pop3] {
+            let login = courier.login(protocol);
+            while trial::run(protocol, &login, PATIENCE).await.is_err() || !checker.exists() {
                 let waited = start.elapsed();
                 assert!(waited < PATIENCE, "it does not greet; {}", courier.log());
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -65,11 +64,15 @@ impl Courier {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    fn login(&self, service: Service) -> LoginSettings {
+    fn login(&self, protocol: Protocol) -> LoginSettings {
         let [imap, pop3] = self.ports;
         let server = Address::Tcp {
             host: "127.0.0.1".to_owned(),
-            port: if service == Service::Imap { imap } else { pop3 },
+            port: if protocol == Protocol::Imap {
+                imap
+            } else {
+                pop3
+            },
         };
         LoginSettings {
             user: None,
@@ -79,8 +82,8 @@ impl Courier {
 
     /// A node in front of it; `change` is made to how it logs in.
     fn node(&self, change: impl Fn(&mut LoginSettings)) -> Handover {
-        let [imap, pop3] = [Service::Imap, Service::Pop3].map(|service| {
-            let mut login = self.login(service);
+        let [imap, pop3] = [Protocol::Imap, Protocol::Pop3].map(|protocol| {
+            let mut login = self.login(protocol);
             change(&mut login);
             Kind::Login(login)
         });
@@ -272,5 +275,27 @@ async fn a_header_that_is_not_expected_ends_the_login() {
             let early = !matches!(error, Refused::Timeout);
             assert!(early, "{version:?}: {}", chain(&error));
         }
+    }
+}
+
+#[tokio::test]
+async fn the_self_test_says_what_to_change() {
+    let courier = Courier::start().await;
+    for protocol in [Protocol::Imap, Protocol::Pop3] {
+        let login = courier.login(protocol);
+        let headed = |version| LoginSettings {
+            proxy_header: Some(version),
+            ..login.clone()
+        };
+        for version in [Version::V1, Version::V2] {
+            let error = trial::run(protocol, &headed(version), PATIENCE).await;
+            assert!(matches!(error, Err(TrialError::Header { .. })), "{error:?}");
+        }
+        let mastered = LoginSettings {
+            user: Some("u1".to_owned()),
+            ..login.clone()
+        };
+        let error = trial::run(protocol, &mastered, PATIENCE).await.unwrap_err();
+        assert!(matches!(error, TrialError::Identity) && error.is_misconfiguration());
     }
 }

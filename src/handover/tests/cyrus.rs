@@ -10,7 +10,6 @@ use std::{
 };
 
 use super::*;
-use crate::handover::login::try_greeting;
 
 const ROOT: &str = "/usr/local/lib/pigeonair-tests/cyrus";
 
@@ -23,8 +22,18 @@ struct Cyrus {
 }
 
 impl Cyrus {
-    /// Starts it, and waits until both protocols greet. `changes` are made to imapd.conf.
+    /// Starts it, and waits until both protocols can be used. `changes` are made to imapd.conf.
     async fn start(changes: &[(&str, &str)]) -> Self {
+        let cyrus = Self::start_unready(changes).await;
+        for protocol in [Protocol::Imap, Protocol::Pop3] {
+            let ready = trial::run(protocol, &cyrus.login(protocol), PATIENCE).await;
+            ready.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        }
+        cyrus
+    }
+
+    /// Starts it, and waits until it can be connected to.
+    async fn start_unready(changes: &[(&str, &str)]) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("pigeonair-")
             .permissions(fs::Permissions::from_mode(0o755))
@@ -66,27 +75,34 @@ impl Cyrus {
             ports,
         };
         let start = Instant::now();
-        for service in [Service::Imap, Service::Pop3] {
-            while try_greeting(service, &cyrus.login(service)).await.is_err() {
-                assert!(start.elapsed() < PATIENCE, "Cyrus does not greet");
+        for port in ports {
+            while TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+                .await
+                .is_err()
+            {
+                assert!(start.elapsed() < PATIENCE, "Cyrus does not listen");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
         cyrus
     }
 
-    fn login(&self, service: Service) -> LoginSettings {
+    fn login(&self, protocol: Protocol) -> LoginSettings {
         let [imap, pop3] = self.ports;
         master_at(Address::Tcp {
             host: "127.0.0.1".to_owned(),
-            port: if service == Service::Imap { imap } else { pop3 },
+            port: if protocol == Protocol::Imap {
+                imap
+            } else {
+                pop3
+            },
         })
     }
 
     /// A node in front of it; `change` is made to how it logs in.
     fn node(&self, change: impl Fn(&mut LoginSettings)) -> Handover {
-        let [imap, pop3] = [Service::Imap, Service::Pop3].map(|service| {
-            let mut login = self.login(service);
+        let [imap, pop3] = [Protocol::Imap, Protocol::Pop3].map(|protocol| {
+            let mut login = self.login(protocol);
             change(&mut login);
             Kind::Login(login)
         });
@@ -253,5 +269,29 @@ async fn a_header_that_is_not_expected_ends_the_login() {
             let early = !matches!(error, Refused::Timeout);
             assert!(early, "{version:?}: {}", chain(&error));
         }
+    }
+}
+
+#[tokio::test]
+async fn the_self_test_says_what_to_change() {
+    let cyrus = Cyrus::start(&[]).await;
+    for protocol in [Protocol::Imap, Protocol::Pop3] {
+        let mut login = cyrus.login(protocol);
+        let greeting = trial::run(protocol, &login, PATIENCE).await.unwrap();
+        assert!(greeting.contains("Cyrus"), "{greeting}");
+        for version in [Version::V1, Version::V2] {
+            login.proxy_header = Some(version);
+            let error = trial::run(protocol, &login, PATIENCE).await.unwrap_err();
+            assert!(error.is_misconfiguration());
+            let error = chain(&error).to_string();
+            let old = "Cyrus takes it from 3.12 on (imapd -H, pop3d -H), and this is 3.6.1";
+            assert!(error.contains(old), "{error}");
+        }
+    }
+    let without = [("sasl_mech_list: PLAIN", "sasl_mech_list: CRAM-MD5")];
+    let cyrus = Cyrus::start_unready(&without).await;
+    for protocol in [Protocol::Imap, Protocol::Pop3] {
+        let error = trial::run(protocol, &cyrus.login(protocol), PATIENCE).await;
+        assert!(matches!(error, Err(TrialError::Plain(_))), "{error:?}");
     }
 }
