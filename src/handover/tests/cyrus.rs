@@ -233,6 +233,15 @@ async fn an_account_without_a_mailbox_has_a_session_without_one() {
     let lines = [("a SELECT INBOX", "a "), ("b LOGOUT", "b ")];
     let said = converse(&node, &context(1), &lines).await;
     assert!(said.contains("a NO Mailbox does not exist"), "{said}");
+    // POP3 makes one all the same.
+    converse(
+        &node,
+        &pop3_context(1),
+        &[("STAT", "+OK 0 0"), ("QUIT", "+OK")],
+    )
+    .await;
+    let said = converse(&node, &context(1), &lines).await;
+    assert!(said.contains("a OK"), "{said}");
 }
 
 #[tokio::test]
