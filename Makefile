@@ -5,16 +5,20 @@ CARGO ?= cargo
 
 # What the tests run against and with; the demo installs its own, smaller list.
 PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap \
-	courier-authlib curl fetchmail getmail6 isync libcourier-unicode4 libgamin0 mutt neomutt \
-	offlineimap3 openssl procps python3 shellcheck util-linux
+	courier-authlib courier-authlib-pipe curl fetchmail getmail6 isync libcourier-unicode4 libgamin0 \
+	mutt neomutt offlineimap3 openssl procps python3 shellcheck util-linux
+# What Cyrus needs.
+PACKAGES += libical3 libicu72 libjansson4 libpcre3 libpq5 libsasl2-modules \
+	libsasl2-modules-db libsqlite3-0 libwrap0 libxapian30 libxml2 sasl2-bin
 # Real servers whose packages can't be installed beside Dovecot's: unpacked, by tests/unpack-packages.
 COURIER := courier-base courier-imap courier-pop
+CYRUS := cyrus-common cyrus-imapd cyrus-pop3d
 # Clients from the registry of npm, in the versions that the lock file names.
 NPM := tests/it/tools/npm
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := $(notdir $(wildcard fuzz/corpus/*))
-SCRIPTS := demo/demo demo/install-packages tests/unpack-packages .ci/run
+SCRIPTS := demo/demo demo/install-packages config/courier/authProg tests/unpack-packages .ci/run
 
 .PHONY: help
 help: ## Show this list
@@ -40,6 +44,7 @@ build: ## Build target/release/pigeonair
 deps: target/npm/installed ## Install what the tests need, without starting any service (root)
 	@demo/install-packages $(PACKAGES)
 	@tests/unpack-packages courier $(COURIER)
+	@tests/unpack-packages cyrus $(CYRUS)
 
 # Node and npm may be there from elsewhere than Debian.
 target/npm/installed: $(NPM)/package.json $(NPM)/package-lock.json

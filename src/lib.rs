@@ -76,6 +76,7 @@ mod tests {
             proto::login::fuzz(data);
             proto::pop3::login::fuzz(data);
             proto::opening::fuzz(data);
+            proto::survey::fuzz(data);
         }),
     ];
 

@@ -1,4 +1,4 @@
-//! Any real server: what it says while it is logged in to, and as the opening of a session.
+//! Any real server: what it says before and while it is logged in to, and as the opening of a session.
 
 #![no_main]
 
@@ -6,4 +6,5 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     pigeonair::proto::login::fuzz(data);
     pigeonair::proto::pop3::login::fuzz(data);
     pigeonair::proto::opening::fuzz(data);
+    pigeonair::proto::survey::fuzz(data);
 });

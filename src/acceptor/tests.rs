@@ -56,8 +56,9 @@ fn acceptor(places: usize, server: Address, home_root: &Path, tasks: &Tasks) -> 
     let handover = handover::Settings {
         imap: Some(handover::Kind::Login(handover::LoginSettings {
             server,
-            user: "master".to_owned(),
+            user: Some("master".to_owned()),
             password: Secret::new(b"secret".to_vec()),
+            proxy_header: None,
         })),
         pop3: None,
         bounds: handover::Bounds {

@@ -2,7 +2,7 @@
 //!
 //! | kind | keys beside `kind` |
 //! | --- | --- |
-//! | `login` | `server`, `master_user`, `master_password_file` |
+//! | `login` | `server`, `master_user`, `master_password_file`, `proxy_protocol` |
 //! | `exec` | `command`, `environment`, `opening` |
 //! | `dovecot-imap-master`, IMAP only | `socket` |
 //!
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     handover::{self, ExecSettings, Kind, LoginSettings},
-    proto::{link::Opening, template::Template},
+    proto::{link::Opening, proxy_header::Version, template::Template},
 };
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -50,12 +50,24 @@ enum Begins {
     Tagged,
 }
 
+/// What a real server may want to read first.
+const PROXY_PROTOCOL: &[(&str, Option<Version>)] = &[
+    ("off", None),
+    ("v1", Some(Version::V1)),
+    ("v2", Some(Version::V2)),
+];
+
 /// The keys of each kind.
 const KEYS: [(Name, &[&str]); 3] = [
     (Name::Exec, &["command", "environment", "opening"]),
     (
         Name::Login,
-        &["server", "master_user", "master_password_file"],
+        &[
+            "server",
+            "master_user",
+            "master_password_file",
+            "proxy_protocol",
+        ],
     ),
     (Name::DovecotImapMaster, &["socket"]),
 ];
@@ -109,12 +121,14 @@ fn refuse_others(table: &mut Section<'_>, name: Name, names: &[(&str, Name)]) {
 
 fn login(table: &mut Section<'_>) -> Option<Kind> {
     let server = table.required("server", &form::address());
-    let user = table.required("master_user", &form::text("the name of the master user"));
+    let user = table.optional("master_user", &form::text("the name of the master user"));
     let password = files::password(table, "master_password_file");
+    let proxy_header = table.or("proxy_protocol", &form::word(PROXY_PROTOCOL), None);
     Some(Kind::Login(LoginSettings {
         server: server?,
-        user: user?,
+        user,
         password: password?,
+        proxy_header,
     }))
 }
 

@@ -1,7 +1,8 @@
 //! The kind `login`: connect to the real server, log in on behalf of the account, and leave two streams to relay between.
 //!
-//! It drives [`proto::login`](crate::proto::login) or, for POP3, [`proto::pop3::login`](crate::proto::pop3::login). It sets no deadline of its own (the caller's covers all of it) and does
-//! not touch the link. On failure the connection to the real server is closed.
+//! It drives [`proto::login`](crate::proto::login) or, for POP3, [`proto::pop3::login`](crate::proto::pop3::login). A
+//! server that expects the header of the PROXY protocol gets it before anything else. No deadline is set here (the
+//! caller's covers all of it), and the link is not touched. On failure the connection to the real server is closed.
 
 use std::io;
 
@@ -17,10 +18,10 @@ use crate::{
     net::{Address, Stream},
     proto::{
         encode::{self, ClientId},
-        link::{Context, Opening},
+        link::Context,
         login::{self, LoginError, Step},
-        opening, pop3,
-        reply::{Reader, Reply, Status},
+        pop3,
+        proxy_header::{self, ProxyHeader},
     },
     secret::Secret,
 };
@@ -36,10 +37,12 @@ const PROXY_TTL: u8 = 5;
 pub struct LoginSettings {
     /// Where it listens.
     pub server: Address,
-    /// The master user.
-    pub user: String,
+    /// The master user, who may act as any account; none: the password opens every account itself.
+    pub user: Option<String>,
     /// Its password.
     pub password: Secret,
+    /// What it wants to read first, if anything.
+    pub proxy_header: Option<proxy_header::Version>,
 }
 
 /// A session at the real server.
@@ -69,7 +72,7 @@ impl Client {
 }
 
 /// Connects to the real server.
-async fn connect(server: &Address) -> Result<Stream, Refused> {
+pub(super) async fn connect(server: &Address) -> Result<Stream, Refused> {
     let connected =
         match server {
             Address::Tcp { host, port } => TcpStream::connect((host.as_str(), *port))
@@ -97,6 +100,7 @@ pub(super) async fn start(
         server,
         user,
         password,
+        proxy_header,
     } = settings;
     let id = ClientId {
         client: context.client,
@@ -107,13 +111,25 @@ pub(super) async fn start(
         gid: context.gid,
         home,
     };
-    let account = &context.account;
+    let (account, user) = (&context.account, user.as_deref());
     let client = match service {
         Service::Imap => Client::Imap(login::Client::new(account, user, password, &id)?),
         Service::Pop3 => Client::Pop3(pop3::login::Client::new(account, user, password, &id)),
         Service::Mailstore => return Err(Refused::Service(service)),
     };
-    log_in(connect(server).await?, client).await
+    let mut server = connect(server).await?;
+    if let Some(version) = *proxy_header {
+        let mut out = BytesMut::new();
+        let header = ProxyHeader {
+            client: context.client,
+            local: context.local,
+            session: &context.session,
+            tls: context.tls.as_ref(),
+        };
+        header.put(version, &mut out);
+        server.write_all(&out).await.map_err(Refused::Server)?;
+    }
+    log_in(server, client).await
 }
 
 async fn log_in(mut server: Stream, mut client: Client) -> Result<LoggedIn, Refused> {
@@ -134,41 +150,8 @@ async fn log_in(mut server: Stream, mut client: Client) -> Result<LoggedIn, Refu
     }
 }
 
-/// Whether a real server of `service` greets: the test of this kind at start.
-pub(super) async fn try_greeting(
-    service: Service,
-    settings: &LoginSettings,
-) -> Result<(), Refused> {
-    let mut stream = connect(&settings.server).await?;
-    let mut input = BytesMut::new();
-    if service == Service::Pop3 {
-        let mut reader = opening::Reader::new(&Opening::PlusOk);
-        while reader.step(&mut input).map_err(not_ok)? == opening::Step::More {
-            read(&mut stream, &mut input).await?;
-        }
-        return Ok(());
-    }
-    let mut replies = Reader::new();
-    loop {
-        read(&mut stream, &mut input).await?;
-        match replies.reply(&mut input) {
-            Ok(None) => {}
-            Ok(Some(Reply::Status {
-                tag: None,
-                status: Status::Ok,
-                ..
-            })) => return Ok(()),
-            Ok(Some(_)) => return Err(not_ok("the server greets with something else than OK")),
-            Err(error) => return Err(Refused::Login(error.into())),
-        }
-    }
-}
-
-fn not_ok(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Refused {
-    Refused::Server(io::Error::other(error))
-}
-
-async fn read(server: &mut Stream, input: &mut BytesMut) -> Result<(), Refused> {
+/// Reads once.
+pub(super) async fn read(server: &mut Stream, input: &mut BytesMut) -> Result<(), Refused> {
     input.reserve(READ_BYTES);
     match server.read_buf(input).await {
         Ok(0) => Err(Refused::Server(io::ErrorKind::UnexpectedEof.into())),

@@ -6,7 +6,7 @@
 //!
 //! | kind | the real server gets | then | verdict written by | log of the real server |
 //! | --- | --- | --- | --- | --- |
-//! | `login` | a connection of ours, a master login, the client in `ID` | we relay | us | at login: `imap-login: Info: Login: user=<u>, method=PLAIN, rip=CLIENT, lip=LOCAL, ..., session=<ID>`; at the end `imap(u)<pid><ID>` (client address and id need `login_trusted_networks`; for POP3 `lip` is Dovecot's own) |
+//! | `login` | a connection of ours, a master login, the client in `ID`, `XCLIENT` or a PROXY header | we relay | us | at login: `imap-login: Info: Login: user=<u>, method=PLAIN, rip=CLIENT, lip=LOCAL, ..., session=<ID>`; at the end `imap(u)<pid><ID>` (client address and id need `login_trusted_networks`; for POP3 `lip` is Dovecot's own); what Cyrus and Courier log is in the manual |
 //! | `exec`, plain link | the link's socket, as the user | we look after the process | us | on its error stream, which goes to our log; for Dovecot as below, but for the id |
 //! | `exec`, link under TLS | one end of a socket pair, as the user | we relay, and look after the process | us | the same |
 //! | `dovecot-imap-master`, plain link | the link's socket | we are out | Dovecot | no login line; at the end `imap(u)<pid><ID>`; the client address only where `mail_log_prefix` has `%r` |
@@ -33,6 +33,7 @@ mod journal;
 mod login;
 mod plain;
 mod sessions;
+mod trial;
 mod version;
 mod witness;
 
@@ -46,7 +47,10 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use self::{exec::Spawner, home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions};
+use self::{
+    exec::Spawner, home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions,
+    trial::TrialError,
+};
 pub use self::{
     exec::{ExecSettings, Exit, Server, SpawnerError},
     home::HomeError,
@@ -244,7 +248,7 @@ impl Refused {
         matches!(
             self,
             Self::Encode(_)
-                | Self::Login(LoginError::Master(_))
+                | Self::Login(LoginError::Identity | LoginError::Master(_))
                 | Self::Home(HomeError::Root { .. })
         )
     }
@@ -568,39 +572,40 @@ async fn sweep(sessions: Arc<Sessions>) {
     }
 }
 
-/// Says whether the real server is there.
+/// A trial of a kind whose server does not say what it is.
+fn nameless(tried: Result<(), Refused>) -> Result<String, TrialError> {
+    tried.map(|()| String::new()).map_err(TrialError::Refused)
+}
+
+/// Says whether the real server is there, and what is wrong with what is configured for it.
 async fn try_kind(protocol: Protocol, settings: Arc<Settings>, spawner: Option<Spawner>) {
     let (service, limit) = (protocol.service(), settings.timeout);
     let Some(kind) = settings.kind(service) else {
         return;
     };
-    let tried = async {
-        match (kind, &spawner) {
-            (Kind::DovecotImapMaster { socket }, _) => {
-                timeout(limit, imap_master::try_connect(socket)).await
-            }
-            (Kind::Login(settings), _) => {
-                timeout(limit, login::try_greeting(service, settings)).await
-            }
-            // It keeps the limit itself, since it has to tidy up after it.
-            (Kind::Exec(exec), Some(spawner)) => {
-                Ok(exec::try_once(protocol, exec, spawner, &settings.bounds, limit).await)
-            }
-            (Kind::Exec(_), None) => Ok(Err(Refused::Service(service))),
+    let result = match (kind, &spawner) {
+        (Kind::DovecotImapMaster { socket }, _) => {
+            let tried = timeout(limit, imap_master::try_connect(socket)).await;
+            nameless(tried.unwrap_or(Err(Refused::Timeout)))
         }
+        (Kind::Login(settings), _) => trial::run(protocol, settings, limit).await,
+        // It keeps the limit itself, since it has to tidy up after it.
+        (Kind::Exec(exec), Some(spawner)) => {
+            nameless(exec::try_once(protocol, exec, spawner, &settings.bounds, limit).await)
+        }
+        (Kind::Exec(_), None) => nameless(Err(Refused::Service(service))),
     };
-    match tried.await.unwrap_or(Err(Refused::Timeout)) {
-        Ok(()) => tracing::info!(
-            service = service.as_str(),
-            kind = kind.as_str(),
-            "real server answers"
-        ),
-        Err(error) => tracing::warn!(
-            service = service.as_str(),
-            kind = kind.as_str(),
-            error = %chain(&error),
-            "real server does not answer yet"
-        ),
+    let (protocol, kind) = (protocol.as_str(), kind.as_str());
+    match result {
+        Ok(server) => tracing::info!(protocol, kind, server, "real server answers"),
+        Err(error) if error.is_misconfiguration() => {
+            let error = chain(&error);
+            tracing::error!(protocol, kind, %error, "real server can't do what is configured");
+        }
+        Err(error) => {
+            let error = chain(&error);
+            tracing::warn!(protocol, kind, %error, "real server may not be ready");
+        }
     }
 }
 

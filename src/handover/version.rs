@@ -1,4 +1,5 @@
-//! Which Dovecot is installed, and whether it takes sessions on its `imap-master` socket and begins a session as configured.
+//! Which Dovecot is installed, and whether it takes sessions on its `imap-master` socket and begins a session as configured;
+//! which Cyrus greets, and whether it reads a PROXY header.
 //!
 //! Asked when the configuration is read and at start, of `dovecot --version`. A server that can't do what is configured is an error that names the kind
 //! to use; a server that is not found here (it may run in a container, behind a mounted socket) is a warning only. It does not
@@ -110,6 +111,20 @@ fn shown(text: &str) -> String {
     text.trim().escape_debug().take(64).collect()
 }
 
+/// The first Cyrus that reads a PROXY header.
+const CYRUS_HEADER: [u32; 2] = [3, 12];
+
+/// The version of a Cyrus that does not, from its greeting: `Cyrus IMAP 3.6.1-Debian server ready`.
+pub(super) fn old_cyrus(greeting: &str) -> Option<&str> {
+    let (_, rest) = greeting.split_once("Cyrus ")?;
+    let version = rest.split(' ').nth(1)?.trim_start_matches('v');
+    let mut numbers = version
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|number| number.parse::<u32>().ok());
+    let numbers = [numbers.next()?, numbers.next().unwrap_or(0)];
+    (numbers < CYRUS_HEADER).then_some(version)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +171,28 @@ mod tests {
             tagged("2.4.2 (x)\n").unwrap_err().to_string(),
             "opening \"tagged\" needs a Dovecot before 2.4.2, and this is 2.4.2 (x): use opening \"preauth\""
         );
+    }
+
+    #[test]
+    fn a_cyrus_that_reads_no_header_is_known_by_its_greeting() {
+        for (greeting, version) in [
+            (
+                "node1 Cyrus IMAP 3.6.1-Debian-3.6.1-4 server ready",
+                Some("3.6.1-Debian-3.6.1-4"),
+            ),
+            (
+                "node1 Cyrus POP3 3.10.0 server ready <1.2@x>",
+                Some("3.10.0"),
+            ),
+            ("Cyrus IMAP4 v2.4.17 server ready", Some("2.4.17")),
+            ("Cyrus IMAP 3.12.0 server ready", None),
+            ("Cyrus IMAP 4.0 ready", None),
+            ("Cyrus IMAP server ready", None),
+            ("Cyrus IMAP", None),
+            ("Dovecot ready.", None),
+        ] {
+            assert_eq!(old_cyrus(greeting), version, "{greeting}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | IMAP `ID` argument (RFC 2971) | [`imap_id`] | quoted string; `"` and `\` escaped, all but printable ASCII refused |
 //! | POP3 `XCLIENT` (Dovecot's) | [`pop3_xclient`] | addresses, numbers and ids; `FORWARD` tab-escaped, then base64 |
+//! | PROXY protocol, versions 1 and 2 | [`ProxyHeader::put`](super::proxy_header::ProxyHeader::put) | addresses and ports; TLVs by their lengths |
 //! | Dovecot's `imap-master` request | [`ImapMaster::line`] | tab-escaped; values inside `userdb_fields` twice; octets as base64 |
 //! | arguments and environment | [`Template`](super::template::Template) | one text each; NUL refused |
 //!
@@ -264,7 +265,7 @@ mod decode {
     use super::*;
     use crate::{
         names::Protocol,
-        proto::{link::Context, template},
+        proto::{link::Context, proxy_header, template},
     };
 
     /// A name and its value.
@@ -375,6 +376,12 @@ mod decode {
         tab_escape(octets, &mut escaped);
         assert_eq!(tab_unescape(&escaped).as_deref(), Some(octets));
 
+        let session = std::str::from_utf8(octets)
+            .ok()
+            .and_then(|text| SessionId::parse(text).ok())
+            .unwrap_or(SessionId::from_random([7; 12]));
+        proxy_header::property(octets, &session);
+
         let Ok(text) = std::str::from_utf8(octets) else {
             return;
         };
@@ -385,7 +392,6 @@ mod decode {
         }
 
         let account = AccountName::parse("ann").expect("a name");
-        let session = SessionId::parse(text).unwrap_or(SessionId::from_random([7; 12]));
         id_property(octets, &session);
         let id = ClientId {
             client: ClientAddr(([192, 0, 2, 77], 4242).into()),

@@ -2,19 +2,25 @@
 //!
 //! ```text
 //! server  * OK [CAPABILITY ...] ready
-//! us      i ID ("x-originating-ip" ...)            both in one write; without SASL-IR (RFC 4959) in the greeting
-//!         a AUTHENTICATE PLAIN <response>          the response waits for the server's "+"
+//! us      i ID ("x-originating-ip" ...)            not if the greeting has a capability list without ID
+//!         a AUTHENTICATE PLAIN <response>          in the same write; without SASL-IR (RFC 4959) in the greeting
+//!                                                  the response waits for the server's "+"
 //! server  * ID ...    i OK                         NO and BAD do no harm: the server logs no client address then
 //! server  a OK Logged in
 //! us      c CAPABILITY
 //! server  * CAPABILITY ...    c OK                 done
 //! ```
 //!
+//! The login is the master user's, who may act as any account: Dovecot and Cyrus take the account as the authorization
+//! identity (RFC 4616). Courier passes over that identity and would give every account the master user's own mailbox, so
+//! it gets none; there, and wherever one password opens every account, the login is the account's own.
+//!
 //! Dovecot says OK before it has opened the account's mailbox, and BYE after that when it can't. So CAPABILITY is asked
 //! whether or not the OK came with a list: its answer shows that the session lives, and the list is that of this session.
 //!
-//! Nothing is sent before the greeting: a server that says BYE, or one that is no IMAP server, never sees the password. The
-//! master user's password is the node's own; the user's never comes here. Octets behind the last reply stay in the input:
+//! Nothing is sent before the greeting: a server that says BYE, or one that is no IMAP server, never sees the password,
+//! which is the node's own; the user's never comes here. A BAD without a tag ends the login: the server did not understand
+//! what was sent before the greeting, as a PROXY header that it does not expect. Octets behind the last reply stay in the input:
 //! they are the session's. Deadlines and the end of the stream are the driver's.
 //!
 //! Limits: those of `reply`. RFC 3501 and RFC 9051, 6.2.2; RFC 2971; RFC 5530.
@@ -38,6 +44,9 @@ const ID_TAG: &[u8] = b"i";
 const AUTHENTICATE_TAG: &[u8] = b"a";
 const CAPABILITY_TAG: &[u8] = b"c";
 
+/// What a server says of itself that passes over authorization identities.
+const COURIER: &[u8] = b"Courier-IMAP";
+
 /// How far the login is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Step {
@@ -53,6 +62,11 @@ pub enum Step {
 /// Why nobody is logged in.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum LoginError {
+    /// The server passes over authorization identities: every account would get the master user's mailbox.
+    #[error(
+        "Courier takes no master user: remove master_user, the password has to open every account"
+    )]
+    Identity,
     /// The server does not take the master login, or not for this account: the node or its real server is misconfigured.
     #[error("real server refuses the master login: {0}")]
     Master(String),
@@ -79,7 +93,7 @@ enum State {
     Greeting,
     /// ID and AUTHENTICATE are sent.
     Identifying,
-    /// ID is answered.
+    /// ID is answered, or was not sent.
     Authenticating,
     /// Logged in; CAPABILITY is sent.
     Asking,
@@ -92,6 +106,8 @@ pub struct Client {
     state: State,
     /// The ID command, without its tag.
     id: BytesMut,
+    /// Whether the login is a master user's.
+    is_master: bool,
     /// The PLAIN response in base64, until it is sent.
     response: Option<Secret>,
     /// The list of an untagged CAPABILITY that was asked for.
@@ -99,15 +115,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Will log in as `account` with the master user's password and tell the server who the client is. Neither `master` nor
-    /// `password` holds a NUL.
+    /// Will log in as `account` and tell the server who the client is; `password` is the master user's, or, without one,
+    /// opens the account itself. Neither `master` nor `password` holds a NUL.
     ///
     /// # Errors
     ///
     /// When one of the words can't be written in its form.
     pub fn new(
         account: &AccountName,
-        master: &str,
+        master: Option<&str>,
         password: &Secret,
         id: &ClientId<'_>,
     ) -> Result<Self, EncodeError> {
@@ -117,7 +133,8 @@ impl Client {
             replies: Reader::new(),
             state: State::Greeting,
             id: command,
-            response: Some(sasl::plain_initial(account.as_str(), master, password)),
+            is_master: master.is_some(),
+            response: Some(response(account, master, password)),
             capabilities: None,
         })
     }
@@ -175,10 +192,8 @@ impl Client {
     ) -> Result<(), LoginError> {
         match (self.state, status) {
             (_, Status::Bye) => Err(refused(text)),
-            (State::Greeting, Status::Ok) => {
-                self.authenticate(text, out);
-                Ok(())
-            }
+            (State::Greeting, Status::Ok) => self.authenticate(text, out),
+            (_, Status::Bad) => Err(LoginError::Unexpected("BAD without a tag")),
             (_, Status::Preauth) => Err(LoginError::Unexpected("PREAUTH")),
             (State::Greeting, _) => Err(LoginError::Unexpected("greeting")),
             (_, _) => Ok(()),
@@ -186,22 +201,34 @@ impl Client {
     }
 
     /// Answers the greeting.
-    fn authenticate(&mut self, greeting: &[u8], out: &mut BytesMut) {
-        put_command(ID_TAG, &self.id, out);
-        let initial = reply::code(greeting).is_some_and(|(name, list)| {
-            name.eq_ignore_ascii_case(b"CAPABILITY")
-                && list
-                    .split(|octet| *octet == b' ')
-                    .any(|capability| capability.eq_ignore_ascii_case(b"SASL-IR"))
-        });
+    fn authenticate(&mut self, greeting: &[u8], out: &mut BytesMut) -> Result<(), LoginError> {
+        if self.is_master && greeting.windows(COURIER.len()).any(|word| word == COURIER) {
+            return Err(LoginError::Identity);
+        }
+        let list = reply::code(greeting)
+            .filter(|(name, _)| name.eq_ignore_ascii_case(b"CAPABILITY"))
+            .map(|(_, list)| list);
+        let offers = |wanted: &[u8]| {
+            list.map(|list| {
+                list.split(|octet| *octet == b' ')
+                    .any(|capability| capability.eq_ignore_ascii_case(wanted))
+            })
+        };
+        self.state = State::Authenticating;
+        if offers(b"ID").unwrap_or(true) {
+            put_command(ID_TAG, &self.id, out);
+            self.state = State::Identifying;
+        }
         out.put_slice(AUTHENTICATE_TAG);
         out.put_slice(b" AUTHENTICATE PLAIN");
-        if initial && let Some(response) = self.response.take() {
+        if offers(b"SASL-IR").unwrap_or(false)
+            && let Some(response) = self.response.take()
+        {
             out.put_u8(b' ');
             out.put_slice(response.expose());
         }
         out.put_slice(b"\r\n");
-        self.state = State::Identifying;
+        Ok(())
     }
 
     fn send_response(&mut self, out: &mut BytesMut) -> Result<(), LoginError> {
@@ -247,6 +274,14 @@ impl Client {
     }
 }
 
+/// The response of PLAIN: the master user acting as the account, or the account itself.
+pub(super) fn response(account: &AccountName, master: Option<&str>, password: &Secret) -> Secret {
+    match master {
+        Some(master) => sasl::plain_initial(account.as_str(), master, password),
+        None => sasl::plain_initial("", account.as_str(), password),
+    }
+}
+
 fn put_command(tag: &[u8], command: &[u8], out: &mut BytesMut) {
     for part in [tag, b" ", command, b"\r\n"] {
         out.put_slice(part);
@@ -284,8 +319,63 @@ fn refused(text: &[u8]) -> LoginError {
     }
 }
 
-/// Holds for any real server: however the network cuts what it says, the login goes the same way, the password is sent
-/// once at most and only after a greeting, and what follows the login is left. The first octet chooses how it is cut.
+/// Plays the server's words to a client: its last step, what it wrote, what it left.
+#[cfg(any(fuzzing, test))]
+pub(super) fn play<'a>(
+    parts: impl IntoIterator<Item = &'a [u8]>,
+    mut step: impl FnMut(&mut BytesMut, &mut BytesMut) -> Result<Step, LoginError>,
+) -> (Result<Step, LoginError>, Vec<u8>, Vec<u8>) {
+    let (mut input, mut out, mut last) = (BytesMut::new(), BytesMut::new(), Ok(Step::More));
+    for part in parts {
+        input.extend_from_slice(part);
+        if last == Ok(Step::More) {
+            last = step(&mut input, &mut out);
+        }
+    }
+    (last, out.to_vec(), input.to_vec())
+}
+
+/// Holds for any real server and the client of any protocol: however the network cuts what it says, the login goes the
+/// same way, the password is sent once at most and only after a greeting, and what follows the login is left. Gives the
+/// capability list of a login that succeeds. `greeting` is what a greeting begins with, in upper case.
+#[cfg(any(fuzzing, test))]
+pub(super) fn property<S>(
+    seed: u8,
+    said: &[u8],
+    greeting: &[u8],
+    response: &Secret,
+    client: impl Fn() -> S,
+) -> Option<String>
+where
+    S: FnMut(&mut BytesMut, &mut BytesMut) -> Result<Step, LoginError>,
+{
+    let run = |cut: &mut dyn FnMut() -> usize| {
+        let (last, sent, left) = play(pieces(said, cut), client());
+        let left = last.is_ok().then_some(left);
+        (last, sent, left)
+    };
+    let whole = run(&mut || usize::MAX);
+    assert_eq!(whole, run(&mut sizes(seed)), "cut, it was read otherwise");
+    assert_eq!(whole, run(&mut || 1), "octet by octet, otherwise");
+    let (last, sent, left) = whole;
+    let response = response.expose();
+    let sent = sent
+        .windows(response.len())
+        .filter(|window| *window == response)
+        .count();
+    let start = said.get(..greeting.len()).unwrap_or_default();
+    assert!(sent == 0 || sent == 1 && start.eq_ignore_ascii_case(greeting));
+    assert!(left.is_none_or(|left| said.ends_with(&left)));
+    match last {
+        Ok(Step::Done { capabilities }) => {
+            assert_eq!(sent, 1, "logged in without a password");
+            Some(capabilities)
+        }
+        Ok(Step::More) | Err(_) => None,
+    }
+}
+
+/// The property for IMAP. The first octet chooses how it is cut, and by its second bit whether there is a master user.
 #[cfg(any(fuzzing, test))]
 pub fn fuzz(data: &[u8]) {
     use crate::names::{ClientAddr, LocalAddr, SessionId};
@@ -304,38 +394,17 @@ pub fn fuzz(data: &[u8]) {
         home: "/srv/mail/ann",
     };
     let password = Secret::new(b"secret".to_vec());
-    let run = |cut: &mut dyn FnMut() -> usize| {
-        let mut client = Client::new(&account, "master", &password, &id).ok()?;
-        let (mut input, mut out, mut last) = (BytesMut::new(), BytesMut::new(), Ok(Step::More));
-        for piece in pieces(said, cut) {
-            input.extend_from_slice(piece);
-            if last == Ok(Step::More) {
-                last = client.step(&mut input, &mut out);
-            }
+    let master = (seed & 2 == 0).then_some("master");
+    let client = || {
+        let mut client = Client::new(&account, master, &password, &id);
+        move |input: &mut BytesMut, out: &mut BytesMut| match &mut client {
+            Ok(client) => client.step(input, out),
+            Err(_) => Err(LoginError::Unexpected("id that can't be quoted")),
         }
-        let left = last.is_ok().then(|| input.to_vec());
-        Some((last, out, left))
     };
-    let whole = run(&mut || usize::MAX);
-    assert_eq!(whole, run(&mut sizes(*seed)), "cut, it was read otherwise");
-    assert_eq!(whole, run(&mut || 1), "octet by octet, otherwise");
-    let Some((last, out, left)) = whole else {
-        return;
-    };
-    let response = sasl::plain_initial("ann", "master", &password);
-    let sent = out
-        .windows(response.expose().len())
-        .filter(|window| *window == response.expose())
-        .count();
-    let greets = |start: &[u8]| start.eq_ignore_ascii_case(b"* OK");
-    assert!(sent == 0 || sent == 1 && greets(said.get(..4).unwrap_or_default()));
-    assert!(left.is_none_or(|left| said.ends_with(&left)));
-    if let Ok(Step::Done { capabilities }) = last {
-        assert_eq!(sent, 1, "logged in without a password");
-        assert_eq!(
-            reply::capabilities(capabilities.as_bytes()),
-            Ok(capabilities)
-        );
+    let response = response(&account, master, &password);
+    if let Some(list) = property(*seed, said, b"* OK", &response, client) {
+        assert_eq!(reply::capabilities(list.as_bytes()), Ok(list));
     }
 }
 
@@ -350,9 +419,11 @@ mod tests {
                       \"x-forward-uid\" \"1001\" \"x-forward-gid\" \"1002\" \"x-forward-home\" \"/srv/mail/ann\")\r\n";
     /// base64 of `ann NUL acceptor NUL secret`.
     const RESPONSE: &str = "YW5uAGFjY2VwdG9yAHNlY3JldA==";
+    /// base64 of `NUL ann NUL secret`.
+    const OWN_RESPONSE: &str = "AGFubgBzZWNyZXQ=";
     const SASL_IR: &str = "* OK [CAPABILITY IMAP4rev1 sasl-ir ID] ready\r\n";
 
-    fn client() -> Client {
+    fn client(master: Option<&str>) -> Client {
         let session = SessionId::parse("sess-0001").unwrap();
         let id = ClientId {
             client: ClientAddr("192.0.2.77:4242".parse().unwrap()),
@@ -364,29 +435,30 @@ mod tests {
             home: "/srv/mail/ann",
         };
         let account = AccountName::parse("ann").unwrap();
-        Client::new(&account, "acceptor", &Secret::new(b"secret".to_vec()), &id).unwrap()
+        Client::new(&account, master, &Secret::new(b"secret".to_vec()), &id).unwrap()
     }
 
     /// What comes of it, what was written, what is left.
-    fn run(parts: &[&[u8]]) -> (Result<Step, LoginError>, String, Vec<u8>) {
-        let (mut client, mut input, mut out) = (client(), BytesMut::new(), BytesMut::new());
-        let mut last = Ok(Step::More);
-        for part in parts {
-            input.extend_from_slice(part);
-            if last == Ok(Step::More) {
-                last = client.step(&mut input, &mut out);
-            }
-        }
-        (
-            last,
-            String::from_utf8(out.to_vec()).unwrap(),
-            input.to_vec(),
-        )
+    fn run(parts: &[&[u8]], master: Option<&str>) -> (Result<Step, LoginError>, String, Vec<u8>) {
+        let mut client = client(master);
+        let parts = parts.iter().copied();
+        let (last, sent, left) = play(parts, |input, out| client.step(input, out));
+        (last, String::from_utf8(sent).unwrap(), left)
     }
 
     fn check(input: &str, result: &Result<&str, LoginError>, sent: &str, left: &str) {
+        check_as(Some("acceptor"), input, result, sent, left);
+    }
+
+    fn check_as(
+        master: Option<&str>,
+        input: &str,
+        result: &Result<&str, LoginError>,
+        sent: &str,
+        left: &str,
+    ) {
         at_every_split(input.as_bytes(), |parts| {
-            let (step, out, rest) = run(parts);
+            let (step, out, rest) = run(parts, master);
             let expected = result.clone().map(|list| Step::Done {
                 capabilities: list.to_owned(),
             });
@@ -431,6 +503,30 @@ mod tests {
     }
 
     #[test]
+    fn an_id_is_sent_to_those_who_may_know_it() {
+        let end = "a OK in\r\n* CAPABILITY A\r\nc OK\r\n";
+        let login = format!("a AUTHENTICATE PLAIN\r\n{RESPONSE}\r\nc CAPABILITY\r\n");
+        for (greeting, answers, sent) in [
+            ("[CAPABILITY IMAP4rev1 XID IDLE]", "+ \r\n", login.clone()),
+            ("[CAPABILITY id]", "i OK\r\n+ \r\n", format!("{ID}{login}")),
+            ("[ALERT] ID", "i NO what\r\n+\r\n", format!("{ID}{login}")),
+        ] {
+            let input = format!("* OK {greeting} hello\r\n{answers}{end}");
+            check(&input, &Ok("A"), &sent, "");
+        }
+    }
+
+    #[test]
+    fn without_a_master_user_the_account_itself_logs_in() {
+        let sent = format!("a AUTHENTICATE PLAIN\r\n{OWN_RESPONSE}\r\nc CAPABILITY\r\n");
+        let greeting = "* OK [CAPABILITY IMAP4rev1] Courier-IMAP ready.\r\n";
+        let input =
+            format!("{greeting}+ \r\n* OK [ALERT] hm\r\na OK\r\n* CAPABILITY A\r\nc OK\r\n");
+        check_as(None, &input, &Ok("A"), &sent, "");
+        check(greeting, &Err(LoginError::Identity), "", "");
+    }
+
+    #[test]
     fn refusals_say_whose_they_are() {
         let initial = format!("{ID}a AUTHENTICATE PLAIN {RESPONSE}\r\n");
         let master = |text: &str| LoginError::Master(text.to_owned());
@@ -463,6 +559,10 @@ mod tests {
             ("+ \r\n", LoginError::Unexpected("continuation")),
             ("* PREAUTH in\r\n", LoginError::Unexpected("PREAUTH")),
             ("i OK twice\r\n", LoginError::Unexpected("tag")),
+            (
+                "* BAD what\r\n",
+                LoginError::Unexpected("BAD without a tag"),
+            ),
             ("z OK in\r\n", LoginError::Unexpected("tag")),
             ("hello\r\n", ReplyError::Malformed.into()),
         ] {
@@ -512,7 +612,7 @@ mod tests {
             "i OK\r\n",
             "* CAPABILITY IMAP4rev1\r\n* OK too late\r\ni OK\r\n+ \r\n",
         ] {
-            let (step, out, _) = run(&[greeting.as_bytes()]);
+            let (step, out, _) = run(&[greeting.as_bytes()], Some("acceptor"));
             assert!(step.is_err(), "{greeting}");
             assert_eq!(out, "", "{greeting}");
         }
@@ -523,7 +623,8 @@ mod tests {
         let input =
             format!("{SASL_IR}i OK\r\na OK [CAPABILITY A B] in\r\n* CAPABILITY A B\r\nc OK\r\n");
         for cut in 0..input.len() {
-            assert_eq!(run(&[&input.as_bytes()[..cut]]).0, Ok(Step::More));
+            let (step, _, _) = run(&[&input.as_bytes()[..cut]], Some("acceptor"));
+            assert_eq!(step, Ok(Step::More));
         }
     }
 }

@@ -13,11 +13,13 @@
 //! | [`denial`] | why a client is not served, in each protocol's words |
 //! | [`link`] | the link between front and node, both halves |
 //! | [`encode`] | what is written into real servers' protocols, one encoder per form |
+//! | [`proxy_header`] | the PROXY protocol's header, versions 1 and 2 |
 //! | [`template`] | arguments and environment of a server that is started |
 //! | [`reply`] | replies of a real IMAP server, one at a time |
 //! | [`login`] | logging in to a real IMAP server, client half |
 //! | [`opening`] | what a real server says first on a session handed to it |
 //! | [`server`] | IMAP or POP3 before login, as one type |
+//! | [`survey`] | what a real server says of itself before a login, client half |
 //! | [`talk`] | what IMAP and POP3 before login have in common |
 
 #[cfg(any(fuzzing, test))]
@@ -30,12 +32,14 @@ pub mod link;
 pub mod login;
 pub mod opening;
 pub mod pop3;
+pub mod proxy_header;
 pub mod reply;
 pub mod sasl;
 #[cfg(test)]
 #[path = "../../tests/transcripts/mod.rs"]
 mod script;
 pub mod server;
+pub mod survey;
 pub mod talk;
 pub mod template;
 #[cfg(test)]

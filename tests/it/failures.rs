@@ -105,7 +105,7 @@ fn started_server_that_dies() {
                 })
             });
         }
-        let said = "real server does not answer yet service=imap kind=exec error=\"real server ended with status 75: no luck, pigeonair-trial: ";
+        let said = "real server may not be ready protocol=imap kind=exec error=\"real server ended with status 75: no luck, pigeonair-trial: ";
         eventually("the trial at start says so too", || {
             cluster.node_log("n1").contains(said)
         });

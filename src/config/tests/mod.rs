@@ -707,6 +707,14 @@ fn the_acceptor_is_checked() {
             "kind = 'login'\nsocket = '/run/x'",
             &["acceptor.imap.socket: not used with kind = \"login\""],
         ),
+        ("master_user = \"acceptor\"", "proxy_protocol = 'v2'", &[]),
+        (
+            "kind = \"login\"",
+            "kind = 'login'\nproxy_protocol = 'v3'",
+            &[
+                "acceptor.imap.proxy_protocol: bad value (got \"v3\"; expected \"off\" or \"v1\" or \"v2\")",
+            ],
+        ),
         (
             "kind = \"login\"",
             "kind = 'dovecot-imap-master'",

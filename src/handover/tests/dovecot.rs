@@ -10,8 +10,8 @@ use std::{
 };
 
 use crate::{
-    handover::{LoginSettings, imap_master, login},
-    names::Service,
+    handover::{LoginSettings, imap_master, trial},
+    names::Protocol,
     net::Address,
     secret::Secret,
 };
@@ -68,12 +68,9 @@ impl Dovecot {
         };
         dovecot
             .until("all doors answer", async || {
-                login::try_greeting(Service::Imap, &master_at(dovecot.address()))
-                    .await
-                    .is_ok()
-                    && login::try_greeting(Service::Pop3, &master_at(dovecot.pop3()))
-                        .await
-                        .is_ok()
+                let (imap, pop3) = (master_at(dovecot.address()), master_at(dovecot.pop3()));
+                trial::run(Protocol::Imap, &imap, PATIENCE).await.is_ok()
+                    && trial::run(Protocol::Pop3, &pop3, PATIENCE).await.is_ok()
                     && imap_master::try_connect(&dovecot.socket()).await.is_ok()
             })
             .await;
@@ -146,8 +143,9 @@ impl Drop for Dovecot {
 pub(super) fn master_at(server: Address) -> LoginSettings {
     LoginSettings {
         server,
-        user: MASTER.to_owned(),
+        user: Some(MASTER.to_owned()),
         password: Secret::new(SECRET.as_bytes().to_vec()),
+        proxy_header: None,
     }
 }
 

@@ -1,5 +1,7 @@
-//! Hand-over to a real Dovecot 2.3, by each kind. Run as root.
+//! Hand-over to a real Dovecot 2.3 by each kind, to a real Cyrus by `login`, to a real Courier by `login` and `exec`. Run as root.
 
+mod courier;
+mod cyrus;
 mod dovecot;
 mod exec;
 
@@ -26,8 +28,12 @@ use tokio::{
 use self::dovecot::{Dovecot, FIRST_UID, SECRET, home, master_at};
 use super::*;
 use crate::{
-    names::{ClientAddr, LocalAddr, Protocol, SessionId},
-    proto::opening::{Reader, Step},
+    names::{ClientAddr, LocalAddr, SessionId},
+    proto::{
+        link::context::ClientTls,
+        opening::{Reader, Step},
+        proxy_header::Version,
+    },
     secret::Secret,
 };
 
@@ -284,6 +290,32 @@ async fn session(handover: &Handover, link: LinkKind, number: u32) -> String {
         assert!(front.end().await.contains("c OK"));
         drop(front);
         capabilities
+    };
+    let both = async { tokio::join!(serve, talk).1 };
+    timeout(PATIENCE, both).await.expect("a session that ends")
+}
+
+/// A session that says these lines, each time reading up to and with a line that begins so. What the server said.
+async fn converse(handover: &Handover, context: &Context, lines: &[(&str, &str)]) -> String {
+    let (mut front, node) = Front::link(LinkKind::Tcp).await;
+    let service = match context.protocol {
+        Protocol::Imap => Service::Imap,
+        Protocol::Pop3 => Service::Pop3,
+    };
+    let serve = async {
+        let handed = handover.hand_over(node, service, context, verdict).await;
+        relay_on(handed.unwrap_or_else(|error| panic!("{}", chain(&error)))).await;
+    };
+    let talk = async {
+        assert_eq!(front.until("verdict ").await, "verdict ready\r\n");
+        let mut said = String::new();
+        for (line, end) in lines {
+            front.send(&format!("{line}\r\n")).await;
+            said += &front.until(end).await;
+        }
+        said += &front.end().await;
+        drop(front);
+        said
     };
     let both = async { tokio::join!(serve, talk).1 };
     timeout(PATIENCE, both).await.expect("a session that ends")
@@ -796,6 +828,106 @@ async fn pop3_has_no_socket_to_pass() {
     )
     .await;
     assert!(matches!(error, Refused::Service(Service::Pop3)), "{error}");
+}
+
+/// The doors of `config/dovecot/haproxy.conf` on these ports, and further settings.
+fn haproxy_doors(imap: u16, pop3: u16, extra: &str) -> String {
+    let sample = include_str!("../../../config/dovecot/haproxy.conf");
+    assert!(sample.contains("port = 10144") && sample.contains("port = 10111"));
+    sample
+        .replace("port = 10144", &format!("port = {imap}"))
+        .replace("port = 10111", &format!("port = {pop3}"))
+        + extra
+}
+
+/// Logins through doors that read a header: of each version, and each protocol.
+async fn login_by_header(extra: &str, logged: impl Fn(&Context) -> Vec<String>) {
+    let ports = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let [imap, pop3] = ports.map(|port| port.local_addr().unwrap().port());
+    let dovecot = Dovecot::start(&haproxy_doors(imap, pop3, extra)).await;
+    for (version, number) in [(Version::V1, 1), (Version::V2, 2)] {
+        let [imap, pop3] = [imap, pop3].map(|port| {
+            let host = "127.0.0.1".to_owned();
+            LoginSettings {
+                proxy_header: Some(version),
+                ..master_at(Address::Tcp { host, port })
+            }
+        });
+        for (protocol, login) in [(Protocol::Imap, &imap), (Protocol::Pop3, &pop3)] {
+            let tried = trial::run(protocol, login, PATIENCE).await;
+            tried.unwrap_or_else(|error| panic!("{version:?}: {}", chain(&error)));
+        }
+        let handover = start(Settings {
+            pop3: Some(Kind::Login(pop3)),
+            ..settings(Kind::Login(imap), dovecot.homes())
+        });
+        for mut context in [context(number), pop3_context(number)] {
+            context.tls = Some(ClientTls {
+                version: "TLSv1.3".to_owned(),
+                cipher: "TLS_AES_128_GCM_SHA256".to_owned(),
+            });
+            let lines: &[_] = match context.protocol {
+                Protocol::Imap => &[("a SELECT INBOX", "a OK"), ("b LOGOUT", "b OK")],
+                Protocol::Pop3 => &[("STAT", "+OK 0 0"), ("QUIT", "+OK")],
+            };
+            converse(&handover, &context, lines).await;
+            let mut words = logged(&context);
+            words.push(format!(
+                "{}-login: Info: Login: user=<u{number}>",
+                context.protocol.as_str()
+            ));
+            words.push("rip=192.0.2.77, lip=192.0.2.1,".to_owned());
+            if version == Version::V2 {
+                words.push(", secured,".to_owned());
+            }
+            let words: Vec<_> = words.iter().map(String::as_str).collect();
+            dovecot.logged(&words).await;
+        }
+        all_over(&handover).await;
+    }
+}
+
+#[tokio::test]
+async fn dovecot_learns_the_client_from_a_header_alone() {
+    login_by_header("login_trusted_networks =\n", |_| Vec::new()).await;
+}
+
+#[tokio::test]
+async fn dovecot_learns_the_session_from_a_trusted_client_of_a_header() {
+    login_by_header(
+        "login_trusted_networks = 127.0.0.0/8 192.0.2.0/24\n",
+        |context| vec![format!("session=<{}>", context.session)],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_door_that_reads_a_header_says_nothing_without() {
+    let ports = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let [imap, pop3] = ports.map(|port| port.local_addr().unwrap().port());
+    let dovecot = Dovecot::start(&haproxy_doors(imap, pop3, "haproxy_timeout = 1s\n")).await;
+    for (protocol, port) in [(Protocol::Imap, imap), (Protocol::Pop3, pop3)] {
+        let host = "127.0.0.1".to_owned();
+        let login = master_at(Address::Tcp { host, port });
+        let error = trial::run(protocol, &login, PATIENCE).await.unwrap_err();
+        assert!(!error.is_misconfiguration());
+        let error = chain(&error).to_string();
+        assert!(error.contains("set proxy_protocol"), "{error}");
+    }
+    // And the other way round.
+    for (protocol, server) in [
+        (Protocol::Imap, dovecot.address()),
+        (Protocol::Pop3, dovecot.pop3()),
+    ] {
+        for version in [Version::V1, Version::V2] {
+            let login = LoginSettings {
+                proxy_header: Some(version),
+                ..master_at(server.clone())
+            };
+            let error = trial::run(protocol, &login, PATIENCE).await.unwrap_err();
+            assert!(error.is_misconfiguration(), "{}", chain(&error));
+        }
+    }
 }
 
 /// A file system that hangs keeps one of our threads for each try, and the whole process has only so many of them.

@@ -14,7 +14,8 @@
 //! asked: its answer shows that the session lives. Every command waits for the answer to the one before it: replies have
 //! no tags, and Dovecot answers commands that come together 40 ms later.
 //!
-//! Nothing is sent before the greeting: a server that is no POP3 server never sees the password, which is the node's own.
+//! The login is the master user's acting as the account, or the account's own, as for IMAP. Nothing is sent before the
+//! greeting: a server that is no POP3 server never sees the password, which is the node's own.
 //! Octets behind the last reply stay in the input: they are the session's. Deadlines and the end of the stream are the
 //! driver's.
 //!
@@ -24,21 +25,21 @@
 
 use bytes::{BufMut as _, BytesMut};
 
-#[cfg(any(fuzzing, test))]
-use crate::proto::conversation::{pieces, sizes};
 use crate::{
     names::AccountName,
     proto::{
         encode::{self, ClientId},
         link::Refusal,
-        login::{LoginError, Step},
+        login::{self, LoginError, Step},
         reply::{self, Reader, ReplyError},
-        sasl,
     },
     secret::Secret,
 };
 
 const AUTH: &[u8] = b"AUTH PLAIN";
+
+/// How Courier greets, which passes over authorization identities.
+const COURIER: &[u8] = b"Hello there.";
 
 /// The longest line of AUTH, its end included.
 const MAX_AUTH_BYTES: usize = 255;
@@ -63,21 +64,29 @@ pub struct Client {
     state: State,
     /// The XCLIENT command, without its line end.
     xclient: BytesMut,
+    /// Whether the login is a master user's.
+    is_master: bool,
     /// The PLAIN response in base64, until it is sent.
     response: Option<Secret>,
 }
 
 impl Client {
-    /// Will log in as `account` with the master user's password and tell the server who the client is. Neither `master` nor
-    /// `password` holds a NUL.
-    pub fn new(account: &AccountName, master: &str, password: &Secret, id: &ClientId<'_>) -> Self {
+    /// Will log in as `account` and tell the server who the client is; `password` is the master user's, or, without one,
+    /// opens the account itself. Neither `master` nor `password` holds a NUL.
+    pub fn new(
+        account: &AccountName,
+        master: Option<&str>,
+        password: &Secret,
+        id: &ClientId<'_>,
+    ) -> Self {
         let mut command = BytesMut::new();
         encode::pop3_xclient(id, &mut command);
         Self {
             replies: Reader::new(),
             state: State::Greeting,
             xclient: command,
-            response: Some(sasl::plain_initial(account.as_str(), master, password)),
+            is_master: master.is_some(),
+            response: Some(login::response(account, master, password)),
         }
     }
 
@@ -107,6 +116,9 @@ impl Client {
 
     fn ok(&mut self, text: &[u8], out: &mut BytesMut) -> Result<(), LoginError> {
         match self.state {
+            State::Greeting if self.is_master && text == COURIER => {
+                return Err(LoginError::Identity);
+            }
             State::Greeting if announces_xclient(text) => {
                 put_line(&self.xclient, out);
                 self.state = State::Identifying;
@@ -208,9 +220,8 @@ fn refused(text: &[u8]) -> LoginError {
     }
 }
 
-/// Holds for any real server: however the network cuts what it says, the login goes the same way, the password is sent
-/// once at most and only after a greeting, and what follows the login is left. The first octet chooses how it is cut, and
-/// by its lowest bit whether the response fits into the line of AUTH.
+/// The property of [`login`](crate::proto::login) for POP3. The first octet chooses how it is cut, by its lowest bit
+/// whether the response fits into the line of AUTH, and by its second whether there is a master user.
 #[cfg(any(fuzzing, test))]
 pub fn fuzz(data: &[u8]) {
     use crate::names::{ClientAddr, LocalAddr, SessionId};
@@ -229,33 +240,14 @@ pub fn fuzz(data: &[u8]) {
         home: "/srv/mail/ann",
     };
     let password = Secret::new(vec![b's'; if seed & 1 == 0 { 6 } else { 300 }]);
-    let run = |cut: &mut dyn FnMut() -> usize| {
-        let mut client = Client::new(&account, "master", &password, &id);
-        let (mut input, mut out, mut last) = (BytesMut::new(), BytesMut::new(), Ok(Step::More));
-        for piece in pieces(said, cut) {
-            input.extend_from_slice(piece);
-            if last == Ok(Step::More) {
-                last = client.step(&mut input, &mut out);
-            }
-        }
-        let left = last.is_ok().then(|| input.to_vec());
-        (last, out, left)
+    let master = (seed & 2 == 0).then_some("master");
+    let client = || {
+        let mut client = Client::new(&account, master, &password, &id);
+        move |input: &mut BytesMut, out: &mut BytesMut| client.step(input, out)
     };
-    let whole = run(&mut || usize::MAX);
-    assert_eq!(whole, run(&mut sizes(*seed)), "cut, it was read otherwise");
-    assert_eq!(whole, run(&mut || 1), "octet by octet, otherwise");
-    let (last, out, left) = whole;
-    let response = sasl::plain_initial("ann", "master", &password);
-    let sent = out
-        .windows(response.expose().len())
-        .filter(|window| *window == response.expose())
-        .count();
-    assert!(sent == 0 || sent == 1 && said.starts_with(b"+OK"));
-    assert!(left.is_none_or(|left| said.ends_with(&left)));
-    if let Ok(Step::Done { capabilities }) = last {
-        assert_eq!(sent, 1, "logged in without a password");
-        assert_eq!(capabilities, "");
-    }
+    let response = login::response(&account, master, &password);
+    let capabilities = login::property(*seed, said, b"+OK", &response, client);
+    assert!(capabilities.is_none_or(|list| list.is_empty()));
 }
 
 #[cfg(test)]
@@ -263,7 +255,7 @@ mod tests {
     use super::*;
     use crate::{
         names::{ClientAddr, LocalAddr, SessionId},
-        proto::reply::at_every_split,
+        proto::{reply::at_every_split, sasl},
     };
 
     /// FORWARD is base64 of `forward` fields `uid=1001 TAB gid=1002 TAB home=/srv/mail/ann`.
@@ -275,6 +267,14 @@ mod tests {
 
     /// What comes of it, what was written, what is left.
     fn run(password: &str, parts: &[&[u8]]) -> (Result<Step, LoginError>, String, Vec<u8>) {
+        run_as(Some("acceptor"), password, parts)
+    }
+
+    fn run_as(
+        master: Option<&str>,
+        password: &str,
+        parts: &[&[u8]],
+    ) -> (Result<Step, LoginError>, String, Vec<u8>) {
         let session = SessionId::parse("sess-0001").unwrap();
         let id = ClientId {
             client: ClientAddr("192.0.2.77:4242".parse().unwrap()),
@@ -287,16 +287,10 @@ mod tests {
         };
         let account = AccountName::parse("ann").unwrap();
         let password = Secret::new(password.as_bytes().to_vec());
-        let mut client = Client::new(&account, "acceptor", &password, &id);
-        let (mut input, mut out, mut last) = (BytesMut::new(), BytesMut::new(), Ok(Step::More));
-        for part in parts {
-            input.extend_from_slice(part);
-            if last == Ok(Step::More) {
-                last = client.step(&mut input, &mut out);
-            }
-        }
-        let sent = String::from_utf8(out.to_vec()).unwrap();
-        (last, sent, input.to_vec())
+        let mut client = Client::new(&account, master, &password, &id);
+        let parts = parts.iter().copied();
+        let (last, sent, left) = login::play(parts, |input, out| client.step(input, out));
+        (last, String::from_utf8(sent).unwrap(), left)
     }
 
     fn check(input: &str, result: &Result<(), LoginError>, sent: &str, left: &str) {
@@ -327,6 +321,19 @@ mod tests {
             let input = format!("{greeting}+OK Logged in.\r\n+OK\r\n+OK left");
             check(&input, &Ok(()), sent, "+OK left");
         }
+    }
+
+    #[test]
+    fn without_a_master_user_the_account_itself_logs_in() {
+        let said = b"+OK Hello there.\r\n+OK logged in.\r\n+OK Yup.\r\n";
+        at_every_split(said, |parts| {
+            let (step, sent, left) = run_as(None, "secret", parts);
+            assert!(matches!(step, Ok(Step::Done { .. })) && left.is_empty());
+            // base64 of `NUL ann NUL secret`.
+            assert_eq!(sent, "AUTH PLAIN AGFubgBzZWNyZXQ=\r\nNOOP\r\n");
+            let (step, sent, _) = run("secret", parts);
+            assert_eq!((step, sent.as_str()), (Err(LoginError::Identity), ""));
+        });
     }
 
     #[test]
