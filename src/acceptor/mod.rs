@@ -1,12 +1,15 @@
 //! The acceptor: from an accepted link to a session with the real server.
 //!
 //! ```text
-//! accept ─> may it come from there? ─> admit: prove, open ─> hand over, verdict ─> step aside, relay or look after ─> outcome line
+//! accept ─> may it come from there? ─> admit: prove, open ─> hand over, verdict ─┬─> step aside
+//!                                                                                ├─> look after a process ─> outcome line
+//!                                                                                └─> relay ────────────────> outcome line
 //! ```
 //!
 //! A peer that is no proxy is closed without a word, counted, and logged at most once per address and minute. A proven
-//! peer always gets a verdict. A server that was started for a session is looked after until it exits, which holds up no
-//! drain: it lives on when this process stops, unless it needs the relay. Nothing past the link's own records is read: it belongs to the real server.
+//! peer always gets a verdict. Nothing past the link's own records is read: it belongs to the real server. A server that was
+//! started for a session is looked after until it exits, which holds up no drain: when this process stops, it lives on,
+//! unless it needs the relay.
 //!
 //! Limits: networks (`from`) or peer credentials before anything else; unproven peers to a quota and a few seconds,
 //! proven ones to the announced idle limit; links and relayed sessions together; sessions per account.

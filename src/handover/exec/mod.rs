@@ -10,14 +10,14 @@
 //! link under TLS   pair ──> spawn(other end) ──> verdict ──> Started, to be relayed
 //! ```
 //!
-//! A server may write its opening the moment it runs, so on a plain link the verdict must be there before it is started: what
-//! the verdict announces is what the server will say, not that it runs. When it can't be started after that, the link is
-//! closed, and the front reports what it does for a server that dies before its opening ("unavailable"): it says OK to no client before
-//! the opening is complete, so nobody has been promised anything. Under TLS the server talks into a pair that nobody reads yet;
-//! there the front hears of the failure in the verdict.
+//! A server may write its opening the moment it runs, so on a plain link the verdict must be there before it is started:
+//! what the verdict announces is what the server will say, not that it runs. When it can't be started after that, the link
+//! is closed, and the front reports what it does for a server that dies before its opening ("unavailable"): it says OK to
+//! no client before the opening is complete, so nobody has been promised anything. Under TLS the server talks into a pair
+//! that nobody reads yet; there the front hears of the failure in the verdict.
 //!
-//! It does not read from the link, nor keep a duplicate of its socket: the client sees the end when the server ends. Limits: the
-//! caller's deadline for all of it. On failure before the verdict, the link is the caller's as before.
+//! It does not read from the link, nor keep a duplicate of its socket: the client sees the end when the server ends.
+//! Limits: the caller's deadline for all of it. On failure before the verdict, the link is the caller's as before.
 
 mod server;
 mod spawner;

@@ -6,8 +6,8 @@
 //!
 //! It ends no server: when a [`Server`] is dropped, its process lives on. The session is counted until the process has exited.
 //!
-//! Limits: 1 KiB of a line, the rest of it is left out; 100 lines at once and 10 a second after that, what is more is counted and left
-//! out. A line that has not ended when the server has is a line.
+//! Limits: 1 KiB of a line, the rest of it is left out; 100 lines at once and 10 a second after that, what is more is
+//! counted and left out. A line that has not ended when the server has is a line.
 
 use std::{
     fmt, io,

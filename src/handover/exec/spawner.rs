@@ -11,14 +11,15 @@
 //!                                └── nobody waits any more: not started, or ended ──> reaped here
 //! ```
 //!
-//! What a server begins with: descriptors 0 and 1 as ordered, 2 for errors, no other (what this process inherited is marked
-//! close-on-exec once, at start); the environment ordered and no variable else; a process group of its own; no blocked
-//! signal, and every signal at its default but those that whoever started this process had ignored, SIGPIPE not among them.
-//! `no_new_privs` and the bounding set are as in this process: redirecting mail from within a server may need a set-gid program.
+//! What a server begins with: descriptors 0 and 1 as ordered, 2 for errors, no other (what this process inherited is
+//! marked close-on-exec once, at start); the environment ordered and no variable else; a process group of its own; no
+//! blocked signal, and every signal at its default but those that whoever started this process had ignored, SIGPIPE not
+//! among them. `no_new_privs` and the bounding set are as in this process: redirecting mail from within a server may
+//! need a set-gid program. Limits of resources are this process's too.
 //!
-//! The thread starts no thread and does not call into the runtime. It waits inside `fork` and `exec`; a home whose file system
-//! stops answering in just that moment holds up everyone behind it, until their deadlines. Limits: orders in the queue. A
-//! process that can't give these rights up can't start servers, which is found at start.
+//! The thread starts no thread and does not call into the runtime. It waits inside `fork` and `exec`; a home whose file
+//! system stops answering in just that moment holds up everyone behind it, until their deadlines. Limits: orders in the
+//! queue. A process that can't give these rights up can't start servers, which is found at start.
 
 use std::{
     io,

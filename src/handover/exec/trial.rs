@@ -8,8 +8,9 @@
 //! under the system's folder for temporary files and removed again, both by programs of the system's that run as that user
 //! too: no right to give folders away is needed, and nothing is ever deleted with more rights than the user's own.
 //!
-//! It says nothing of other homes, whose Maildirs may be missing. Limits: the hand-over's timeout for the opening, some seconds for each
-//! other step. On failure the reason, with the last line of the server's error stream; whatever was begun is undone.
+//! It says nothing of other homes, whose Maildirs may be missing. Limits: the hand-over's timeout for the opening, some
+//! seconds for each other step. On failure the reason, with the last line of the server's error stream; whatever was begun
+//! is undone.
 
 use std::{fs::File, io, os::fd::OwnedFd, path::PathBuf, time::Duration};
 

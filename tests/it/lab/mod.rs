@@ -346,9 +346,11 @@ impl Builder {
             .tempdir_in("/tmp")
             .unwrap();
         let root = dir.path();
-        for folder in ["bin", "front", "ldap", "logs", "nodes"] {
+        for folder in ["bin", "front", "ldap", "logs", "nodes", "tmp"] {
             fs::create_dir(root.join(folder)).unwrap();
         }
+        let everyones = fs::Permissions::from_mode(0o1777);
+        fs::set_permissions(root.join("tmp"), everyones).unwrap();
         // Where it was built its own users may not be able to reach it.
         fs::copy(env!("CARGO_BIN_EXE_pigeonair"), root.join("bin/pigeonair")).unwrap();
         let ip = own_address();

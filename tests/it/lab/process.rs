@@ -42,6 +42,8 @@ impl Process {
             .args(rights)
             .arg("--")
             .args(arguments)
+            // What is killed can't tidy up after itself.
+            .env("TMPDIR", logs.with_file_name("tmp"))
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
