@@ -160,6 +160,13 @@ impl Protocol {
         }
     }
 
+    /// Reads that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Imap, Self::Pop3]
+            .into_iter()
+            .find(|protocol| protocol.as_str() == word)
+    }
+
     /// The service that a link is opened for to carry this protocol.
     pub const fn service(self) -> Service {
         match self {

@@ -66,6 +66,7 @@ fn acceptor(places: usize, server: Address, home_root: &Path, tasks: &Tasks) -> 
             home_root: home_root.to_owned(),
         },
         timeout: PATIENCE,
+        sessions_file: home_root.join("sessions"),
         sessions_per_account: 0,
     };
     Acceptor::with_places(

@@ -43,6 +43,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// Below lie the users of the system itself.
 const IDS: RangeInclusive<u32> = 1000..=LAST_ID;
 const SESSIONS_PER_ACCOUNT: u32 = 50;
+const SESSIONS_FILE: &str = "/run/pigeonair/sessions";
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
 const SERVICES: [Service; 3] = [Service::Imap, Service::Pop3, Service::Mailstore];
 
@@ -67,6 +68,11 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
         "sessions_per_account",
         &form::integer(0..=1_000_000),
         SESSIONS_PER_ACCOUNT,
+    );
+    let sessions_file = section.or(
+        "sessions_file",
+        &form::path("the path of a file"),
+        SESSIONS_FILE.into(),
     );
     let timeout = section.or("handover_timeout", &wait, HANDOVER_TIMEOUT);
     let listeners = listeners(section);
@@ -95,6 +101,7 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
             bounds: bounds?,
             timeout,
             sessions_per_account,
+            sessions_file,
         },
         relay,
         drain_timeout,

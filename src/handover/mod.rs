@@ -29,6 +29,7 @@
 mod exec;
 mod home;
 mod imap_master;
+mod journal;
 mod login;
 mod sessions;
 mod version;
@@ -49,6 +50,7 @@ pub use self::{
     exec::{ExecSettings, Exit, Server, SpawnerError},
     home::HomeError,
     imap_master::MasterError,
+    journal::JournalError,
     login::LoginSettings,
     sessions::SessionGuard,
     version::{VersionError, check_exec, check_imap_master},
@@ -89,6 +91,9 @@ pub struct Settings {
     pub timeout: Duration,
     /// Sessions that one account may have on this node, over all protocols; default 50; 0: no limit.
     pub sessions_per_account: u32,
+    /// Where sessions are written down that live on when this process ends; default `/run/pigeonair/sessions`. Not used when
+    /// no kind gives sessions away.
+    pub sessions_file: PathBuf,
 }
 
 /// A way to hand a session over.
@@ -139,6 +144,20 @@ pub enum Handed {
         /// Counts the session; dropped when the relay has ended.
         session: SessionGuard,
     },
+}
+
+/// Why sessions can't be handed over as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// They can't be written down.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// This process can't start servers, and is to.
+    #[error(transparent)]
+    Spawner(#[from] SpawnerError),
+    /// The real server does not have the kind.
+    #[error(transparent)]
+    Version(#[from] VersionError),
 }
 
 /// Why a session was not handed over.
@@ -263,17 +282,6 @@ pub struct Handover {
     metrics: Metrics,
 }
 
-/// Why sessions can't be handed over as configured.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// This process can't start servers.
-    #[error(transparent)]
-    Spawner(#[from] SpawnerError),
-    /// The installed server can't do it.
-    #[error(transparent)]
-    Version(#[from] VersionError),
-}
-
 impl Handover {
     /// Checks that the real server can do what is configured, starts looking after sockets that were given away, and tries
     /// the configured kind once (the result goes to the log: the real server may start later than this process). Called
@@ -281,7 +289,8 @@ impl Handover {
     ///
     /// # Errors
     ///
-    /// When the installed Dovecot does not have the configured kind, or this process can't start servers and is to.
+    /// When the installed Dovecot does not have the configured kind, this process can't start servers and is to, or
+    /// sessions can't be written down.
     pub fn new(settings: Settings, metrics: Metrics, tasks: &Tasks) -> Result<Self, StartError> {
         let mut spawner = None;
         for kind in [&settings.imap, &settings.pop3].into_iter().flatten() {
@@ -296,7 +305,13 @@ impl Handover {
                 Kind::Login(_) => {}
             }
         }
-        let sessions = Arc::new(Sessions::new(metrics.sessions_open.clone()));
+        let gives_away = [&settings.imap, &settings.pop3]
+            .into_iter()
+            .flatten()
+            .any(Kind::gives_away);
+        let journal = gives_away.then_some(settings.sessions_file.as_path());
+        let sessions = Sessions::new(metrics.sessions_open.clone(), journal)?;
+        let sessions = Arc::new(sessions);
         tasks.background("session sweep", sweep(Arc::clone(&sessions)));
         let settings = Arc::new(settings);
         for protocol in [Protocol::Imap, Protocol::Pop3] {
@@ -396,7 +411,8 @@ impl Handover {
                 };
                 let home = &home;
                 let values = Values { context, home };
-                exec::start(link, spawner, settings, &values, session, deadline, verdict).await
+                let begun = exec::start(link, spawner, settings, &values, deadline, verdict);
+                begun.await?.look_after(context, session, &self.sessions)
             }
             Kind::Login(settings) => {
                 let started = login::start(service, settings, context, &home);
@@ -479,6 +495,14 @@ impl Settings {
 // === impl Kind ===
 
 impl Kind {
+    /// Whether sessions may live on without this process.
+    pub const fn gives_away(&self) -> bool {
+        match self {
+            Self::DovecotImapMaster { .. } | Self::Exec(_) => true,
+            Self::Login(_) => false,
+        }
+    }
+
     /// The word for configuration, logs and metrics.
     pub const fn as_str(&self) -> &'static str {
         match self {

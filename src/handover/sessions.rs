@@ -2,23 +2,28 @@
 //!
 //! ```text
 //! reserve ──> SessionGuard ──┬── held by whoever relays; dropped at its end
-//!                            └── give_away(guard, witness): kept here until the socket is dead
+//!                            └── give_away(guard, witness): kept here until the socket is dead, or forget(cookie)
 //! ```
 //!
 //! A sweep asks the kernel about all sockets that were given away; an account that is at its limit has its own asked at
-//! once, so that a client which has just closed one session may open the next.
+//! once, so that a client which has just closed one session may open the next. What is given away is also written down
+//! ([`super::journal`]): it lives on when this process ends, and counts again when it is back.
 //!
 //! It does not end sessions and knows nothing of other nodes. Limits: one entry per open session. Nothing here fails, except a
-//! reservation above the limit.
+//! reservation above the limit, and the start when the journal can't be used.
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use prometheus::IntGaugeVec;
 
-use super::witness::{Kernel, Witness};
+use super::{
+    journal::{Journal, JournalError, Record},
+    witness::{Kernel, Witness},
+};
 use crate::names::{AccountName, Protocol};
 
 /// The sessions of a node.
@@ -26,6 +31,8 @@ use crate::names::{AccountName, Protocol};
 pub(super) struct Sessions {
     open: Arc<Open>,
     given: Mutex<Vec<Given>>,
+    /// None when no session is ever given away.
+    journal: Option<Mutex<Journal>>,
     kernel: Mutex<Kernel>,
 }
 
@@ -53,16 +60,39 @@ struct Given {
 // === impl Sessions ===
 
 impl Sessions {
-    /// None yet; `gauge` is `sessions_open{protocol}`.
-    pub(super) fn new(gauge: IntGaugeVec) -> Self {
-        Self {
+    /// Those that an earlier process has given away and that live on, as the journal has them; none without a journal.
+    /// `gauge` is `sessions_open{protocol}`.
+    pub(super) fn new(gauge: IntGaugeVec, journal: Option<&Path>) -> Result<Self, JournalError> {
+        let (journal, left) = match journal.map(Journal::open).transpose()? {
+            Some((journal, left)) => (Some(Mutex::new(journal)), left),
+            None => (None, Vec::new()),
+        };
+        let sessions = Self {
             open: Arc::new(Open {
                 counts: Mutex::default(),
                 gauge,
             }),
             given: Mutex::default(),
+            journal,
             kernel: Mutex::new(Kernel::probe()),
+        };
+        for Record {
+            witness,
+            protocol,
+            account,
+        } in left
+        {
+            // They are there, whatever the limit says now.
+            if let Some(session) = sessions.reserve(&account, protocol, 0) {
+                lock(&sessions.given).push(Given { witness, session });
+            }
         }
+        sessions.sweep(None);
+        let living = lock(&sessions.given).len();
+        if living > 0 {
+            tracing::info!(sessions = living, "sessions of an earlier process live on");
+        }
+        Ok(sessions)
     }
 
     /// Counts one more session of `account`, unless it has `limit` already; 0: no limit.
@@ -91,7 +121,18 @@ impl Sessions {
 
     /// Counts a session until its socket, which another process has now, is dead.
     pub(super) fn give_away(&self, session: SessionGuard, witness: Witness) {
-        lock(&self.given).push(Given { witness, session });
+        let given = Given { witness, session };
+        // Held until the session is in the list, which `tidy` writes from.
+        let mut journal = self.journal.as_ref().map(lock);
+        if let Some(journal) = &mut journal {
+            journal.add(&given.record());
+        }
+        lock(&self.given).push(given);
+    }
+
+    /// Forgets a session that was given away, because its process has exited; the kernel may have told so before.
+    pub(super) fn forget(&self, cookie: u64) {
+        lock(&self.given).retain(|given| given.witness.cookie() != cookie);
     }
 
     /// Forgets sessions whose sockets are dead: of one account, or of all.
@@ -106,11 +147,35 @@ impl Sessions {
         }
         let dead = lock(&self.kernel).dead(&asked);
         lock(&self.given).retain(|given| !dead.contains(&given.witness.cookie()));
+        self.tidy();
+    }
+
+    /// Writes the journal anew if that is due.
+    fn tidy(&self) {
+        let Some(journal) = &self.journal else { return };
+        let mut journal = lock(journal);
+        let given = lock(&self.given);
+        if journal.is_due(given.len()) {
+            let records: Vec<_> = given.iter().map(Given::record).collect();
+            journal.rewrite(&records);
+        }
     }
 
     /// Which accounts have how many sessions; accounts without one are not in it.
     pub(super) fn counts(&self) -> HashMap<AccountName, u32> {
         lock(&self.open.counts).clone()
+    }
+}
+
+// === impl Given ===
+
+impl Given {
+    fn record(&self) -> Record {
+        Record {
+            witness: self.witness.clone(),
+            protocol: self.session.protocol,
+            account: self.session.account.clone(),
+        }
     }
 }
 
@@ -162,10 +227,14 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
+    fn sessions(gauge: &IntGaugeVec) -> Sessions {
+        Sessions::new(gauge.clone(), None).unwrap()
+    }
+
     #[test]
     fn sessions_count_until_dropped_or_dead() {
         let gauge = Metrics::new().unwrap().sessions_open;
-        let sessions = Sessions::new(gauge.clone());
+        let sessions = sessions(&gauge);
         let (ann, bea) = (
             AccountName::parse("ann").unwrap(),
             AccountName::parse("bea").unwrap(),
@@ -202,8 +271,40 @@ mod tests {
     }
 
     #[test]
+    fn what_was_given_away_counts_again_in_the_next_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sessions");
+        let gauge = Metrics::new().unwrap().sessions_open;
+        let (ann, bea) = (
+            AccountName::parse("ann").unwrap(),
+            AccountName::parse("bea").unwrap(),
+        );
+        let sockets = [(); 3].map(|()| UnixStream::pair().unwrap());
+        let first = Sessions::new(gauge.clone(), Some(&path)).unwrap();
+        for (account, (socket, _)) in [&ann, &ann, &bea].into_iter().zip(&sockets) {
+            let session = first.reserve(account, Protocol::Pop3, 2).unwrap();
+            first.give_away(session, Witness::unix(socket).unwrap());
+        }
+        // One that is relayed ends with the process.
+        let relayed = first.reserve(&bea, Protocol::Imap, 2).unwrap();
+        drop((first, relayed));
+
+        let [ended, lives, bea_lives] = sockets;
+        drop(ended);
+        let second = Sessions::new(gauge, Some(&path)).unwrap();
+        let expected = HashMap::from([(ann.clone(), 1), (bea, 1)]);
+        assert_eq!(second.counts(), expected);
+        assert!(second.reserve(&ann, Protocol::Imap, 1).is_none());
+        drop(lives);
+        assert!(second.reserve(&ann, Protocol::Imap, 1).is_some());
+        drop(bea_lives);
+        second.sweep(None);
+        assert!(second.counts().is_empty());
+    }
+
+    #[test]
     fn no_limit_is_none() {
-        let sessions = Sessions::new(Metrics::new().unwrap().sessions_open);
+        let sessions = sessions(&Metrics::new().unwrap().sessions_open);
         let ann = AccountName::parse("ann").unwrap();
         let many: Vec<_> = (0..100)
             .map(|_| sessions.reserve(&ann, Protocol::Imap, 0).unwrap())

@@ -15,7 +15,7 @@
 
 use std::{
     collections::HashSet,
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::{fd::AsFd, unix::net::UnixStream},
 };
@@ -69,6 +69,23 @@ impl Witness {
         })
     }
 
+    /// Reads what its `Display` writes: cookie, inode, and the place in three words.
+    pub(super) fn from_words([cookie, inode, kind, local, peer]: [&str; 5]) -> Option<Self> {
+        let place = match kind {
+            "tcp" => Place::Tcp {
+                local: local.parse().ok()?,
+                peer: peer.parse().ok()?,
+            },
+            "unix" => Place::Unix,
+            _ => return None,
+        };
+        Some(Self {
+            cookie: cookie.parse().ok()?,
+            inode: inode.parse().ok()?,
+            place,
+        })
+    }
+
     /// The kernel's name of the socket, never used twice.
     pub(super) const fn cookie(&self) -> u64 {
         self.cookie
@@ -105,6 +122,16 @@ impl Witness {
             Place::Tcp { local, .. } if matches!(local.ip(), IpAddr::V4(_)) => "/proc/net/tcp",
             Place::Tcp { .. } => "/proc/net/tcp6",
             Place::Unix => "/proc/net/unix",
+        }
+    }
+}
+
+impl fmt::Display for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ", self.cookie, self.inode)?;
+        match self.place {
+            Place::Tcp { local, peer } => write!(f, "tcp {local} {peer}"),
+            Place::Unix => f.write_str("unix - -"),
         }
     }
 }

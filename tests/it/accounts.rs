@@ -7,7 +7,8 @@ use std::{
 
 use crate::{
     client::{Channel, Client, Method},
-    lab::{Cluster, Kind, NodeSpec, User, eventually},
+    lab::{Cluster, Kind, NodeSpec, User, eventually, metric},
+    pop3,
 };
 
 #[test]
@@ -140,6 +141,80 @@ fn an_account_has_as_many_sessions_as_it_may() {
             reply.status.starts_with("OK")
         });
     }
+}
+
+/// IMAP and POP3 sessions are counted together, and each protocol says it in its own word.
+#[test]
+fn the_limit_counts_both_protocols() {
+    let ann = User::new("ann", "n1", 20001);
+    let cluster = Cluster::build()
+        .node(NodeSpec::new("n1", Kind::ImapMaster))
+        .link_tls(false)
+        .user(&ann)
+        .acceptor("sessions_per_account = 1")
+        .start();
+    let log_in = format!("USER {}\r\nPASS {}\r\nQUIT\r\n", ann.name, ann.password);
+    let client = Client::logged_in(&cluster, Channel::Plain, &ann);
+    let heard = pop3::say(&cluster, &log_in);
+    assert!(heard.contains("\r\n-ERR [IN-USE] "), "{heard}");
+    drop(client);
+    eventually("the session that ended makes room", || {
+        pop3::say(&cluster, &log_in).contains("+OK Logged in.")
+    });
+}
+
+/// Sessions that the real server has whole live on when the node process ends, however it ends, and count when it is back.
+#[test]
+fn sessions_given_away_count_again_after_a_restart() {
+    for kind in [Kind::ImapMaster, Kind::Exec] {
+        count_again_after_a_restart(kind);
+    }
+}
+
+fn count_again_after_a_restart(kind: Kind) {
+    let ann = User::new("ann", "n1", 20001);
+    let mut cluster = Cluster::build()
+        .node(NodeSpec::new("n1", kind))
+        .link_tls(false)
+        .user(&ann)
+        .acceptor("sessions_per_account = 2")
+        .start();
+    let mut living = Client::logged_in(&cluster, Channel::Plain, &ann);
+    let mut ending = Client::logged_in(&cluster, Channel::Implicit, &ann);
+    ending.command("SELECT INBOX").ok();
+    for kill in [true, false] {
+        let acceptor = cluster.node("n1").acceptor();
+        if kill {
+            acceptor.kill();
+        } else {
+            acceptor.stop();
+        }
+        living.command("NOOP").ok();
+        cluster.restart_acceptor("n1");
+        assert_eq!(open_at(&cluster), Some(2.0));
+        Client::connect(&cluster, Channel::Plain)
+            .login(Method::Login, &ann.name, &ann.password)
+            .no("LIMIT");
+        living.command("SELECT INBOX").ok();
+    }
+    // One of them ends while nobody looks.
+    cluster.node("n1").acceptor().kill();
+    ending.command("LOGOUT").ok();
+    drop(ending);
+    cluster.restart_acceptor("n1");
+    eventually("one session is left", || open_at(&cluster) == Some(1.0));
+    let third = Client::logged_in(&cluster, Channel::Plain, &ann);
+    living.command("LOGOUT").ok();
+    drop((living, third));
+    eventually("none is left", || open_at(&cluster) == Some(0.0));
+}
+
+/// IMAP sessions that the node counts.
+fn open_at(cluster: &Cluster) -> Option<f64> {
+    metric(
+        cluster.node_admin("n1"),
+        "pigeonair_sessions_open{protocol=\"imap\"}",
+    )
 }
 
 /// The home attribute may hold a host name, in whatever case; without it an account lives on the default node.

@@ -5,6 +5,7 @@ use std::fs;
 use crate::{
     client::{Channel, Client, Method},
     lab::{Cluster, Kind, User, eventually},
+    pop3::say,
 };
 
 fn works(kind: Kind) {
@@ -30,6 +31,17 @@ fn works(kind: Kind) {
                 client.command("LOGOUT").ok();
             }
         }
+        let heard = say(
+            &cluster,
+            &format!(
+                "USER {}\r\nPASS {}\r\nRETR 1\r\nQUIT\r\n",
+                user.name, user.password
+            ),
+        );
+        assert!(
+            heard.contains("octets\r\nSubject: hi\r\n\r\nhere\r\n.\r\n"),
+            "{heard}"
+        );
     }
     let mut client = Client::connect(&cluster, Channel::Implicit);
     for (name, password) in [

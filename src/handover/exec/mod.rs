@@ -23,25 +23,33 @@ mod server;
 mod spawner;
 mod trial;
 
-use std::{io, os::fd::OwnedFd, path::PathBuf};
+use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 use tokio::{
     net::UnixStream,
     time::{Instant, timeout_at},
 };
 
-use self::spawner::{Fresh, Order};
+use self::{
+    server::Counted,
+    spawner::{Fresh, Order},
+};
 pub use self::{
     server::{Exit, Server},
     spawner::SpawnerError,
 };
 pub(super) use self::{spawner::Spawner, trial::try_once};
-use super::{Failed, Handed, Refused, sessions::SessionGuard, write};
+use super::{
+    Failed, Handed, Refused,
+    sessions::{SessionGuard, Sessions},
+    witness::Witness,
+    write,
+};
 use crate::{
     net::Stream,
     proto::{
         encode::EncodeError,
-        link::{Opening, Verdict},
+        link::{Context, Opening, Verdict},
         template::{Template, Values},
     },
 };
@@ -73,16 +81,31 @@ pub(super) struct Told {
     environment: Vec<(String, String)>,
 }
 
+/// A session whose server runs and that nobody looks after yet: ended when this is dropped.
+#[derive(Debug)]
+pub(super) struct Begun {
+    running: Running,
+    held: Held,
+}
+
+/// What the server has.
+#[derive(Debug)]
+enum Held {
+    /// The link's socket.
+    Link(Witness),
+    /// One end of a pair; these are the link, and the other end.
+    Pair(Stream, Stream),
+}
+
 /// Starts the server of a session on its link, or on the end of a pair in its place.
 pub(super) async fn start(
     link: Stream,
     spawner: &Spawner,
     settings: &ExecSettings,
     values: &Values<'_>,
-    session: SessionGuard,
     deadline: Instant,
     verdict: &impl Fn(&Verdict) -> Vec<u8>,
-) -> Result<Handed, Failed> {
+) -> Result<Begun, Failed> {
     let told = match settings.tell(values) {
         Ok(told) => told,
         Err(error) => return Err(Failed::new(link, error)),
@@ -92,26 +115,18 @@ pub(super) async fn start(
         let running = settings.start(spawner, told, values, socket, deadline);
         running.await.map_err(Refused::Start)
     };
-    let look_after = |running: Running| {
-        let Running { fresh, errors } = running;
-        Server::new(fresh, errors, &values.context.session, Some(session))
-            .map_err(|error| Failed::without_link(Refused::Start(error)))
-    };
     match link {
         Stream::Tcp(_) | Stream::Unix(_) => {
             let link = tell(link, &record, deadline).await?;
-            let socket =
+            let (socket, witness) =
                 blocking(link).map_err(|error| Failed::without_link(Refused::Link(error)))?;
             let running = start(socket).await.map_err(Failed::without_link)?;
-            let server = look_after(running)?;
-            Ok(Handed::Started {
-                server,
-                relayed: None,
-            })
+            let held = Held::Link(witness);
+            Ok(Begun { running, held })
         }
         Stream::TlsClient(_) | Stream::TlsServer(_) => {
             let pair = UnixStream::pair()
-                .and_then(|(ours, theirs)| Ok((ours, blocking(Stream::Unix(theirs))?)));
+                .and_then(|(ours, theirs)| Ok((ours, blocking(Stream::Unix(theirs))?.0)));
             let (ours, theirs) = match pair {
                 Ok(pair) => pair,
                 Err(error) => return Err(Failed::new(link, Refused::Start(error))),
@@ -121,11 +136,8 @@ pub(super) async fn start(
                 Err(refused) => return Err(Failed::new(link, refused)),
             };
             let link = tell(link, &record, deadline).await?;
-            let server = look_after(running)?;
-            Ok(Handed::Started {
-                server,
-                relayed: Some((link, Stream::Unix(ours))),
-            })
+            let held = Held::Pair(link, Stream::Unix(ours));
+            Ok(Begun { running, held })
         }
     }
 }
@@ -140,19 +152,48 @@ async fn tell(mut link: Stream, record: &[u8], deadline: Instant) -> Result<Stre
 }
 
 /// Takes a socket out of the event loop, for a process that waits in its reads.
-fn blocking(stream: Stream) -> io::Result<OwnedFd> {
+fn blocking(stream: Stream) -> io::Result<(OwnedFd, Witness)> {
     match stream {
         Stream::Tcp(stream) => {
             let socket = stream.into_std()?;
             socket.set_nonblocking(false)?;
-            Ok(socket.into())
+            let witness = Witness::tcp(&socket)?;
+            Ok((socket.into(), witness))
         }
         Stream::Unix(stream) => {
             let socket = stream.into_std()?;
             socket.set_nonblocking(false)?;
-            Ok(socket.into())
+            let witness = Witness::unix(&socket)?;
+            Ok((socket.into(), witness))
         }
         Stream::TlsClient(_) | Stream::TlsServer(_) => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+// === impl Begun ===
+
+impl Begun {
+    /// Follows the process from now on, and counts its session until it has exited: where it lives on without us, together
+    /// with those that other kinds have given away.
+    pub(super) fn look_after(
+        self,
+        context: &Context,
+        session: SessionGuard,
+        sessions: &Arc<Sessions>,
+    ) -> Result<Handed, Failed> {
+        let Running { fresh, errors } = self.running;
+        let (counted, relayed) = match self.held {
+            Held::Link(witness) => {
+                let cookie = witness.cookie();
+                sessions.give_away(session, witness);
+                (Counted::Given(Arc::clone(sessions), cookie), None)
+            }
+            Held::Pair(link, server) => (Counted::Guard(session), Some((link, server))),
+        };
+        // On failure the process is killed, and a session that was given away is found dead by the next sweep.
+        let server = Server::new(fresh, errors, &context.session, counted)
+            .map_err(|error| Failed::without_link(Refused::Start(error)))?;
+        Ok(Handed::Started { server, relayed })
     }
 }
 

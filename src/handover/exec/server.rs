@@ -12,6 +12,7 @@
 use std::{
     fmt, io,
     os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
     time::Duration,
 };
 
@@ -29,7 +30,10 @@ use tokio::{
 };
 
 use super::spawner::Fresh;
-use crate::{handover::sessions::SessionGuard, names::SessionId};
+use crate::{
+    handover::sessions::{SessionGuard, Sessions},
+    names::SessionId,
+};
 
 /// The longest line that is logged, in octets.
 const MAX_LINE_BYTES: usize = 1024;
@@ -49,8 +53,16 @@ pub struct Server {
     process: AsyncFd<OwnedFd>,
     errors: Option<pipe::Receiver>,
     lines: Lines,
-    /// Counts the session; dropped when the process has exited.
-    guard: Option<SessionGuard>,
+    counted: Counted,
+}
+
+/// What counts the session, until the process has exited.
+#[derive(Debug)]
+pub(super) enum Counted {
+    /// The list of those that live on without this process, by the socket's cookie.
+    Given(Arc<Sessions>, u64),
+    Guard(#[expect(dead_code, reason = "what counts is that it is there")] SessionGuard),
+    Nothing,
 }
 
 /// How a started server ended.
@@ -87,7 +99,7 @@ impl Server {
         fresh: Fresh,
         errors: OwnedFd,
         session: &SessionId,
-        guard: Option<SessionGuard>,
+        counted: Counted,
     ) -> io::Result<Self> {
         let pid = fresh.pid().ok_or(io::ErrorKind::InvalidData)?;
         let process = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
@@ -104,7 +116,7 @@ impl Server {
             process,
             errors,
             lines: Lines::new(session.clone(), pid),
-            guard,
+            counted,
         })
     }
 
@@ -125,7 +137,7 @@ impl Server {
         }
         let last = self.lines.end();
         let end = End::of(self.process.get_ref());
-        self.guard = None;
+        self.counted.forget();
         Exit { end, last }
     }
 
@@ -151,6 +163,16 @@ async fn read(errors: &mut Option<pipe::Receiver>, lines: &mut Lines) {
     };
     if ended {
         *errors = None;
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    fn forget(&mut self) {
+        if let Self::Given(sessions, cookie) = std::mem::replace(self, Self::Nothing) {
+            sessions.forget(cookie);
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     ExecSettings, Running, Server, blocking,
-    server::error_stream,
+    server::{Counted, error_stream},
     spawner::{Order, Spawner},
 };
 use crate::{
@@ -88,11 +88,12 @@ async fn serve(
     };
     let told = settings.tell(&values)?;
     let (ours, theirs) = UnixStream::pair().map_err(Refused::Start)?;
-    let theirs = blocking(Stream::Unix(theirs)).map_err(Refused::Start)?;
+    let (theirs, _) = blocking(Stream::Unix(theirs)).map_err(Refused::Start)?;
     let deadline = Instant::now() + limit.min(STEP_TIMEOUT);
     let started = settings.start(spawner, told, &values, theirs, deadline);
     let Running { fresh, errors } = started.await.map_err(Refused::Start)?;
-    let mut server = Server::new(fresh, errors, &context.session, None).map_err(Refused::Start)?;
+    let mut server =
+        Server::new(fresh, errors, &context.session, Counted::Nothing).map_err(Refused::Start)?;
     let opened = timeout(limit, opening(ours, &settings.opening)).await;
     let ended = timeout(STEP_TIMEOUT, server.exit()).await;
     let exit = match ended {
@@ -154,8 +155,8 @@ impl<'a> Home<'a> {
             .start(order, deadline)
             .await
             .map_err(Refused::Start)?;
-        let mut made =
-            Server::new(fresh, errors, &context.session, None).map_err(Refused::Start)?;
+        let mut made = Server::new(fresh, errors, &context.session, Counted::Nothing)
+            .map_err(Refused::Start)?;
         let exit = made.exit().await;
         if exit.is_success() {
             Ok(home)

@@ -643,8 +643,9 @@ fn spawn_inner(test: &str, place: &Place) -> Child {
 
 /// The node process inside: starts a server, names it, and waits until the test outside has seen enough.
 async fn inner(homes: PathBuf) {
-    let mut settings = settings(Kind::Exec(shows_values()), homes);
-    settings.timeout = PATIENCE;
+    let mut settings = settings(Kind::Exec(shows_values()), homes.clone());
+    // It may write there, and nowhere else.
+    settings.sessions_file = homes.join("sessions");
     with_started(&start(settings), &awkward(2), |pid| {
         println!("\nstarted {pid}");
         let mut end = String::new();

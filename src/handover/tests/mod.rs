@@ -12,6 +12,8 @@ use std::{
         fd::OwnedFd,
         unix::fs::{MetadataExt as _, symlink},
     },
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use bytes::BytesMut;
@@ -186,6 +188,7 @@ fn settings(kind: Kind, home_root: PathBuf) -> Settings {
     Settings {
         imap: Some(kind),
         pop3: None,
+        sessions_file: sessions_file(&home_root),
         bounds: Bounds {
             uids: 1000..=u32::MAX - 1,
             gids: 1000..=u32::MAX - 1,
@@ -194,6 +197,13 @@ fn settings(kind: Kind, home_root: PathBuf) -> Settings {
         timeout: PATIENCE,
         sessions_per_account: 50,
     }
+}
+
+/// Beside the homes, and of each [`Handover`] its own.
+fn sessions_file(home_root: &Path) -> PathBuf {
+    static FILES: AtomicU32 = AtomicU32::new(0);
+    let number = FILES.fetch_add(1, Ordering::Relaxed);
+    home_root.with_file_name(format!("sessions-{number}"))
 }
 
 fn login_kind(server: Address) -> Kind {

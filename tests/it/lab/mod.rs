@@ -739,7 +739,7 @@ impl Cluster {
         format!(
             "[log]\nlevel = \"debug\"\n\n\
              [admin]\nnode = \"{}\"\n\n\
-             [acceptor]\nname = \"{}\"\npeers = [\"{FRONT_UID}\"]\nhome_root = \"{}\"\n{}\n\
+             [acceptor]\nname = \"{}\"\npeers = [\"{FRONT_UID}\"]\nhome_root = \"{}\"\nsessions_file = \"{dir}/sessions\"\n{}\n\
              [[acceptor.listen]]\n{listen}\n\n\
              [[acceptor.key]]\nid = \"front\"\nfile = \"{dir}/front.key\"\n{}\n\n\
              {servers}",

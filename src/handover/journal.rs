@@ -1,0 +1,348 @@
+//! Sessions whose sockets were given away, written down: they live on when the node process ends, and must count again
+//! when it is back.
+//!
+//! ```text
+//! pigeonair sessions 1 BOOT-ID
+//! COOKIE INODE tcp LOCAL PEER PROTOCOL ACCOUNT
+//! COOKIE INODE unix - - PROTOCOL ACCOUNT
+//! ```
+//!
+//! A line is added with each session, in one write before the session counts as given away; what has ended is not
+//! taken out but left out when the file is written anew, which happens at start and when most of its lines are about
+//! ended sessions. The new file takes the old one's place in one step. Nothing is synced to a disk: the file means
+//! something until the machine restarts and not longer, since sockets are named by cookies of the running kernel. So it
+//! belongs on a memory file system, below `/run`.
+//!
+//! A line that was cut off by the end of the process is passed over, and so is a file of another boot or another
+//! version. One process at a time: `FILE.lock` is held for as long as the journal is.
+//!
+//! It does not know which sessions live: that is asked of the kernel ([`super::witness`]). Limits: none of its own, a
+//! line per session. When a line can't be written the session goes on, the log says so once, and the whole file is
+//! tried anew with the next sweep.
+
+use std::{
+    fmt::{self, Write as _},
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::witness::Witness;
+use crate::names::{AccountName, Protocol};
+
+/// What a file begins with, before the id of the boot.
+const HEADER: &str = "pigeonair sessions 1 ";
+
+/// Names this boot of the machine.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Lines about ended sessions that may stand in the file before it is written anew, beside as many as live.
+const SPARE_LINES: usize = 1000;
+
+/// Why sessions can't be written down.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Another process has it.
+    #[error(
+        "{path} is in use by another process (expected a sessions_file of its own for each node)"
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It can't be read or written.
+    #[error("cannot use {path} to remember sessions")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// One session as it is written down.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Record {
+    pub(super) witness: Witness,
+    pub(super) protocol: Protocol,
+    pub(super) account: AccountName,
+}
+
+/// The file, held open.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    file: File,
+    boot: String,
+    lines: usize,
+    /// Something is missing in the file.
+    is_torn: bool,
+    _lock: File,
+}
+
+// === impl Journal ===
+
+impl Journal {
+    /// Takes the file, made with its folder if it is missing, and reads what an earlier process has left there.
+    pub(super) fn open(path: &Path) -> Result<(Self, Vec<Record>), JournalError> {
+        let failed = |source| JournalError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+            fs::DirBuilder::new()
+                .mode(0o755)
+                .create(folder)
+                .map_err(failed)?;
+        }
+        let lock = create(&beside(path, "lock")).map_err(failed)?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(JournalError::InUse {
+                path: path.to_owned(),
+            });
+        }
+        let boot = fs::read_to_string(BOOT_ID).map_err(failed)?;
+        let boot = boot.trim().to_owned();
+        let left = match fs::read(path) {
+            Ok(octets) => read(&String::from_utf8_lossy(&octets), &boot),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(failed(error)),
+        };
+        let file = replace(path, &boot, &left).map_err(failed)?;
+        let journal = Self {
+            path: path.to_owned(),
+            file,
+            boot,
+            lines: left.len(),
+            is_torn: false,
+            _lock: lock,
+        };
+        Ok((journal, left))
+    }
+
+    /// Adds a session.
+    pub(super) fn add(&mut self, record: &Record) {
+        if self.is_torn {
+            return;
+        }
+        match self.file.write_all(format!("{record}\n").as_bytes()) {
+            Ok(()) => self.lines = self.lines.saturating_add(1),
+            Err(error) => self.tear(&error),
+        }
+    }
+
+    /// Whether it should be written anew, with so many sessions alive.
+    pub(super) fn is_due(&self, alive: usize) -> bool {
+        self.is_torn || self.lines > alive.saturating_mul(2).saturating_add(SPARE_LINES)
+    }
+
+    /// Writes it anew.
+    pub(super) fn rewrite(&mut self, alive: &[Record]) {
+        match replace(&self.path, &self.boot, alive) {
+            Ok(file) => {
+                self.file = file;
+                self.lines = alive.len();
+                self.is_torn = false;
+            }
+            Err(error) => self.tear(&error),
+        }
+    }
+
+    fn tear(&mut self, error: &io::Error) {
+        if !self.is_torn {
+            tracing::error!(%error, path = %self.path.display(), "sessions are not written down: after a restart they do not count");
+        }
+        self.is_torn = true;
+    }
+}
+
+/// Puts a file with these sessions in the old one's place.
+fn replace(path: &Path, boot: &str, records: &[Record]) -> io::Result<File> {
+    let mut text = format!("{HEADER}{boot}\n");
+    for record in records {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{record}");
+    }
+    let new = beside(path, "new");
+    let mut file = create(&new)?;
+    file.write_all(text.as_bytes())?;
+    fs::rename(&new, path)?;
+    Ok(file)
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// `FILE.suffix`.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+/// The sessions of this boot: whole lines that are records.
+fn read(text: &str, boot: &str) -> Vec<Record> {
+    let mut lines = text
+        .split_inclusive('\n')
+        .map_while(|line| line.strip_suffix('\n'));
+    if lines.next().and_then(|line| line.strip_prefix(HEADER)) != Some(boot) {
+        return Vec::new();
+    }
+    lines.filter_map(Record::parse).collect()
+}
+
+// === impl Record ===
+
+impl Record {
+    fn parse(line: &str) -> Option<Self> {
+        // The account comes last: it may hold blanks.
+        let mut words = line.splitn(7, ' ');
+        let mut next = || words.next();
+        let place = [next()?, next()?, next()?, next()?, next()?];
+        Some(Self {
+            witness: Witness::from_words(place)?,
+            protocol: Protocol::parse(next()?)?,
+            account: AccountName::parse(next()?).ok()?,
+        })
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            witness,
+            protocol,
+            account,
+        } = self;
+        write!(f, "{witness} {} {}", protocol.as_str(), account.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn records() -> Vec<Record> {
+        let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
+        let tcp = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (unix, _peer) = UnixStream::pair().unwrap();
+        let record = |witness, protocol, account| Record {
+            witness,
+            protocol,
+            account: AccountName::parse(account).unwrap(),
+        };
+        vec![
+            record(
+                Witness::tcp(&tcp).unwrap(),
+                Protocol::Imap,
+                "ann@example.org",
+            ),
+            record(Witness::unix(&unix).unwrap(), Protocol::Pop3, "bea b. 北"),
+        ]
+    }
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/sessions");
+        (folder, path)
+    }
+
+    #[test]
+    fn what_is_added_is_there_for_the_next_process() {
+        let (_folder, path) = folder();
+        let (mut journal, left) = Journal::open(&path).unwrap();
+        assert_eq!(left, []);
+        for record in records() {
+            journal.add(&record);
+        }
+        let added = fs::read_to_string(&path).unwrap();
+        drop(journal);
+        let (mut journal, left) = Journal::open(&path).unwrap();
+        assert_eq!(left.len(), 2);
+        assert_eq!(fs::read_to_string(&path).unwrap(), added);
+        journal.rewrite(&left[1..]);
+        journal.add(&left[0]);
+        drop(journal);
+        let again = Journal::open(&path).unwrap().1;
+        assert_eq!(again, [left[1].clone(), left[0].clone()]);
+    }
+
+    #[test]
+    fn cut_and_foreign_lines_are_passed_over() {
+        let (records, boot) = (records(), "b-1");
+        let whole = format!("{HEADER}{boot}\n{}\n{}\n", records[0], records[1]);
+        for end in 0..whole.len() {
+            let Some(cut) = whole.get(..end) else {
+                continue;
+            };
+            let lines = cut.matches('\n').count().saturating_sub(1);
+            assert_eq!(read(cut, boot), records[..lines], "{cut:?}");
+        }
+        assert_eq!(read(&whole, "b-2"), []);
+        assert_eq!(read(&whole.replace(" 1 ", " 2 "), boot), []);
+        for (from, to) in [
+            ("tcp", "udp"),
+            ("imap", "smtp"),
+            (" ", "  "),
+            ("[::1]", "[::x]"),
+        ] {
+            let spoilt = format!(
+                "{HEADER}{boot}\n{}\n{}\n",
+                records[0].to_string().replacen(from, to, 1),
+                records[1]
+            );
+            assert_eq!(read(&spoilt, boot), records[1..], "{spoilt}");
+        }
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let (_folder, path) = folder();
+        let first = Journal::open(&path).unwrap();
+        let error = Journal::open(&path).unwrap_err();
+        assert!(matches!(error, JournalError::InUse { .. }), "{error}");
+        drop(first);
+        Journal::open(&path).unwrap();
+    }
+
+    #[test]
+    fn it_is_written_anew_when_most_of_it_is_over_or_something_is_missing() {
+        let (_folder, path) = folder();
+        let (mut journal, _) = Journal::open(&path).unwrap();
+        let records = records();
+        for _ in 0..SPARE_LINES + 2 {
+            assert!(!journal.is_due(1));
+            journal.add(&records[0]);
+        }
+        assert!(!journal.is_due(1));
+        journal.add(&records[0]);
+        assert!(journal.is_due(1));
+        journal.rewrite(&records[..1]);
+        assert!(!journal.is_due(1));
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
+
+        // A file that can't be written is tried again as a whole.
+        fs::create_dir(beside(&path, "new")).unwrap();
+        journal.rewrite(&records);
+        assert!(journal.is_due(usize::MAX));
+        journal.add(&records[0]);
+        fs::remove_dir(beside(&path, "new")).unwrap();
+        journal.rewrite(&records);
+        assert!(!journal.is_due(2));
+        drop(journal);
+        assert_eq!(Journal::open(&path).unwrap().1, records);
+    }
+}
