@@ -239,6 +239,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::handover::tests::soon;
 
     fn records() -> Vec<Record> {
         let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
@@ -265,6 +266,11 @@ mod tests {
         (folder, path)
     }
 
+    /// The journal when nobody else has it any more.
+    fn reopen(path: &Path) -> (Journal, Vec<Record>) {
+        soon("the journal is free", || Journal::open(path).ok())
+    }
+
     #[test]
     fn what_is_added_is_there_for_the_next_process() {
         let (_folder, path) = folder();
@@ -275,13 +281,13 @@ mod tests {
         }
         let added = fs::read_to_string(&path).unwrap();
         drop(journal);
-        let (mut journal, left) = Journal::open(&path).unwrap();
+        let (mut journal, left) = reopen(&path);
         assert_eq!(left.len(), 2);
         assert_eq!(fs::read_to_string(&path).unwrap(), added);
         journal.rewrite(left[1..].iter());
         journal.add(&left[0]);
         drop(journal);
-        let again = Journal::open(&path).unwrap().1;
+        let again = reopen(&path).1;
         assert_eq!(again, [left[1].clone(), left[0].clone()]);
     }
 
@@ -320,7 +326,7 @@ mod tests {
         let error = Journal::open(&path).unwrap_err();
         assert!(matches!(error, JournalError::InUse { .. }), "{error}");
         drop(first);
-        Journal::open(&path).unwrap();
+        reopen(&path);
     }
 
     #[test]
@@ -348,6 +354,6 @@ mod tests {
         journal.rewrite(records.iter());
         assert!(!journal.is_due(2));
         drop(journal);
-        assert_eq!(Journal::open(&path).unwrap().1, records);
+        assert_eq!(reopen(&path).1, records);
     }
 }

@@ -47,10 +47,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use self::{
-    exec::Spawner, home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions,
-    trial::TrialError,
-};
+use self::{exec::Spawner, home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions};
 pub use self::{
     exec::{ExecSettings, Exit, Server, SpawnerError},
     home::HomeError,
@@ -64,7 +61,6 @@ use crate::{
     metrics::Metrics,
     names::{AccountName, Protocol, Service},
     net::{Address, Stream},
-    outcome::chain,
     proto::{
         encode::EncodeError,
         link::{Context, Opening, Refusal, Verdict},
@@ -320,7 +316,7 @@ impl Handover {
         tasks.background("session sweep", sweep(Arc::clone(&sessions)));
         let settings = Arc::new(settings);
         for protocol in [Protocol::Imap, Protocol::Pop3] {
-            let test = try_kind(protocol, Arc::clone(&settings), spawner.clone());
+            let test = trial::report(protocol, Arc::clone(&settings), spawner.clone());
             tasks.background("handover self-test", test);
         }
         Ok(Self {
@@ -569,43 +565,6 @@ async fn sweep(sessions: Arc<Sessions>) {
             sessions.tidy();
         })
         .await;
-    }
-}
-
-/// A trial of a kind whose server does not say what it is.
-fn nameless(tried: Result<(), Refused>) -> Result<String, TrialError> {
-    tried.map(|()| String::new()).map_err(TrialError::Refused)
-}
-
-/// Says whether the real server is there, and what is wrong with what is configured for it.
-async fn try_kind(protocol: Protocol, settings: Arc<Settings>, spawner: Option<Spawner>) {
-    let (service, limit) = (protocol.service(), settings.timeout);
-    let Some(kind) = settings.kind(service) else {
-        return;
-    };
-    let result = match (kind, &spawner) {
-        (Kind::DovecotImapMaster { socket }, _) => {
-            let tried = timeout(limit, imap_master::try_connect(socket)).await;
-            nameless(tried.unwrap_or(Err(Refused::Timeout)))
-        }
-        (Kind::Login(settings), _) => trial::run(protocol, settings, limit).await,
-        // It keeps the limit itself, since it has to tidy up after it.
-        (Kind::Exec(exec), Some(spawner)) => {
-            nameless(exec::try_once(protocol, exec, spawner, &settings.bounds, limit).await)
-        }
-        (Kind::Exec(_), None) => nameless(Err(Refused::Service(service))),
-    };
-    let (protocol, kind) = (protocol.as_str(), kind.as_str());
-    match result {
-        Ok(server) => tracing::info!(protocol, kind, server, "real server answers"),
-        Err(error) if error.is_misconfiguration() => {
-            let error = chain(&error);
-            tracing::error!(protocol, kind, %error, "real server can't do what is configured");
-        }
-        Err(error) => {
-            let error = chain(&error);
-            tracing::warn!(protocol, kind, %error, "real server may not be ready");
-        }
     }
 }
 

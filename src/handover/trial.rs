@@ -1,4 +1,7 @@
-//! The self-test of the kind `login` at start: does the real server greet, and can it do what is configured?
+//! The self-test at start: is the real server there, and can it do what is configured?
+//!
+//! Each kind is tried once, in the background: by its socket, by starting the command, or by what a server of the kind `login`
+//! says before a login:
 //!
 //! | the server | then |
 //! | --- | --- |
@@ -11,18 +14,21 @@
 //! It drives [`proto::survey`](crate::proto::survey), with the deadline that a hand-over has. Nobody is logged in: the
 //! password is tried by the first session. Each error says what to change.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use tokio::{io::AsyncWriteExt as _, time::timeout};
 
 use super::{
-    Refused,
+    Kind, Refused, Settings,
+    exec::{self, Spawner},
+    imap_master,
     login::{LoginSettings, connect, read},
     version,
 };
 use crate::{
     names::Protocol,
+    outcome::chain,
     proto::{
         proxy_header,
         survey::{Client, Step, Survey, SurveyError},
@@ -89,7 +95,44 @@ const fn silence(is_proxy: bool) -> &'static str {
     }
 }
 
-/// Tries the server: its greeting.
+/// Says whether the real server is there, and what is wrong with what is configured for it.
+pub(super) async fn report(protocol: Protocol, settings: Arc<Settings>, spawner: Option<Spawner>) {
+    let (service, limit) = (protocol.service(), settings.timeout);
+    let Some(kind) = settings.kind(service) else {
+        return;
+    };
+    let result = match (kind, &spawner) {
+        (Kind::DovecotImapMaster { socket }, _) => {
+            let tried = timeout(limit, imap_master::try_connect(socket)).await;
+            nameless(tried.unwrap_or(Err(Refused::Timeout)))
+        }
+        (Kind::Login(settings), _) => run(protocol, settings, limit).await,
+        // It keeps the limit itself, since it has to tidy up after it.
+        (Kind::Exec(exec), Some(spawner)) => {
+            nameless(exec::try_once(protocol, exec, spawner, &settings.bounds, limit).await)
+        }
+        (Kind::Exec(_), None) => nameless(Err(Refused::Service(service))),
+    };
+    let (protocol, kind) = (protocol.as_str(), kind.as_str());
+    match result {
+        Ok(server) => tracing::info!(protocol, kind, server, "real server answers"),
+        Err(error) if error.is_misconfiguration() => {
+            let error = chain(&error);
+            tracing::error!(protocol, kind, %error, "real server can't do what is configured");
+        }
+        Err(error) => {
+            let error = chain(&error);
+            tracing::warn!(protocol, kind, %error, "real server may not be ready");
+        }
+    }
+}
+
+/// A trial of a kind whose server does not say what it is.
+fn nameless(tried: Result<(), Refused>) -> Result<String, TrialError> {
+    tried.map(|()| String::new()).map_err(TrialError::Refused)
+}
+
+/// Tries the server of a `login`: its greeting.
 pub(super) async fn run(
     protocol: Protocol,
     settings: &LoginSettings,

@@ -166,9 +166,15 @@ fn the_limit_counts_both_protocols() {
 /// Sessions that the real server has whole live on when the node process ends, however it ends, and count when it is back.
 #[test]
 fn sessions_given_away_count_again_after_a_restart() {
+    for kind in [Kind::ImapMaster, Kind::Exec] {
+        count_again_after_a_restart(kind);
+    }
+}
+
+fn count_again_after_a_restart(kind: Kind) {
     let ann = User::new("ann", "n1", 20001);
     let mut cluster = Cluster::build()
-        .node(NodeSpec::new("n1", Kind::ImapMaster))
+        .node(NodeSpec::new("n1", kind))
         .link_tls(false)
         .user(&ann)
         .acceptor("sessions_per_account = 2")

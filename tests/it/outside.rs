@@ -168,7 +168,7 @@ fn a_started_server_is_followed_to_its_end() {
             .link_tls(tls)
             .user(&ann)
             .start();
-        let ready = "real server answers service=pop3 kind=exec";
+        let ready = "real server answers protocol=pop3 kind=exec";
         eventually("the trial at start", || {
             cluster.node_log("n1").contains(ready)
         });

@@ -26,9 +26,10 @@ use tokio::{
 };
 
 use self::dovecot::{Dovecot, FIRST_UID, SECRET, home, master_at};
-use super::*;
+use super::{trial::TrialError, *};
 use crate::{
     names::{ClientAddr, LocalAddr, SessionId},
+    outcome::chain,
     proto::{
         link::context::ClientTls,
         opening::{Reader, Step},
@@ -39,6 +40,19 @@ use crate::{
 
 /// How long any single answer may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Polls until there is something. What is closed here lives on for a moment in a process that another test has just forked
+/// and that has not become its program yet.
+pub(super) fn soon<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let start = std::time::Instant::now();
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 /// What a link can be made of.
 #[derive(Clone, Copy, Debug)]
