@@ -222,7 +222,13 @@ impl Acceptor {
                 pending,
                 session: guard,
             }) => match write_pending(&mut link, &pending).await {
-                Ok(()) => self.begin_relay(session, link, server, Behind::Login(guard), permit),
+                Ok(()) => {
+                    let behind = Behind::Login {
+                        guard,
+                        told: pending.len(),
+                    };
+                    self.begin_relay(session, link, server, behind, permit);
+                }
                 Err(error) => {
                     session.line(Outcome::Broken.as_str(), Some(&not_begun(error)));
                 }
@@ -288,8 +294,8 @@ impl Acceptor {
         let Parts { relay, tasks, .. } = &*self.parts;
         let moved = relay.run(link, server, tasks.cut_requested());
         match behind {
-            Behind::Login(guard) => {
-                let ended = moved.await;
+            Behind::Login { guard, told } => {
+                let ended = moved.await.after(told, 0);
                 drop(guard);
                 session.line(ended.outcome().as_str(), Some(&ended));
             }
@@ -358,7 +364,11 @@ struct Relayed {
 
 /// What is behind the real server's socket, and counts the session.
 enum Behind {
-    Login(SessionGuard),
+    /// With the octets that the server has said right behind its login.
+    Login {
+        guard: SessionGuard,
+        told: usize,
+    },
     Process(Server),
 }
 

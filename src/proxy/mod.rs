@@ -37,7 +37,7 @@ use crate::{
     link::Dialer,
     metrics::Metrics,
     names::{ClientAddr, LocalAddr, Protocol, SessionId},
-    net::{Accepted, Stream, accept_each},
+    net::{Accepted, accept_each},
     nodes::Nodes,
     outcome::{Failure, Outcome, Report, Stage},
     proto::{denial::Denial, server::Server, talk::Bye},
@@ -45,7 +45,7 @@ use crate::{
     tasks::Tasks,
 };
 
-use self::talk::{Over, Talk};
+use self::talk::{Begun, Over, Talk};
 
 /// The proxy role. Clones share everything.
 #[derive(Clone, Debug)]
@@ -74,10 +74,9 @@ pub struct Parts {
     pub tasks: Tasks,
 }
 
-/// A client that has been told OK, and the server that serves it.
+/// A client that is served.
 struct Session {
-    client: Stream,
-    server: Stream,
+    begun: Begun,
     report: Report,
     place: Place,
 }
@@ -131,10 +130,9 @@ impl Proxy {
         };
         match self.log_in(accepted.stream, listener, &mut report).await {
             // The relay runs in a small task of its own: this one's state, talk and directory and link, ends here.
-            Ok((client, server)) => {
+            Ok(begun) => {
                 let session = Box::new(Session {
-                    client,
-                    server,
+                    begun,
                     report,
                     place,
                 });
@@ -144,13 +142,13 @@ impl Proxy {
         }
     }
 
-    /// Talks until a login succeeds, then returns the two streams to relay between.
+    /// Talks until a login succeeds, then returns what to relay between.
     async fn log_in(
         &self,
         stream: TcpStream,
         listener: Listener,
         report: &mut Report,
-    ) -> Result<(Stream, Stream), Over> {
+    ) -> Result<Begun, Over> {
         let mut talk = Talk::start(&self.0, stream, listener, report).await?;
         loop {
             let credentials = talk.credentials(report).await?;
@@ -177,11 +175,16 @@ impl Proxy {
     /// Moves bytes until the session is over.
     async fn relay(self, session: Box<Session>) {
         let Session {
-            client,
-            server,
+            begun,
             report,
             place,
         } = *session;
+        let Begun {
+            client,
+            server,
+            to_client,
+            to_server,
+        } = begun;
         let mut report = Box::new(report);
         let protocol = report.protocol.as_str();
         let open = self.0.metrics.sessions_open.with_label_values(&[protocol]);
@@ -192,7 +195,8 @@ impl Proxy {
         };
         let ended = relay
             .run(client, server, self.0.tasks.cut_requested())
-            .await;
+            .await
+            .after(to_client, to_server);
         open.dec();
         drop(place);
         if let Some(blame) = ended.blame() {

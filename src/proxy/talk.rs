@@ -49,6 +49,15 @@ pub(super) struct Talk<'a> {
     denied: bool,
 }
 
+/// A client that has been told OK and its server, with the octets that each of them had sent early and that have been passed
+/// on already.
+pub(super) struct Begun {
+    pub(super) client: Stream,
+    pub(super) server: Stream,
+    pub(super) to_client: usize,
+    pub(super) to_server: usize,
+}
+
 /// Why a conversation ended without a login.
 #[derive(Debug)]
 pub(super) struct Over(Outcome);
@@ -143,7 +152,7 @@ impl<'a> Talk<'a> {
     }
 
     /// Tells the client OK and gives each side what the other has sent already.
-    pub(super) async fn hand_over(mut self, mut opened: Opened) -> Result<(Stream, Stream), Over> {
+    pub(super) async fn hand_over(mut self, mut opened: Opened) -> Result<Begun, Over> {
         let broken = |_| Over(Outcome::Broken);
         self.machine
             .accept(opened.capabilities.as_deref(), &mut self.output);
@@ -161,7 +170,12 @@ impl<'a> Talk<'a> {
                 .map_err(broken)?;
         }
         let client = self.stream.take().ok_or(Over(Outcome::Broken))?;
-        Ok((client, opened.server))
+        Ok(Begun {
+            client,
+            server: opened.server,
+            to_client: opened.early.len(),
+            to_server: self.input.len(),
+        })
     }
 
     async fn negotiate(&mut self, report: &mut Report) -> Result<(), Over> {

@@ -99,6 +99,19 @@ pub enum End {
 }
 
 impl Ended {
+    /// Counts octets that the caller had passed on before the relay began.
+    #[must_use]
+    pub fn after(self, to_client: usize, to_server: usize) -> Self {
+        let sum = |moved: u64, early: usize| {
+            moved.saturating_add(u64::try_from(early).unwrap_or(u64::MAX))
+        };
+        Self {
+            to_client: sum(self.to_client, to_client),
+            to_server: sum(self.to_server, to_server),
+            by: self.by,
+        }
+    }
+
     /// The word for logs and metrics.
     pub const fn outcome(&self) -> Outcome {
         match self.by {

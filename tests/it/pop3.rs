@@ -87,7 +87,8 @@ fn a_whole_session_sent_at_once_is_answered_in_order() {
         }
         eventually("the sessions' lines", || {
             let lines = cluster.sessions(&user.name);
-            let fields = ["protocol=pop3 ", "outcome=served "];
+            // What came behind the password counts.
+            let fields = ["protocol=pop3 ", "outcome=served ", " bytes_in=20 "];
             let node = format!("node={} ", user.node);
             lines.len() == 3
                 && lines.iter().all(|line| {
