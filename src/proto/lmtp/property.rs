@@ -1,0 +1,3 @@
+//! tbd
+/// tbd
+pub fn fuzz(_data: &[u8]) {}
