@@ -63,7 +63,7 @@ pub(super) fn check<M: Machine>(machine: impl Fn() -> M, answers: &[Answer], scr
     }
 }
 
-fn unescape(text: &str) -> Vec<u8> {
+pub(super) fn unescape(text: &str) -> Vec<u8> {
     let mut octets = Vec::new();
     let mut rest = text.bytes();
     while let Some(octet) = rest.next() {

@@ -5,7 +5,7 @@
 //! any mixture with a CR or LF alone, for an end reads commands where the sender wrote text (SMTP smuggling). Here these
 //! are octets like any other, and a dot counts only behind CRLF.
 //!
-//! Servers differ in what they do with a LF alone: Dovecot 2.3 takes it for a line end, also around the final dot. To such a
+//! Servers differ in what they do with a LF alone: Dovecot 2.3 ends a message at `LF . LF` and at `CRLF . LF`. To such a
 //! server LF alone is sent as CRLF ([`LineEnds::Crlf`]): then its lines and ours are the same, whatever the message holds,
 //! and a mailbox whose files have LF anyway keeps the same octets.
 //!

@@ -14,7 +14,8 @@
 //! connection ends, `broken` tells those that were left: before the final dot nothing was delivered; behind it, anything.
 //!
 //! It does not choose servers, try again, measure time, or convert messages: what needs an extension that is not offered is
-//! a [`SendError`] before anything is sent. It waits for 64 replies at most, so that neither side's buffers fill while both
+//! a [`SendError`] before anything is sent. A message that was declared SMTPUTF8 and whose addresses are ASCII needs only
+//! 8BITMIME: who speaks LMTP keeps it and sends it nowhere (Dovecot 2.3 offers no SMTPUTF8). It waits for 64 replies at most, so that neither side's buffers fill while both
 //! write (RFC 2920, 3.1).
 //! Limits: those of `reply`. RFC 2033; RFC 5321; RFC 1870; RFC 2920; RFC 6152; RFC 6531.
 //! On failure, a [`ClientError`]: the connection is of no further use. 421 ends it at any time.
@@ -89,7 +90,7 @@ pub enum SendError {
     /// It is larger than the server takes.
     #[error("message is too big for the server")]
     TooBig,
-    /// It needs SMTPUTF8.
+    /// An address needs SMTPUTF8.
     #[error("server does not offer SMTPUTF8")]
     Utf8,
 }
@@ -424,10 +425,11 @@ impl Sending {
         if let (Some(size), Some(_)) = (self.envelope.size, offers.size) {
             let _ = write!(out, " SIZE={size}");
         }
-        if self.envelope.body == Body::EightBit {
+        let is_utf8 = self.envelope.smtputf8 || has_utf8(&self.envelope);
+        if self.envelope.body == Body::EightBit || is_utf8 {
             let _ = write!(out, " BODY=8BITMIME");
         }
-        if needs_utf8(&self.envelope) {
+        if is_utf8 && offers.smtputf8 {
             let _ = write!(out, " SMTPUTF8");
         }
         write_private(settings, self.envelope.private.as_deref(), out);
@@ -469,13 +471,14 @@ fn write_private(settings: &Settings, value: Option<&[u8]>, out: &mut BytesMut) 
     }
 }
 
-fn needs_utf8(envelope: &Envelope<Recipient>) -> bool {
+/// Whether an address makes SMTPUTF8 a need.
+fn has_utf8(envelope: &Envelope<Recipient>) -> bool {
     let recipients = envelope
         .recipients
         .iter()
         .map(|recipient| &recipient.address);
     let mut addresses = envelope.sender.iter().chain(recipients);
-    envelope.smtputf8 || addresses.any(|address| !address.is_ascii())
+    addresses.any(|address| !address.is_ascii())
 }
 
 // === impl Offers ===
@@ -511,10 +514,11 @@ impl Offers {
         let mut recipients = envelope.recipients.iter();
         let private = envelope.private.is_some() || recipients.any(|r| r.private.is_some());
         let limit = self.size.flatten().unwrap_or(u64::MAX);
-        if envelope.body == Body::EightBit && !self.eight_bit {
-            Err(SendError::EightBit)
-        } else if needs_utf8(envelope) && !self.smtputf8 {
+        if has_utf8(envelope) && !self.smtputf8 {
             Err(SendError::Utf8)
+        } else if (envelope.body == Body::EightBit || envelope.smtputf8) && !self.eight_bit {
+            // RFC 6531, 3.1 (8): who offers SMTPUTF8 offers 8BITMIME.
+            Err(SendError::EightBit)
         } else if private && !self.private {
             Err(SendError::Private)
         } else if envelope.size > Some(limit) {

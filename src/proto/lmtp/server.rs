@@ -423,16 +423,17 @@ impl Incoming {
             Piece::Octets(_) if self.discarded.is_some() => return None,
             Piece::Octets(octets) => octets,
         };
-        let length = u64::try_from(octets.len()).unwrap_or(u64::MAX);
-        let cause = match self.room.checked_sub(length) {
-            None => Cause::TooBig,
-            Some(_) if settings.refuse_bare_line_ends && self.bare.find(&octets) => {
-                Cause::BareLineEnd
-            }
-            Some(room) => {
-                self.room = room;
-                return Some(Event::Body(octets));
-            }
+        let room = usize::try_from(self.room).unwrap_or(usize::MAX);
+        let within = octets.get(..room).unwrap_or(&octets);
+        // Whichever comes first, so that it does not depend on how the octets came.
+        let cause = if settings.refuse_bare_line_ends && self.bare.find(within) {
+            Cause::BareLineEnd
+        } else if within.len() < octets.len() {
+            Cause::TooBig
+        } else {
+            let length = u64::try_from(octets.len()).unwrap_or(u64::MAX);
+            self.room = self.room.saturating_sub(length);
+            return Some(Event::Body(octets));
         };
         self.discarded = Some(cause);
         Some(Event::Discard(cause))
