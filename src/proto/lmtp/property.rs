@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use bytes::BytesMut;
 
 use super::{
+    address::Address,
     body::{Decoder, Encoder, LineEnds, Piece},
     cause::Cause,
     client::{self, Client, Fate, Step},
@@ -212,83 +213,107 @@ fn server_property(choice: u8, seed: u8, said: &[u8]) {
     assert_eq!(whole, run(&mut || 1), "octet by octet, otherwise");
 }
 
-/// What a client made of a server: what it wrote, the fates of each message, and how it ended.
-type Seen = (Vec<u8>, Vec<Vec<Fate>>, Option<String>);
+const ADDRESSES: [&str; 3] = ["ann@a.example", "\"a b\"@a.example", "bob"];
 
-fn client_property(choice: u8, seed: u8, said: &[u8]) {
-    const ADDRESSES: [&str; 3] = ["ann@a.example", "\"a b\"@a.example", "bob"];
-    let utf8 = choice & 1 != 0;
-    let envelope = || Envelope {
-        sender: super::Address::parse("eve@b.example").ok(),
-        recipients: ADDRESSES
-            .iter()
-            .filter_map(|text| super::Address::parse(text).ok())
-            .map(|address| Recipient {
-                address,
-                private: None,
-            })
-            .collect(),
-        size: Some(9),
-        body: Body::SevenBit,
-        smtputf8: utf8,
-        private: None,
-    };
-    let run = |cut: &mut dyn FnMut() -> usize| {
-        let mut client = Client::new(client::Settings {
-            hostname: "front".to_owned(),
-            line_ends: LineEnds::Crlf,
+/// A client whose driver sends the same message again and again, and what could be seen of it.
+struct Sender {
+    client: Client,
+    message: Envelope<Recipient>,
+    input: BytesMut,
+    out: BytesMut,
+    /// One per message.
+    fates: Vec<Vec<Fate>>,
+    sent: usize,
+    /// Whether the last message's dot is written.
+    finished: bool,
+    over: Option<String>,
+}
+
+impl Sender {
+    fn new(smtputf8: bool) -> Self {
+        let address = |text: &&str| Address::parse(text).ok();
+        let of = |address| Recipient {
+            address,
             private: None,
-        });
-        let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
-        let mut seen: Seen = (Vec::new(), Vec::new(), None);
-        let (mut sent, mut finished) = (0, false);
-        for piece in pieces(said, cut) {
-            input.extend_from_slice(piece);
-            while seen.2.is_none() {
-                let step = client.step(&mut input, &mut out);
-                let next = match step {
-                    Ok(Step::More) => break,
-                    Ok(Step::Data) => {
-                        client.body(b".a\r\n.\nb", &mut out);
-                        client.finish(&mut out);
-                        finished = true;
-                        continue;
-                    }
-                    Ok(Step::Ready) => true,
-                    Ok(Step::Done(fates)) => {
-                        assert_eq!(fates.len(), ADDRESSES.len());
-                        assert!(
-                            !fates.contains(&Fate::Uncertain) && !fates.contains(&Fate::Broken)
-                        );
-                        seen.1.push(fates);
-                        client.is_open()
-                    }
-                    Err(error) => {
-                        seen.2 = Some(error.to_string());
-                        break;
-                    }
-                };
-                finished = false;
-                if next && client.send(envelope(), &mut out).is_ok() {
-                    sent += 1;
-                } else {
-                    seen.2 = Some("closed".to_owned());
+        };
+        Self {
+            client: Client::new(client::Settings {
+                hostname: "front".to_owned(),
+                line_ends: LineEnds::Crlf,
+                private: None,
+            }),
+            message: Envelope {
+                sender: None,
+                recipients: ADDRESSES.iter().filter_map(address).map(of).collect(),
+                size: Some(9),
+                body: Body::SevenBit,
+                smtputf8,
+                private: None,
+            },
+            input: BytesMut::new(),
+            out: BytesMut::new(),
+            fates: Vec::new(),
+            sent: 0,
+            finished: false,
+            over: None,
+        }
+    }
+
+    fn hear(&mut self, octets: &[u8]) {
+        self.input.extend_from_slice(octets);
+        while self.over.is_none() {
+            match self.client.step(&mut self.input, &mut self.out) {
+                Ok(Step::More) => break,
+                Ok(Step::Data) => {
+                    self.client.body(b".a\r\n.\nb", &mut self.out);
+                    self.client.finish(&mut self.out);
+                    self.finished = true;
                 }
+                Ok(Step::Ready) => self.send(),
+                Ok(Step::Done(fates)) => {
+                    assert!(!fates.contains(&Fate::Uncertain) && !fates.contains(&Fate::Broken));
+                    self.fates.push(fates);
+                    self.send();
+                }
+                Err(error) => self.over = Some(error.to_string()),
             }
         }
-        let left = client.broken();
-        assert!(finished || !left.contains(&Fate::Uncertain));
-        assert!(left.is_empty() || left.len() == ADDRESSES.len());
-        if !left.is_empty() {
-            seen.1.push(left);
+    }
+
+    fn send(&mut self) {
+        self.finished = false;
+        match self.client.send(self.message.clone(), &mut self.out) {
+            Ok(()) => self.sent = self.sent.saturating_add(1),
+            Err(error) => self.over = Some(error.to_string()),
         }
-        assert_eq!(seen.1.len(), sent, "a message without fates");
-        seen.0 = out.to_vec();
-        seen
+    }
+
+    /// The connection ends: what was written, the fates of each message, and why it was over before.
+    fn end(mut self) -> (BytesMut, Vec<Vec<Fate>>, Option<String>) {
+        let left = self.client.broken();
+        assert!(self.finished || !left.contains(&Fate::Uncertain));
+        if !left.is_empty() {
+            self.fates.push(left);
+        }
+        assert_eq!(self.fates.len(), self.sent, "a message without fates");
+        (self.out, self.fates, self.over)
+    }
+}
+
+fn client_property(choice: u8, seed: u8, said: &[u8]) {
+    let run = |cut: &mut dyn FnMut() -> usize| {
+        let mut sender = Sender::new(choice & 1 != 0);
+        for piece in pieces(said, cut) {
+            sender.hear(piece);
+        }
+        sender.end()
     };
     let whole = run(&mut || usize::MAX);
     assert_eq!(whole, run(&mut sizes(seed)), "cut, it was read otherwise");
     assert_eq!(whole, run(&mut || 1), "octet by octet, otherwise");
+    for fates in &whole.1 {
+        assert_eq!(fates.len(), ADDRESSES.len());
+    }
     for fate in whole.1.iter().flatten() {
         assert!(match fate {
             Fate::Broken | Fate::Uncertain => true,
