@@ -55,7 +55,7 @@ pub enum Fate {
     Delivered(Reply),
     /// The server refused for good.
     Permanent(Reply),
-    /// The server refused for now.
+    /// The server refused for now; never by 421, which would end the conversation it is passed on to.
     Temporary(Reply),
     /// The connection ended after the final dot and before the reply: perhaps delivered.
     Uncertain,
@@ -332,7 +332,9 @@ impl Client {
         out: &mut BytesMut,
     ) -> Result<Step, ClientError> {
         if !self.open {
-            sending.fates.settle(&Fate::Temporary(reply));
+            sending
+                .fates
+                .settle(&Fate::Temporary(reply.to_be_relayed()));
             return Ok(Step::Done(sending.fates.or(&Fate::Broken)));
         }
         let begins = match sending.answered(reply) {
@@ -544,7 +546,7 @@ impl Fate {
         match reply.class() {
             Class::Done | Class::Intermediate => None,
             Class::Permanent => Some(Self::Permanent(reply.clone())),
-            Class::Temporary => Some(Self::Temporary(reply.clone())),
+            Class::Temporary => Some(Self::Temporary(reply.to_be_relayed())),
         }
     }
 }

@@ -75,6 +75,14 @@ impl Reply {
         }
     }
 
+    /// For a recipient of somebody else's conversation: 421 would end that one.
+    pub(super) fn to_be_relayed(&self) -> Self {
+        Self {
+            code: if self.code == 421 { 451 } else { self.code },
+            ..self.clone()
+        }
+    }
+
     /// The code of three digits, 200 to 599.
     pub fn code(&self) -> u16 {
         self.code

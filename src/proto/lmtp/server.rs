@@ -63,7 +63,8 @@ pub struct Settings {
     /// Unknown commands before the end; default 10. One that has wrong arguments or comes out of order does not count: after
     /// a refused MAIL a thousand RCPT may follow in one piece.
     pub max_bad_commands: u32,
-    /// Whether a message with a CR or LF alone is refused; default no: it is kept as it is, as Postfix and Dovecot would.
+    /// Whether a message with a CR or LF alone is refused; default no: it is kept as it is, and ends nothing. Real mail has
+    /// them; Postfix makes CRLF of them before we see it.
     pub refuse_bare_line_ends: bool,
     /// The keyword of MAIL and RCPT that is taken besides those of the RFCs, in capitals; default none.
     pub private: Option<&'static str>,

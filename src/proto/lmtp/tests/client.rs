@@ -135,24 +135,24 @@ const CASES: &[(&str, &str, bool, bool)] = &[
         false,
         true,
     ),
-    // 421 at any time.
-    ("421|", "temporary 421, temporary 421", false, false),
-    ("250|550|421|", "permanent 550, temporary 421", false, false),
+    // 421 at any time; as a fate it is 451, which ends nobody else's conversation.
+    ("421|", "temporary 451, temporary 451", false, false),
+    ("250|550|421|", "permanent 550, temporary 451", false, false),
     (
         "250|250|250|421|",
-        "temporary 421, temporary 421",
+        "temporary 451, temporary 451",
         false,
         false,
     ),
     (
         "250|250|250|354|250|421|",
-        "delivered 250, temporary 421",
+        "delivered 250, temporary 451",
         true,
         false,
     ),
     (
         "250|250|250|354|421|",
-        "temporary 421, uncertain",
+        "temporary 451, uncertain",
         true,
         false,
     ),
@@ -354,7 +354,7 @@ fn eight_bit_and_utf8_need_their_extensions() {
 fn a_server_that_does_not_wait_for_the_dot_ends_the_connection() {
     for (said, fates) in [
         ("552 5.3.4 big\r\n", "permanent 552, temporary 450"),
-        ("421 bye\r\n", "temporary 421, temporary 450"),
+        ("421 bye\r\n", "temporary 451, temporary 450"),
     ] {
         let mut client = new_client();
         let mut input = BytesMut::from(format!("{GREETING}{LHLO}").as_bytes());
