@@ -14,7 +14,7 @@
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
-/// What an [`Encoder`] does with a LF that has no CR before it.
+/// What the client does with a LF that has no CR before it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum LineEnds {
     /// It becomes CRLF: for servers that are not ours.
