@@ -227,7 +227,8 @@ impl Client {
         Ok(())
     }
 
-    /// Writes the next octets of the message, dots added. Before `Data` it does nothing.
+    /// Writes the next octets of the message, dots added; what the server says meanwhile, `step` tells. Before `Data` it
+    /// does nothing.
     pub fn body(&mut self, octets: &[u8], out: &mut BytesMut) {
         if let State::Body(_, encoder) = &mut self.state {
             encoder.encode(octets, out);
