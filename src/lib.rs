@@ -65,11 +65,12 @@ mod tests {
     type Property = fn(&[u8]);
 
     /// The properties by the names of their fuzz targets.
-    const TARGETS: [(&str, Property); 7] = [
+    const TARGETS: [(&str, Property); 8] = [
         ("config", config::fuzz),
         ("encode", proto::encode::property),
         ("imap", proto::imap::fuzz),
         ("link", proto::link::fuzz),
+        ("lmtp", proto::lmtp::fuzz),
         ("pop3", proto::pop3::fuzz),
         ("sasl", proto::sasl::fuzz),
         ("server", |data| {

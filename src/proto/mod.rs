@@ -9,6 +9,7 @@
 //! | [`framing`] | lines and literals, with limits |
 //! | [`imap`] | IMAP before login, server half |
 //! | [`pop3`] | POP3 before login, server half; [`pop3::login`], client half |
+//! | [`lmtp`] | LMTP, both halves |
 //! | [`sasl`] | PLAIN and LOGIN, server half; PLAIN, client half |
 //! | [`denial`] | why a client is not served, in each protocol's words |
 //! | [`link`] | the link between front and node, both halves |
@@ -29,6 +30,7 @@ pub mod encode;
 pub mod framing;
 pub mod imap;
 pub mod link;
+pub mod lmtp;
 pub mod login;
 pub mod opening;
 pub mod pop3;

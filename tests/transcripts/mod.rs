@@ -179,7 +179,8 @@ fn repeated(line: &str) -> String {
     before.to_owned() + &text.repeat(number.parse().unwrap()) + &repeated(after)
 }
 
-fn unescaped(text: &str) -> Vec<u8> {
+/// The octets that a text with escapes stands for.
+pub(crate) fn unescaped(text: &str) -> Vec<u8> {
     let mut octets = Vec::new();
     let mut rest = text.bytes();
     while let Some(octet) = rest.next() {
