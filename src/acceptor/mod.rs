@@ -8,8 +8,7 @@
 //!
 //! A peer that is no proxy is closed without a word, counted, and logged at most once per address and minute. A proven
 //! peer always gets a verdict. Nothing past the link's own records is read: it belongs to the real server. A server that was
-//! started for a session is looked after until it exits, which holds up no drain: when this process stops, it lives on,
-//! unless it needs the relay.
+//! started for a session is looked after until it exits or this process stops, and lives on then, unless it needs the relay.
 //!
 //! Limits: networks (`from`) or peer credentials before anything else; unproven peers to a quota and a few seconds,
 //! proven ones to the announced idle limit; links and relayed sessions together; sessions per account.
@@ -43,7 +42,7 @@ use crate::{
     names::KeyId,
     net::{Accepted, Stream, accept_each},
     outcome::{Outcome, chain},
-    proto::link::Context,
+    proto::link::{Context, Refusal},
     relay::{End, Ended, Relay},
     tasks::Tasks,
 };
@@ -209,8 +208,8 @@ impl Acceptor {
                 server,
                 relayed: None,
             }) => {
-                let watched = watch(server, session);
-                self.parts.tasks.background("started server", watched);
+                let watched = watch(server, session, self.parts.tasks.clone());
+                self.parts.tasks.spawn("started server", watched);
             }
             Ok(Handed::Started {
                 server: process,
@@ -309,7 +308,8 @@ impl Acceptor {
                     }
                 };
                 match tokio::join!(moved, exit) {
-                    (ended, Some(exit)) if !exit.is_success() => {
+                    // A server that has said nothing has served nobody.
+                    (ended, Some(exit)) if !exit.is_success() || ended.to_client == 0 => {
                         session.failed_line(&exit, Some(&ended));
                     }
                     (ended, _) => session.line(ended.outcome().as_str(), Some(&ended)),
@@ -372,11 +372,15 @@ enum Behind {
     Process(Server),
 }
 
-/// Looks after a server that has the link itself.
-async fn watch(mut server: Server, session: Session) {
-    let exit = server.exit().await;
+/// Looks after a server that has the link itself, for as long as this process is there to do so.
+async fn watch(mut server: Server, session: Session, tasks: Tasks) {
+    let exit = tokio::select! {
+        biased;
+        exit = server.exit() => exit,
+        () = tasks.stopped() => return session.line("handed over", None),
+    };
     if exit.is_success() {
-        session.line(Outcome::Served.as_str(), None);
+        session.served_line(&exit);
     } else {
         session.failed_line(&exit, None);
     }
@@ -433,17 +437,24 @@ impl Session {
         line!(info, self, outcome, reason, ended);
     }
 
+    /// The line of a session whose server has ended as it should, as far as that can be seen from here.
+    fn served_line(&self, exit: &Exit) {
+        line!(info, self, Outcome::Served.as_str(), exit.to_string(), None);
+    }
+
     /// The line of a session whose server did not end as it should.
     fn failed_line(&self, exit: &Exit, ended: Option<&Ended>) {
         line!(warn, self, "failed", exit.to_string(), ended);
     }
 
-    /// The line of a session that was not handed over: its account's own limit is no trouble of ours.
+    /// The line of a session that was not handed over: a limit or a mailbox in use is no trouble of ours, and a front that has
+    /// gone none of the node's.
     fn refused_line(&self, refused: &Refused) {
         let reason = chain(refused);
-        match refused {
-            Refused::Limit(_) => line!(info, self, "refused", reason, None),
-            _ => line!(error, self, "refused", reason, None),
+        match (refused, refused.refusal()) {
+            (_, Refusal::InUse | Refusal::Limit) => line!(info, self, "refused", reason, None),
+            (Refused::Link(_), _) => line!(warn, self, "refused", reason, None),
+            (_, _) => line!(error, self, "refused", reason, None),
         }
     }
 }

@@ -238,16 +238,6 @@ impl Refused {
             | Self::Trial { .. } => Refusal::Unavailable,
         }
     }
-
-    /// Whether an operator must change something before sessions of this node succeed: a log line of level error.
-    pub const fn is_misconfiguration(&self) -> bool {
-        matches!(
-            self,
-            Self::Encode(_)
-                | Self::Login(LoginError::Identity | LoginError::Master(_))
-                | Self::Home(HomeError::Root { .. })
-        )
-    }
 }
 
 /// A session that was not handed over, with what is left of it.

@@ -165,15 +165,12 @@ impl LinkError {
     /// What the client hears: never that its password was wrong.
     pub const fn denial(&self) -> Denial {
         match self {
-            Self::Refused(Refusal::Forbidden) => Denial::Misconfigured,
-            Self::Refused(Refusal::InUse) => Denial::InUse,
-            Self::Refused(Refusal::Limit) => Denial::Limit,
+            Self::Refused(refusal) => Denial::of(*refusal),
             Self::Context(_)
             | Self::Lost { .. }
             | Self::Mismatch(_)
             | Self::NotProven(_)
             | Self::Random(_)
-            | Self::Refused(Refusal::Unavailable)
             | Self::TimedOut { .. }
             | Self::Tls(_)
             | Self::UnknownNode(_)

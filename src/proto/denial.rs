@@ -4,6 +4,8 @@
 //! happened goes to the log (`outcome`). IMAP words: RFC 5530 and RFC 3501/9051, 7.1. POP3 words: RFC 2449, 8 and RFC 3206,
 //! where a client that reads `[AUTH]` asks its user for another password, and one that reads anything else must not.
 
+use super::link::Refusal;
+
 /// A reason that a client may hear.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Denial {
@@ -24,6 +26,16 @@ pub enum Denial {
 }
 
 impl Denial {
+    /// What a client hears when the node of its account refuses the session.
+    pub const fn of(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Forbidden => Self::Misconfigured,
+            Refusal::InUse => Self::InUse,
+            Refusal::Limit => Self::Limit,
+            Refusal::Unavailable => Self::Unavailable,
+        }
+    }
+
     /// The word for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -308,13 +308,8 @@ fn refused_login(text: &[u8]) -> LoginError {
 }
 
 fn refused(text: &[u8]) -> LoginError {
-    let refusal = match reply::code(text) {
-        Some((name, _)) if name.eq_ignore_ascii_case(b"INUSE") => Refusal::InUse,
-        Some((name, _)) if name.eq_ignore_ascii_case(b"LIMIT") => Refusal::Limit,
-        Some(_) | None => Refusal::Unavailable,
-    };
     LoginError::Refused {
-        refusal,
+        refusal: reply::refusal(text),
         reply: reply::shown(text),
     }
 }

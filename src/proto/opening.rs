@@ -21,7 +21,7 @@ use bytes::{Bytes, BytesMut};
 #[cfg(any(fuzzing, test))]
 use super::conversation::{pieces, sizes};
 use super::{
-    link::{CAPABILITY_TAG, Opening},
+    link::{CAPABILITY_TAG, Opening, Refusal},
     reply::{self, Reply, ReplyError, Status},
 };
 
@@ -44,8 +44,13 @@ pub enum Step {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum OpeningError {
     /// The real server does not serve this session after all.
-    #[error("real server refuses the session: {0}")]
-    Refused(String),
+    #[error("real server refuses the session: {reply}")]
+    Refused {
+        /// What the client hears of it.
+        refusal: Refusal,
+        /// The server's words, escaped.
+        reply: String,
+    },
     /// Its words break a limit or their form.
     #[error("opening is malformed")]
     Reply(#[from] ReplyError),
@@ -108,7 +113,7 @@ impl Reader {
         };
         match line.split(|octet| *octet == b' ').next() {
             Some(b"+OK") => Ok(Step::Done { capabilities: None }),
-            Some(b"-ERR") => Err(OpeningError::Refused(reply::shown(&line))),
+            Some(b"-ERR") => Err(refused(line.strip_prefix(b"-ERR ").unwrap_or_default())),
             Some(_) | None => Err(ReplyError::Malformed.into()),
         }
     }
@@ -140,7 +145,7 @@ impl Reader {
     ) -> Result<Option<Step>, OpeningError> {
         let done = match (&self.opening, tag, status) {
             (_, _, Status::Bye) | (_, Some(_), Status::No | Status::Bad) => {
-                return Err(OpeningError::Refused(reply::shown(text)));
+                return Err(refused(text));
             }
             (Opening::Capability, Some(tag), _) if tag == CAPABILITY_TAG.as_bytes() => {
                 let capabilities = self.capabilities.take();
@@ -159,6 +164,13 @@ impl Reader {
         }
         let capabilities = reply::code_capabilities(text)?;
         Ok(Some(Step::Done { capabilities }))
+    }
+}
+
+fn refused(text: &[u8]) -> OpeningError {
+    OpeningError::Refused {
+        refusal: reply::refusal(text),
+        reply: reply::shown(text),
     }
 }
 
@@ -243,7 +255,7 @@ mod tests {
 
     fn capability_table() -> Vec<Row> {
         use Opening::Capability;
-        let refused = |text: &str| Err(OpeningError::Refused(text.to_owned()));
+        let refused = |text: &str| Err(refused(text.as_bytes()));
         let unexpected = |what| Err(OpeningError::Unexpected(what));
         vec![
             (
@@ -296,7 +308,7 @@ mod tests {
 
     fn greeting_table() -> Vec<Row> {
         use Opening::{Preauth, Tagged};
-        let refused = |text: &str| Err(OpeningError::Refused(text.to_owned()));
+        let refused = |text: &str| Err(refused(text.as_bytes()));
         vec![
             (
                 Preauth,
@@ -334,7 +346,6 @@ mod tests {
 
     fn pop3_table() -> Vec<Row> {
         use Opening::{PlusOk, Silent};
-        let refused = |text: &str| Err(OpeningError::Refused(text.to_owned()));
         let malformed = Err(OpeningError::Reply(ReplyError::Malformed));
         vec![
             (PlusOk, b"+OK logged in.\r\n+OK", Ok(None), b"+OK"),
@@ -342,7 +353,10 @@ mod tests {
             (
                 PlusOk,
                 b"-ERR [IN-USE] busy\r\n",
-                refused("-ERR [IN-USE] busy"),
+                Err(OpeningError::Refused {
+                    refusal: Refusal::InUse,
+                    reply: "[IN-USE] busy".to_owned(),
+                }),
                 b"",
             ),
             (PlusOk, b"+OKAY\r\n", malformed.clone(), b""),

@@ -15,6 +15,8 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
+use super::link::Refusal;
+
 /// The longest line, in octets, its end included.
 pub const MAX_LINE_BYTES: usize = 8192;
 
@@ -228,6 +230,22 @@ pub fn code(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let rest = text.strip_prefix(b"[")?;
     let end = rest.iter().position(|octet| *octet == b']')?;
     Some(word(rest.get(..end)?))
+}
+
+/// What a front hears of a refusal with this text, by its response code: of the mailbox in use and of limits (RFC 5530;
+/// RFC 2449, 8), anything else is "not now".
+pub fn refusal(text: &[u8]) -> Refusal {
+    let Some((name, _)) = code(text) else {
+        return Refusal::Unavailable;
+    };
+    let is = |codes: [&[u8]; 2]| codes.iter().any(|code| name.eq_ignore_ascii_case(code));
+    if is([b"INUSE", b"IN-USE"]) {
+        Refusal::InUse
+    } else if is([b"LIMIT", b"LOGIN-DELAY"]) {
+        Refusal::Limit
+    } else {
+        Refusal::Unavailable
+    }
 }
 
 /// The capability list in a status text, if it has one.

@@ -20,7 +20,7 @@ use crate::{
     outcome::{Blame, Failure, Report, Stage, chain},
     proto::{
         denial::Denial,
-        link::{Context, context::ClientTls},
+        link::{Context, Refusal, context::ClientTls},
         opening::{OpeningError, Reader, Step},
         talk::Credentials,
     },
@@ -181,7 +181,16 @@ async fn read_opening(parts: &Parts, opened: link::Opened) -> Result<Opened, Fai
         Ok(Err(OpeningFailure::Ended)) => Err(failed(
             "the real server ended the session before it began".to_owned(),
         )),
-        Ok(Err(OpeningFailure::Protocol(error))) => Err(failed(chain(&error))),
+        Ok(Err(OpeningFailure::Protocol(error))) => {
+            let mut failure = failed(chain(&error));
+            if let OpeningError::Refused { refusal, .. } = error {
+                failure.denial = Denial::of(refusal);
+                if matches!(refusal, Refusal::InUse | Refusal::Limit) {
+                    failure.blame = Blame::Client;
+                }
+            }
+            Err(failure)
+        }
         Err(_) => Err(failed(
             "the real server did not open the session in time".to_owned(),
         )),

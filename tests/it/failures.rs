@@ -76,12 +76,12 @@ fn dovecot_refuses_late_at_a_login() {
 /// A server that was started and ends without a word to the client.
 #[test]
 fn started_server_that_dies() {
-    for tls in [true, false] {
+    for (tls, status) in [(true, 75), (false, 75), (true, 0), (false, 0)] {
         let servers = ["imap", "pop3"].map(|service| {
             let opening = if service == "imap" { "preauth" } else { "plus-ok" };
             format!(
                 "[acceptor.{service}]\nkind = \"exec\"\nopening = \"{opening}\"\n\
-                 command = [\"/bin/sh\", \"-c\", \"echo one >&2; echo no luck, $0 >&2; exit 75\", \"%u\"]\n"
+                 command = [\"/bin/sh\", \"-c\", \"echo one >&2; echo no luck, $0 >&2; exit {status}\", \"%u\"]\n"
             )
         });
         let [ann, _] = people();
@@ -94,22 +94,55 @@ fn started_server_that_dies() {
             &format!("USER {}\r\nPASS {}\r\nQUIT\r\n", ann.name, ann.password),
         );
         assert!(heard.contains("\r\n-ERR [SYS/TEMP] "), "{heard}");
+        // Whether it had said anything is seen where the node is in the path.
+        let (level, outcome) = if status == 0 && !tls {
+            (" INFO ", " outcome=served ")
+        } else {
+            (" WARN ", " outcome=failed ")
+        };
+        let reason = format!("\"real server ended with status {status}: no luck, ann\"");
         for service in ["imap", "pop3"] {
             eventually("the node says how it ended", || {
                 cluster.node_log("n1").lines().any(|line| {
-                    line.contains(" WARN session ended ")
+                    line.contains(&format!("{level}session ended "))
                         && line.contains(" account=ann ")
                         && line.contains(&format!(" protocol={service} "))
-                        && line.contains(" outcome=failed ")
-                        && line.contains("\"real server ended with status 75: no luck, ann\"")
+                        && line.contains(outcome)
+                        && line.contains(&reason)
                 })
             });
         }
-        let said = "real server may not be ready protocol=imap kind=exec error=\"real server ended with status 75: no luck, pigeonair-trial: ";
+        let said = format!(
+            "real server may not be ready protocol=imap kind=exec error=\"real server ended with status {status}: no luck, pigeonair-trial: "
+        );
         eventually("the trial at start says so too", || {
-            cluster.node_log("n1").contains(said)
+            cluster.node_log("n1").contains(&said)
         });
     }
+}
+
+/// What a started server says in place of its opening reaches the client in the words of its protocol.
+#[test]
+fn started_server_that_refuses() {
+    let says = |service: &str, opening: &str, words: &str| {
+        format!(
+            "[acceptor.{service}]\nkind = \"exec\"\nopening = \"{opening}\"\n\
+             command = [\"/bin/sh\", \"-c\", \"printf %%b '{words}\\\\r\\\\n'\"]\n"
+        )
+    };
+    let servers = says("imap", "preauth", "* BYE [LIMIT] Full.")
+        + &says("pop3", "silent", "-ERR [IN-USE] Locked.");
+    let [ann, _] = people();
+    let node = NodeSpec::new("n1", Kind::Exec).servers(&servers);
+    let cluster = Cluster::build().node(node).user(&ann).start();
+    Client::connect(&cluster, Channel::Implicit)
+        .login(Method::Login, &ann.name, &ann.password)
+        .no("LIMIT");
+    let heard = pop3::say(
+        &cluster,
+        &format!("USER {}\r\nPASS {}\r\nQUIT\r\n", ann.name, ann.password),
+    );
+    assert!(heard.contains("\r\n-ERR [IN-USE] "), "{heard}");
 }
 
 /// Dovecot takes the socket and then does not want the user, or can't open the mailbox.

@@ -137,7 +137,14 @@ fn a_node_out_of_the_path_takes_no_session_along() {
         let mut session = Client::logged_in(&cluster, Channel::Plain, &ann);
         cluster.node("n1").acceptor().terminate();
         assert_eq!(cluster.node("n1").acceptor().exit_code(), Some(0));
-        assert!(cluster.node_log("n1").contains("stopped cut=0"));
+        let log = cluster.node_log("n1");
+        assert!(log.contains("stopped cut=0"));
+        let lines: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains("session ended"))
+            .collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains(" outcome=\"handed over\" "), "{lines:?}");
         session.command("SELECT INBOX").ok();
         cluster.restart_acceptor("n1");
         Client::logged_in(&cluster, Channel::Implicit, &ann);

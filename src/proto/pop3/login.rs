@@ -29,7 +29,6 @@ use crate::{
     names::AccountName,
     proto::{
         encode::{self, ClientId},
-        link::Refusal,
         login::{self, LoginError, Step},
         reply::{self, Reader, ReplyError},
     },
@@ -209,13 +208,8 @@ fn refused_login(text: &[u8]) -> LoginError {
 }
 
 fn refused(text: &[u8]) -> LoginError {
-    let refusal = match reply::code(text) {
-        Some((name, _)) if name.eq_ignore_ascii_case(b"IN-USE") => Refusal::InUse,
-        Some((name, _)) if name.eq_ignore_ascii_case(b"LOGIN-DELAY") => Refusal::Limit,
-        Some(_) | None => Refusal::Unavailable,
-    };
     LoginError::Refused {
-        refusal,
+        refusal: reply::refusal(text),
         reply: reply::shown(text),
     }
 }
@@ -253,6 +247,7 @@ pub fn fuzz(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::link::Refusal;
     use crate::{
         names::{ClientAddr, LocalAddr, SessionId},
         proto::{reply::at_every_split, sasl},
