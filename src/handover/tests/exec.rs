@@ -116,11 +116,19 @@ fn courier(program: &str, opening: Opening) -> ExecSettings {
     if opening == Opening::Tagged {
         environment.push(("IMAPLOGINTAG", "x"));
     }
-    let make = format!(
-        "test -d Maildir || {COURIER}/bin/maildirmake.courier Maildir; exec \"$0\" Maildir"
-    );
     let program = format!("{COURIER}/{program}");
+    let make = courier_script(opening == Opening::PlusOk);
     exec(&["/bin/sh", "-c", &make, &program], &environment, opening)
+}
+
+/// What the shell does before Courier runs, as the example has it.
+fn courier_script(pop3: bool) -> String {
+    let example: toml::Table = include_str!("../../../config/courier/exec.toml")
+        .parse()
+        .unwrap();
+    let section = if pop3 { "pop3" } else { "imap" };
+    let script = example["acceptor"][section]["command"][2].as_str().unwrap();
+    script.replace("/usr/", &format!("{COURIER}/"))
 }
 
 fn of(protocol: Protocol, number: u32) -> Context {
@@ -230,6 +238,38 @@ async fn courier_serves_on_every_link_users_side_by_side() {
         let place = Place::new();
         served_by(&place, protocol, courier(program, opening)).await;
     }
+}
+
+#[tokio::test]
+async fn courier_serves_a_new_account_that_connects_often_at_once() {
+    let place = Place::new();
+    let settings = courier("bin/imapd", Opening::Tagged);
+    let handover = place.start(Protocol::Imap, settings);
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let handover = handover.clone();
+        tasks.spawn(async move {
+            let (mut front, node) = Front::link(LinkKind::Unix).await;
+            let context = context(1);
+            let serve = async {
+                let handed = handover.hand_over(node, Service::Imap, &context, verdict);
+                relay_on(handed.await.unwrap()).await;
+            };
+            let talk = async move {
+                opened(&mut front, &Opening::Tagged).await;
+                front.send("a LOGOUT\r\n").await;
+                assert!(front.end().await.contains("a OK"));
+            };
+            let both = async { tokio::join!(serve, talk) };
+            timeout(PATIENCE, both).await.expect("a session that ends");
+        });
+    }
+    while let Some(served) = tasks.join_next().await {
+        served.unwrap();
+    }
+    let home = fs::read_dir(place.homes().join("u1")).unwrap();
+    let left: Vec<_> = home.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["Maildir"]);
 }
 
 /// The end of a process that a server of a test has named.
