@@ -241,35 +241,29 @@ async fn courier_serves_on_every_link_users_side_by_side() {
 }
 
 #[tokio::test]
-async fn courier_serves_a_new_account_that_connects_often_at_once() {
-    let place = Place::new();
-    let settings = courier("bin/imapd", Opening::Tagged);
-    let handover = place.start(Protocol::Imap, settings);
-    let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..16 {
-        let handover = handover.clone();
-        tasks.spawn(async move {
-            let (mut front, node) = Front::link(LinkKind::Unix).await;
-            let context = context(1);
-            let serve = async {
-                let handed = handover.hand_over(node, Service::Imap, &context, verdict);
-                relay_on(handed.await.unwrap()).await;
-            };
-            let talk = async move {
-                opened(&mut front, &Opening::Tagged).await;
-                front.send("a LOGOUT\r\n").await;
-                assert!(front.end().await.contains("a OK"));
-            };
-            let both = async { tokio::join!(serve, talk) };
-            timeout(PATIENCE, both).await.expect("a session that ends");
-        });
+async fn courier_serves_an_account_whose_maildir_another_session_makes_meanwhile() {
+    for pop3 in [false, true] {
+        let place = Place::new();
+        let (protocol, program, opening) = if pop3 {
+            let program = "lib/courier/courier/courierpop3d";
+            (Protocol::Pop3, program, Opening::PlusOk)
+        } else {
+            (Protocol::Imap, "bin/imapd", Opening::Tagged)
+        };
+        let mut settings = courier(program, opening.clone());
+        let maker = format!("{COURIER}/bin/maildirmake.courier");
+        // Nobody sees it before it is whole; the other's comes before ours is in its place.
+        let script = format!(
+            "make() {{ {maker} \"$1\"; test ! -e Maildir || exit 99; {maker} Maildir; }}; {}",
+            courier_script(pop3).replace(&maker, "make")
+        );
+        settings.arguments[1] = Template::parse(&script).unwrap();
+        let handover = place.start(protocol, settings);
+        serve(&handover, LinkKind::Unix, &of(protocol, 1), &opening).await;
+        let left = fs::read_dir(place.homes().join("u1")).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["Maildir"]);
     }
-    while let Some(served) = tasks.join_next().await {
-        served.unwrap();
-    }
-    let home = fs::read_dir(place.homes().join("u1")).unwrap();
-    let left: Vec<_> = home.map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["Maildir"]);
 }
 
 /// The end of a process that a server of a test has named.
