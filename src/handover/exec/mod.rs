@@ -195,7 +195,7 @@ impl ExecSettings {
         let arguments = self
             .arguments
             .iter()
-            .map(|template| template.render(values));
+            .map(|template| template.render_argument(values));
         let environment = self
             .environment
             .iter()
