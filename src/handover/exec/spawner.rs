@@ -219,14 +219,19 @@ fn give_up() -> Result<(), SpawnerError> {
         return Err(SpawnerError::Capabilities);
     }
     set_thread_groups(&[]).map_err(failed)?;
-    clear_ambient_capability_set().map_err(failed)?;
-    let sets = CapabilitySets {
-        inheritable: CapabilitySet::empty(),
-        ..own
-    };
-    set_capabilities(None, sets).map_err(failed)?;
+    give_up_capabilities().map_err(SpawnerError::GiveUp)?;
     close_fds::set_fds_cloexec_threadsafe(FIRST_OTHER, &[]);
     Ok(())
+}
+
+/// Gives up, for this thread alone, the capabilities that a program would get from it.
+pub(in super::super) fn give_up_capabilities() -> io::Result<()> {
+    clear_ambient_capability_set()?;
+    let sets = CapabilitySets {
+        inheritable: CapabilitySet::empty(),
+        ..capabilities(None)?
+    };
+    Ok(set_capabilities(None, sets)?)
 }
 
 /// A thread: one order after the other, until nobody can give any more.
