@@ -2,16 +2,40 @@
 //! which Cyrus greets, and whether it reads a PROXY header.
 //!
 //! Asked when the configuration is read and at start, of `dovecot --version`. A server that can't do what is configured is an error that names the kind
-//! to use; a server that is not found here (it may run in a container, behind a mounted socket) is a warning only. It does not
-//! ask the running server, which may have been started from an older file.
+//! to use; a server that is not found here (it may run in a container, behind a mounted socket) or does not answer in time is a
+//! warning only. It does not ask the running server, which may have been started from an older file.
+//!
+//! The program runs without environment (a bare name is looked up in PATH all the same), in no group that this process
+//! can leave and without what capabilities it could inherit: a thread of its own has given them up. Limits: five seconds, then
+//! it is killed; what stands in the first octets of its output.
 
-use std::{io, process::Command};
+use std::{
+    env,
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
-use super::ExecSettings;
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    thread::set_thread_groups,
+};
+
+use super::{ExecSettings, exec::give_up_capabilities};
 use crate::proto::link::Opening;
 
-/// Where the program is looked for: in PATH, then where Debian puts it.
-const PROGRAMS: [&str; 2] = ["dovecot", "/usr/sbin/dovecot"];
+/// Where the program is looked for: where Debian puts it, then in PATH.
+const PROGRAMS: [&str; 2] = ["/usr/sbin/dovecot", "dovecot"];
+
+/// How long it may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How often it is looked at until then.
+const INTERVAL: Duration = Duration::from_millis(5);
+/// What is read of its output.
+const MAX_OUTPUT_BYTES: usize = 256;
 
 /// The first version with a socket that takes what is sent, and the first that no longer does.
 const FROM: Version = [2, 3, 0];
@@ -64,8 +88,10 @@ pub fn check_exec(settings: &ExecSettings) -> Result<(), VersionError> {
 /// What the installed program says of itself.
 fn installed() -> Option<String> {
     for program in PROGRAMS {
-        match Command::new(program).arg("--version").output() {
-            Ok(output) => return Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+        let mut command = Command::new(program);
+        command.arg("--version");
+        match ask(command, LIMIT) {
+            Ok(output) => return Some(output),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 tracing::warn!(%error, program, "cannot ask Dovecot for its version");
@@ -75,6 +101,44 @@ fn installed() -> Option<String> {
     }
     tracing::warn!("Dovecot is not found here, its version is not checked");
     None
+}
+
+/// What a program says, from a thread that has given up what it must not get.
+fn ask(command: Command, limit: Duration) -> io::Result<String> {
+    let ask = move || {
+        // Without the right to do so, they are those of whoever asks.
+        let _ = set_thread_groups(&[]);
+        give_up_capabilities()?;
+        run(command, limit)
+    };
+    let thread = thread::Builder::new().name("version".to_owned());
+    let died = |_| Err(io::ErrorKind::BrokenPipe.into());
+    thread.spawn(ask)?.join().unwrap_or_else(died)
+}
+
+fn run(mut command: Command, limit: Duration) -> io::Result<String> {
+    // Not a pipe, which would have to be read within the limit as well.
+    let output = File::from(memfd_create("version", MemfdFlags::CLOEXEC)?);
+    let mut child = command
+        .env_clear()
+        .envs(env::var_os("PATH").map(|path| ("PATH", path)))
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(Stdio::null())
+        .spawn()?;
+    let deadline = Instant::now() + limit;
+    while child.try_wait()?.is_none() {
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        thread::sleep(INTERVAL);
+    }
+    let mut octets = [0; MAX_OUTPUT_BYTES];
+    let count = output.read_at(&mut octets, 0)?;
+    let octets = octets.get(..count).unwrap_or_default();
+    Ok(String::from_utf8_lossy(octets).into_owned())
 }
 
 fn imap_master(text: &str) -> Result<(), VersionError> {
@@ -198,5 +262,35 @@ mod tests {
     #[test]
     fn the_installed_dovecot_is_one_that_can() {
         assert_eq!(check_imap_master(), Ok(()));
+    }
+
+    fn shell(script: &str, limit: Duration) -> io::Result<String> {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).env("SECRET", "1");
+        ask(command, limit)
+    }
+
+    #[test]
+    fn the_program_gets_nothing_of_this_process() {
+        let said = shell("grep -E '^(Groups|CapInh|CapAmb)' /proc/self/status", LIMIT).unwrap();
+        let words: Vec<_> = said.split_whitespace().collect();
+        let none = "0000000000000000";
+        assert_eq!(words, ["Groups:", "CapInh:", none, "CapAmb:", none]);
+        let said = shell(
+            "tr '\\0' '\\n' </proc/$$/environ | cut -d= -f1; echo end",
+            LIMIT,
+        )
+        .unwrap();
+        assert!(["PATH\nend\n", "end\n"].contains(&said.as_str()), "{said}");
+    }
+
+    #[test]
+    fn a_program_that_does_not_answer_is_killed_and_reaped() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let script = format!("echo $$ >{}; exec sleep 600", file.path().display());
+        let error = shell(&script, Duration::from_secs(2)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let pid = std::fs::read_to_string(file.path()).unwrap();
+        assert!(!std::path::Path::new("/proc").join(pid.trim()).exists());
     }
 }

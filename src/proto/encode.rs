@@ -47,6 +47,9 @@ pub enum EncodeError {
     /// An octet that ends an argument or variable.
     #[error("value holds NUL")]
     Nul,
+    /// What is filled in would make an option of an argument.
+    #[error("value begins an argument with \"-\"")]
+    Option,
     /// An octet that no quoted string may hold.
     #[error("value cannot stand in a quoted string")]
     Quoted,

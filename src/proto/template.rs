@@ -11,10 +11,11 @@
 //! | `%%` | a percent sign |
 //!
 //! A template becomes one text, whatever the values hold: nothing splits it, no shell sees it, and a value is never read
-//! for places again. What it is for (an argument, the value of a variable) is up to the caller; names are never templates.
+//! for places again. What it is for is up to the caller: the value of a variable may be any text, but what a value begins
+//! is no argument when it begins with `-`, since a program might take it for an option. Names are never templates.
 //!
 //! Limits: none of its own, since names, ids and homes have theirs. On failure: a place that is not known is refused when the
-//! template is read; NUL, which would end an argument early, in the template or when it is rendered.
+//! template is read; NUL, which would end an argument early, in the template or when it is rendered; an option when it is rendered.
 
 use super::{
     encode::{EncodeError, canonical},
@@ -141,6 +142,19 @@ impl Template {
             .collect();
         if text.contains('\0') {
             return Err(EncodeError::Nul);
+        }
+        Ok(text)
+    }
+
+    /// The text for one session, as an argument.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Template::render`], and when a value makes an option of it.
+    pub fn render_argument(&self, values: &Values<'_>) -> Result<String, EncodeError> {
+        let text = self.render(values)?;
+        if text.starts_with('-') && matches!(self.0.first(), Some(Piece::Place(_))) {
+            return Err(EncodeError::Option);
         }
         Ok(text)
     }
@@ -389,5 +403,30 @@ mod tests {
         };
         let template = Template::parse("%{home}").unwrap();
         assert_eq!(template.render(&values), Err(EncodeError::Nul));
+    }
+
+    #[test]
+    fn no_value_makes_an_option_of_an_argument() {
+        let mut context = context();
+        context.account = AccountName::parse("-c@example.org").unwrap();
+        (context.tls, context.quota) = (None, None);
+        let values = Values {
+            context: &context,
+            home: "/h",
+        };
+        for (text, argument) in [
+            ("%u", Err(EncodeError::Option)),
+            ("%n%d", Err(EncodeError::Option)),
+            ("%{quota}%u", Err(EncodeError::Option)),
+            ("%d", Ok("example.org")),
+            ("-u%n", Ok("-u-c")),
+            ("--user=%u", Ok("--user=-c@example.org")),
+            ("%{home}/%n", Ok("/h/-c")),
+        ] {
+            let template = Template::parse(text).unwrap();
+            let rendered = template.render_argument(&values);
+            assert_eq!(rendered.as_deref(), argument.as_ref().copied(), "{text}");
+            assert!(template.render(&values).is_ok(), "{text}");
+        }
     }
 }

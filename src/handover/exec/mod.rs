@@ -35,7 +35,10 @@ pub use self::{
     server::{Exit, Server},
     spawner::SpawnerError,
 };
-pub(super) use self::{spawner::Spawner, trial::try_once};
+pub(super) use self::{
+    spawner::{Spawner, give_up_capabilities},
+    trial::try_once,
+};
 use super::{
     Failed, Handed, Refused,
     plain::Plain,
@@ -195,7 +198,7 @@ impl ExecSettings {
         let arguments = self
             .arguments
             .iter()
-            .map(|template| template.render(values));
+            .map(|template| template.render_argument(values));
         let environment = self
             .environment
             .iter()

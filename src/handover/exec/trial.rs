@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    ExecSettings, Running, Server,
+    ExecSettings, Exit, Running, Server,
     server::error_stream,
     spawner::{Order, Spawner},
 };
@@ -95,19 +95,21 @@ async fn serve(
     let Running { fresh, errors } = started.await.map_err(Refused::Start)?;
     let mut server = Server::new(fresh, errors, &context.session, None).map_err(Refused::Start)?;
     let opened = timeout(limit, opening(ours, &settings.opening)).await;
-    let ended = timeout(STEP_TIMEOUT, server.exit()).await;
-    let exit = match ended {
-        Ok(exit) => exit,
-        Err(_) => {
-            server.kill();
-            server.exit().await
-        }
-    };
+    let exit = end(&mut server).await;
     match opened {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Refused::Trial { exit, error }),
         Err(_) => Err(Refused::Timeout),
     }
+}
+
+/// Waits until it has exited, and kills it when it takes too long.
+async fn end(server: &mut Server) -> Exit {
+    if let Ok(exit) = timeout(STEP_TIMEOUT, server.exit()).await {
+        return exit;
+    }
+    server.kill();
+    server.exit().await
 }
 
 /// Reads the opening, and closes.
@@ -157,7 +159,7 @@ impl<'a> Home<'a> {
             .map_err(Refused::Start)?;
         let mut made =
             Server::new(fresh, errors, &context.session, None).map_err(Refused::Start)?;
-        let exit = made.exit().await;
+        let exit = end(&mut made).await;
         if exit.is_success() {
             Ok(home)
         } else {

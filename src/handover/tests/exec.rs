@@ -116,11 +116,19 @@ fn courier(program: &str, opening: Opening) -> ExecSettings {
     if opening == Opening::Tagged {
         environment.push(("IMAPLOGINTAG", "x"));
     }
-    let make = format!(
-        "test -d Maildir || {COURIER}/bin/maildirmake.courier Maildir; exec \"$0\" Maildir"
-    );
     let program = format!("{COURIER}/{program}");
+    let make = courier_script(opening == Opening::PlusOk);
     exec(&["/bin/sh", "-c", &make, &program], &environment, opening)
+}
+
+/// What the shell does before Courier runs, as the example has it.
+fn courier_script(pop3: bool) -> String {
+    let example: toml::Table = include_str!("../../../config/courier/exec.toml")
+        .parse()
+        .unwrap();
+    let section = if pop3 { "pop3" } else { "imap" };
+    let script = example["acceptor"][section]["command"][2].as_str().unwrap();
+    script.replace("/usr/", &format!("{COURIER}/"))
 }
 
 fn of(protocol: Protocol, number: u32) -> Context {
@@ -229,6 +237,32 @@ async fn courier_serves_on_every_link_users_side_by_side() {
     ] {
         let place = Place::new();
         served_by(&place, protocol, courier(program, opening)).await;
+    }
+}
+
+#[tokio::test]
+async fn courier_serves_an_account_whose_maildir_another_session_makes_meanwhile() {
+    for pop3 in [false, true] {
+        let place = Place::new();
+        let (protocol, program, opening) = if pop3 {
+            let program = "lib/courier/courier/courierpop3d";
+            (Protocol::Pop3, program, Opening::PlusOk)
+        } else {
+            (Protocol::Imap, "bin/imapd", Opening::Tagged)
+        };
+        let mut settings = courier(program, opening.clone());
+        let maker = format!("{COURIER}/bin/maildirmake.courier");
+        // Nobody sees it before it is whole; the other's comes before ours is in its place.
+        let script = format!(
+            "make() {{ {maker} \"$1\"; test ! -e Maildir || exit 99; {maker} Maildir; }}; {}",
+            courier_script(pop3).replace(&maker, "make")
+        );
+        settings.arguments[1] = Template::parse(&script).unwrap();
+        let handover = place.start(protocol, settings);
+        serve(&handover, LinkKind::Unix, &of(protocol, 1), &opening).await;
+        let left = fs::read_dir(place.homes().join("u1")).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["Maildir"]);
     }
 }
 
