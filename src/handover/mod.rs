@@ -92,8 +92,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Sessions that one account may have on this node, over all protocols; default 50; 0: no limit.
     pub sessions_per_account: u32,
-    /// Where sessions are written down that live on when this process ends; default `/run/pigeonair/sessions`. Not used when
-    /// no kind gives sessions away.
+    /// Where sessions are written down that live on when this process ends; default `/run/pigeonair/sessions`. Not made when
+    /// no kind gives sessions away, but read when it is there: those of a kind that was configured before count too.
     pub sessions_file: PathBuf,
 }
 
@@ -310,8 +310,16 @@ impl Handover {
             .into_iter()
             .flatten()
             .any(Kind::gives_away);
-        let journal = gives_away.then_some(settings.sessions_file.as_path());
-        let sessions = Sessions::new(metrics.sessions_open.clone(), journal)?;
+        // Sessions live on that a kind has given away which is not configured any more.
+        let journal = (gives_away || settings.sessions_file.exists())
+            .then_some(settings.sessions_file.as_path());
+        let sessions = match Sessions::new(metrics.sessions_open.clone(), journal) {
+            // What another process has is about its own sessions, and we need none.
+            Err(JournalError::InUse { .. }) if !gives_away => {
+                Sessions::new(metrics.sessions_open.clone(), None)?
+            }
+            sessions => sessions?,
+        };
         let sessions = Arc::new(sessions);
         tasks.background("session sweep", sweep(Arc::clone(&sessions)));
         let settings = Arc::new(settings);

@@ -31,7 +31,7 @@ use crate::names::{AccountName, Protocol};
 pub(super) struct Sessions {
     open: Arc<Open>,
     given: Mutex<Vec<Given>>,
-    /// None when no session is ever given away.
+    /// None when no session is given away, and none was.
     book: Option<Arc<Mutex<Book>>>,
     kernel: Mutex<Kernel>,
 }
