@@ -458,20 +458,25 @@ impl Handover {
         let home = Home::locate(home_root, &context.home)?;
         let path = home.path();
         let limit = self.settings.sessions_per_account;
-        let session = self
-            .sessions
-            .reserve(&context.account, context.protocol, limit)
-            .ok_or(Refused::Limit(limit))?;
-        // A file system that hangs must not hang the event loop. Its thread keeps the session counted even when nobody
-        // waits any more: threads are bounded in number, and one account's home must not take them all.
+        let (account, protocol) = (context.account.clone(), context.protocol);
+        let sessions = Arc::clone(&self.sessions);
+        // As soon as it can be: what waits for a thread counts too.
+        let reserved = sessions.try_reserve(&account, protocol, limit);
+        if reserved.is_none() && !sessions.has_given_away(&account) {
+            return Err(Refused::Limit(limit));
+        }
+        // A file system that hangs must not hang the event loop, nor must the kernel's answer about sockets. The thread keeps
+        // the session counted even when nobody waits any more: threads are bounded in number, and one account's home must
+        // not take them all.
         let prepared = tokio::task::spawn_blocking(move || {
+            let session = reserved
+                .or_else(|| sessions.reserve(&account, protocol, limit))
+                .ok_or(Refused::Limit(limit))?;
             home.prepare(uid, gid)?;
             Ok(session)
         });
         match prepared.await {
-            Ok(prepared) => prepared
-                .map(|session| (session, path))
-                .map_err(Refused::Home),
+            Ok(prepared) => prepared.map(|session| (session, path)),
             Err(error) => Err(Refused::Home(HomeError::Io {
                 path,
                 source: io::Error::other(error),

@@ -1013,5 +1013,17 @@ fn a_home_that_hangs_is_counted_until_it_answers() {
         release.send(()).unwrap();
         busy.await.unwrap().unwrap();
         all_over(&handover).await;
+
+        // Nor is the kernel asked on the event loop whether a session that was given away is over.
+        let (release, hung) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || hung.recv());
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let account = &context(1).account;
+        let session = handover.sessions.try_reserve(account, Protocol::Imap, 1);
+        let witness = Witness::unix(&socket).unwrap();
+        handover.sessions.give_away(session.unwrap(), witness);
+        assert!(matches!(attempt().await, Refused::Timeout));
+        release.send(()).unwrap();
+        busy.await.unwrap().unwrap();
     });
 }
