@@ -55,6 +55,15 @@ pub(super) struct LoggedIn {
     pub(super) pending: Bytes,
 }
 
+/// What is on its way to the real server, the password among it: wiped however the login ends.
+struct Output(BytesMut);
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        encode::wipe(&mut self.0);
+    }
+}
+
 /// The client half of one protocol.
 #[derive(Debug)]
 enum Client {
@@ -133,13 +142,14 @@ pub(super) async fn start(
 }
 
 async fn log_in(mut server: Stream, mut client: Client) -> Result<LoggedIn, Refused> {
-    let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
+    let mut input = BytesMut::new();
     loop {
         read(&mut server, &mut input).await?;
-        let step = client.step(&mut input, &mut out).map_err(Refused::Login)?;
-        let written = server.write_all(&out).await;
-        encode::wipe(&mut out);
-        written.map_err(Refused::Server)?;
+        let mut out = Output(BytesMut::new());
+        let step = client
+            .step(&mut input, &mut out.0)
+            .map_err(Refused::Login)?;
+        server.write_all(&out.0).await.map_err(Refused::Server)?;
         if let Step::Done { capabilities } = step {
             return Ok(LoggedIn {
                 server,

@@ -92,8 +92,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Sessions that one account may have on this node, over all protocols; default 50; 0: no limit.
     pub sessions_per_account: u32,
-    /// Where sessions are written down that live on when this process ends; default `/run/pigeonair/sessions`. Not used when
-    /// no kind gives sessions away.
+    /// Where sessions are written down that live on when this process ends; default `/run/pigeonair/sessions`. Not made when
+    /// no kind gives sessions away, but read when it is there: those of a kind that was configured before count too.
     pub sessions_file: PathBuf,
 }
 
@@ -300,8 +300,16 @@ impl Handover {
             .into_iter()
             .flatten()
             .any(Kind::gives_away);
-        let journal = gives_away.then_some(settings.sessions_file.as_path());
-        let sessions = Sessions::new(metrics.sessions_open.clone(), journal)?;
+        // Sessions live on that a kind has given away which is not configured any more.
+        let journal = (gives_away || settings.sessions_file.exists())
+            .then_some(settings.sessions_file.as_path());
+        let sessions = match Sessions::new(metrics.sessions_open.clone(), journal) {
+            // What another process has is about its own sessions, and we need none.
+            Err(JournalError::InUse { .. }) if !gives_away => {
+                Sessions::new(metrics.sessions_open.clone(), None)?
+            }
+            sessions => sessions?,
+        };
         let sessions = Arc::new(sessions);
         tasks.background("session sweep", sweep(Arc::clone(&sessions)));
         let settings = Arc::new(settings);
@@ -440,20 +448,25 @@ impl Handover {
         let home = Home::locate(home_root, &context.home)?;
         let path = home.path();
         let limit = self.settings.sessions_per_account;
-        let session = self
-            .sessions
-            .reserve(&context.account, context.protocol, limit)
-            .ok_or(Refused::Limit(limit))?;
-        // A file system that hangs must not hang the event loop. Its thread keeps the session counted even when nobody
-        // waits any more: threads are bounded in number, and one account's home must not take them all.
+        let (account, protocol) = (context.account.clone(), context.protocol);
+        let sessions = Arc::clone(&self.sessions);
+        // As soon as it can be: what waits for a thread counts too.
+        let reserved = sessions.try_reserve(&account, protocol, limit);
+        if reserved.is_none() && !sessions.has_given_away(&account) {
+            return Err(Refused::Limit(limit));
+        }
+        // A file system that hangs must not hang the event loop, nor must the kernel's answer about sockets. The thread keeps
+        // the session counted even when nobody waits any more: threads are bounded in number, and one account's home must
+        // not take them all.
         let prepared = tokio::task::spawn_blocking(move || {
+            let session = reserved
+                .or_else(|| sessions.reserve(&account, protocol, limit))
+                .ok_or(Refused::Limit(limit))?;
             home.prepare(uid, gid)?;
             Ok(session)
         });
         match prepared.await {
-            Ok(prepared) => prepared
-                .map(|session| (session, path))
-                .map_err(Refused::Home),
+            Ok(prepared) => prepared.map(|session| (session, path)),
             Err(error) => Err(Refused::Home(HomeError::Io {
                 path,
                 source: io::Error::other(error),

@@ -31,7 +31,7 @@ use crate::names::{AccountName, Protocol};
 pub(super) struct Sessions {
     open: Arc<Open>,
     given: Mutex<Vec<Given>>,
-    /// None when no session is ever given away.
+    /// None when no session is given away, and none was.
     book: Option<Arc<Mutex<Book>>>,
     kernel: Mutex<Kernel>,
 }
@@ -118,18 +118,29 @@ impl Sessions {
         lock(&self.given).push(Given { witness, session });
     }
 
-    /// Counts one more session of `account`, unless it has `limit` already; 0: no limit.
+    /// Counts one more session of `account`, unless it has `limit` already; 0: no limit. At the limit it asks the kernel,
+    /// and may wait for a sweep that does: not for the event loop.
     pub(super) fn reserve(
         &self,
         account: &AccountName,
         protocol: Protocol,
         limit: u32,
     ) -> Option<SessionGuard> {
-        if !self.open.add(account, limit) {
+        self.try_reserve(account, protocol, limit).or_else(|| {
             self.sweep(Some(account));
-            if !self.open.add(account, limit) {
-                return None;
-            }
+            self.try_reserve(account, protocol, limit)
+        })
+    }
+
+    /// The same without asking the kernel.
+    pub(super) fn try_reserve(
+        &self,
+        account: &AccountName,
+        protocol: Protocol,
+        limit: u32,
+    ) -> Option<SessionGuard> {
+        if !self.open.add(account, limit) {
+            return None;
         }
         self.open
             .gauge
@@ -141,6 +152,13 @@ impl Sessions {
             protocol,
             written: None,
         })
+    }
+
+    /// Whether sessions of `account` were given away, so that some may be over without our knowing.
+    pub(super) fn has_given_away(&self, account: &AccountName) -> bool {
+        lock(&self.given)
+            .iter()
+            .any(|given| given.session.account == *account)
     }
 
     /// Counts a session until its socket, which another process has now, is dead.

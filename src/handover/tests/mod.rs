@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use self::dovecot::{Dovecot, FIRST_UID, SECRET, home, master_at};
-use super::{trial::TrialError, *};
+use super::{trial::TrialError, witness::Witness, *};
 use crate::{
     names::{ClientAddr, LocalAddr, SessionId},
     outcome::chain,
@@ -219,11 +219,11 @@ fn settings(kind: Kind, home_root: PathBuf) -> Settings {
     }
 }
 
-/// Beside the homes, and of each [`Handover`] its own.
+/// Among the homes, in the test's own folder, and of each [`Handover`] its own.
 fn sessions_file(home_root: &Path) -> PathBuf {
     static FILES: AtomicU32 = AtomicU32::new(0);
     let number = FILES.fetch_add(1, Ordering::Relaxed);
-    home_root.with_file_name(format!("sessions-{number}"))
+    home_root.join(format!("sessions-{number}"))
 }
 
 fn login_kind(server: Address) -> Kind {
@@ -484,7 +484,10 @@ async fn contexts_outside_the_bounds_are_refused_before_anything_is_done() {
     fs::create_dir(homes.join("real")).unwrap();
     symlink("real", homes.join("link")).unwrap();
     home(&homes.join("other"), 2);
-    for handover in both(&dovecot) {
+    let handovers = both(&dovecot);
+    let entries = || fs::read_dir(&homes).unwrap().count();
+    let before = entries();
+    for handover in handovers {
         let with = |change: &dyn Fn(&mut Context)| {
             let mut context = context(1);
             change(&mut context);
@@ -510,7 +513,7 @@ async fn contexts_outside_the_bounds_are_refused_before_anything_is_done() {
         assert!(handover.sessions().is_empty());
     }
     assert!(fs::read_dir(homes.join("real")).unwrap().next().is_none());
-    assert_eq!(fs::read_dir(&homes).unwrap().count(), 3);
+    assert_eq!(entries(), before);
     assert!(!dovecot.log().contains("session-1"));
 }
 
@@ -944,6 +947,42 @@ async fn a_door_that_reads_a_header_says_nothing_without() {
     }
 }
 
+#[tokio::test]
+async fn sessions_of_a_kind_that_is_not_configured_any_more_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let nobody = dir.path().join("nobody");
+    let login = || settings(login_kind(Address::Unix(nobody.clone())), dir.path().into());
+    let gauge = || Metrics::new().unwrap().sessions_open;
+    let file = sessions_file(dir.path());
+    let before = Sessions::new(gauge(), Some(&file)).unwrap();
+    let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let session = before.reserve(&context(1).account, Protocol::Imap, 0);
+    before.give_away(session.unwrap(), Witness::unix(&socket).unwrap());
+
+    // Another process has the file: its sessions are not ours.
+    let with_file = || Settings {
+        sessions_file: file.clone(),
+        ..login()
+    };
+    assert_eq!(count(&start(with_file()), 1), 0);
+    drop(before);
+    let handover = soon("the session that lives on", || {
+        let handover = start(with_file());
+        (count(&handover, 1) == 1).then_some(handover)
+    });
+    drop(socket);
+    soon("the socket is dead", || {
+        handover.sessions.sweep(None);
+        handover.sessions().is_empty().then_some(())
+    });
+
+    // No file is made for a kind that gives nothing away.
+    let settings = login();
+    let unmade = settings.sessions_file.clone();
+    start(settings);
+    assert!(!unmade.exists());
+}
+
 /// A file system that hangs keeps one of our threads for each try, and the whole process has only so many of them.
 #[test]
 fn a_home_that_hangs_is_counted_until_it_answers() {
@@ -974,5 +1013,17 @@ fn a_home_that_hangs_is_counted_until_it_answers() {
         release.send(()).unwrap();
         busy.await.unwrap().unwrap();
         all_over(&handover).await;
+
+        // Nor is the kernel asked on the event loop whether a session that was given away is over.
+        let (release, hung) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || hung.recv());
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let account = &context(1).account;
+        let session = handover.sessions.try_reserve(account, Protocol::Imap, 1);
+        let witness = Witness::unix(&socket).unwrap();
+        handover.sessions.give_away(session.unwrap(), witness);
+        assert!(matches!(attempt().await, Refused::Timeout));
+        release.send(()).unwrap();
+        busy.await.unwrap().unwrap();
     });
 }
