@@ -12,12 +12,14 @@
 use std::path::PathBuf;
 
 use super::{
+    directory::is_loopback,
     files,
     form::{self, Form},
     section::Section,
 };
 use crate::{
     handover::{self, ExecSettings, Kind, LoginSettings},
+    net::Address,
     proto::{link::Opening, proxy_header::Version, template::Template},
 };
 
@@ -124,6 +126,14 @@ fn login(table: &mut Section<'_>) -> Option<Kind> {
     let user = table.optional("master_user", &form::text("the name of the master user"));
     let password = files::password(table, "master_password_file");
     let proxy_header = table.or("proxy_protocol", &form::word(PROXY_PROTOCOL), None);
+    if let Some(Address::Tcp { host, .. }) = &server
+        && !is_loopback(host)
+    {
+        table.report().warn(format!(
+            "{}: the master password travels to {host} in clear: for the real server of this machine, on loopback",
+            table.key("server")
+        ));
+    }
     Some(Kind::Login(LoginSettings {
         server: server?,
         user,

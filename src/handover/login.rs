@@ -4,12 +4,13 @@
 //! server that expects the header of the PROXY protocol gets it before anything else. No deadline is set here (the
 //! caller's covers all of it), and the link is not touched. On failure the connection to the real server is closed.
 
-use std::io;
+use std::{io, path::Path, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
+    time::sleep,
 };
 
 use super::Refused;
@@ -28,6 +29,9 @@ use crate::{
 
 /// Room for one read; a login has about 2 KiB.
 const READ_BYTES: usize = 4096;
+
+/// Between two tries of a Unix socket whose backlog is full.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(20);
 
 /// Proxies that a session may pass; Dovecot's own number.
 const PROXY_TTL: u8 = 5;
@@ -90,12 +94,23 @@ pub(super) async fn connect(server: &Address) -> Result<Stream, Refused> {
                     stream.set_nodelay(true)?;
                     Ok(Stream::Tcp(stream))
                 }),
-            Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+            Address::Unix(path) => connect_unix(path).await.map(Stream::Unix),
         };
     connected.map_err(|source| Refused::Connect {
         server: server.clone(),
         source,
     })
+}
+
+/// Connects to a Unix socket. There a full backlog is an error at once, not a wait as with TCP: it is tried again for as
+/// long as the caller's deadline lets it.
+pub(super) async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BACKLOG_PAUSE).await,
+            connected => return connected,
+        }
+    }
 }
 
 /// Connects and logs in on behalf of the context's account.

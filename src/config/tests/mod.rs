@@ -1008,6 +1008,16 @@ fn risks_are_warnings() {
             "[proxy]\nidle_timeout = '5m'",
             "proxy.idle_timeout: below 30m: clients that wait in IDLE will be cut off",
         ),
+        (
+            "127.0.0.1:10143",
+            "192.0.2.1:10143",
+            "acceptor.imap.server: the master password travels to 192.0.2.1 in clear: for the real server of this machine, on loopback",
+        ),
+        (
+            "127.0.0.1:10143",
+            "imap.example.org:10143",
+            "acceptor.imap.server: the master password travels to imap.example.org in clear: for the real server of this machine, on loopback",
+        ),
     ] {
         assert_eq!(warned(old, new), [expected]);
     }
@@ -1017,4 +1027,7 @@ fn risks_are_warnings() {
         [""; 0]
     );
     assert_eq!(warned("address = \"0.0.0.0:7143\"", loopback), [""; 0]);
+    for server in ["localhost:10143", "[::1]:10143", "/run/dovecot/imap"] {
+        assert_eq!(warned("127.0.0.1:10143", server), [""; 0]);
+    }
 }

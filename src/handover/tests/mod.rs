@@ -655,6 +655,54 @@ async fn a_silent_server_is_given_up_in_time() {
     drop(silent);
 }
 
+/// A listener whose backlog is full, and what fills it.
+fn crowded(path: &Path) -> (std::os::unix::net::UnixListener, Vec<socket2::Socket>) {
+    let socket = || socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None);
+    let address = socket2::SockAddr::unix(path).unwrap();
+    let listener = socket().unwrap();
+    listener.bind(&address).unwrap();
+    listener.listen(1).unwrap();
+    let mut crowd = Vec::new();
+    loop {
+        let one = socket().unwrap();
+        one.set_nonblocking(true).unwrap();
+        match one.connect(&address) {
+            Ok(()) => crowd.push(one),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                return (listener.into(), crowd);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_backlog_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("crowded");
+    let (listener, crowd) = crowded(&path);
+    let address = Address::Unix(path.clone());
+    let mut login = std::pin::pin!(login::connect(&address));
+    let mut master = std::pin::pin!(imap_master::try_connect(&path));
+    // Neither has an answer yet, and a refusal would be one.
+    assert!(timeout(Duration::ZERO, &mut login).await.is_err());
+    assert!(timeout(Duration::ZERO, &mut master).await.is_err());
+    for _ in crowd {
+        listener.accept().unwrap();
+    }
+    listener.set_nonblocking(true).unwrap();
+    let listener = UnixListener::from_std(listener).unwrap();
+    let greet = async {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            write_all(&mut stream, b"VERSION\timap-master\t1\t0\n").await;
+        }
+    };
+    let all = async { tokio::join!(login, master, greet) };
+    let (login, master, ()) = timeout(PATIENCE, all).await.unwrap();
+    assert!(login.is_ok() && master.is_ok(), "{login:?} {master:?}");
+}
+
 /// Takes one request as `imap-master` does, with its socket, and answers so. A connection without a request is a test at
 /// start.
 async fn fake_master(listener: UnixListener, answer: &[u8]) -> (UnixStream, Vec<OwnedFd>) {
