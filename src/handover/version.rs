@@ -27,8 +27,8 @@ use rustix::{
 use super::{ExecSettings, exec::give_up_capabilities};
 use crate::proto::link::Opening;
 
-/// Where the program is looked for: where Debian puts it, then in PATH.
-const PROGRAMS: [&str; 2] = ["/usr/sbin/dovecot", "dovecot"];
+/// Where the program is looked for: in PATH, then where Debian puts it.
+const PROGRAMS: [&str; 2] = ["dovecot", "/usr/sbin/dovecot"];
 
 /// How long it may take.
 const LIMIT: Duration = Duration::from_secs(5);
