@@ -127,7 +127,8 @@ fn what_is_answered_after_the_clients_end_arrives() {
     let ann = User::new("ann", "n1", 20001);
     let bob = User::new("bob", "n2", 20002);
     let cluster = Cluster::usual().user(&ann).user(&bob).start();
-    let message = vec![b'x'; 1024 * 1024];
+    // No more than a socket takes at once: of what does not fit, Dovecot drops the rest when it logs out.
+    let message = vec![b'x'; 64 * 1024];
     for user in [&ann, &bob] {
         cluster.deliver(user, &message);
         for channel in [Channel::Plain, Channel::Implicit] {
