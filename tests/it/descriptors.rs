@@ -112,6 +112,11 @@ fn a_node_without_descriptors_refuses_and_recovers() {
             .user(&bob)
             .start();
         let mut session = Client::logged_in(&cluster, Channel::Implicit, &ann);
+        // The links proven ahead stand again, so that none of them takes what is left for sessions.
+        let ready = "pigeonair_links_ready{node=\"n1\"}";
+        eventually("the login's link is replaced", || {
+            metric(cluster.front_admin(), ready) == Some(2.0)
+        });
         let open = cluster.node("n1").acceptor().descriptors();
         cluster.node("n1").acceptor().limit_descriptors(open + 4);
         let mut let_in = Vec::new();
