@@ -25,13 +25,13 @@
 //!
 //! Dependencies point downward only, which `tests/tidy.rs` keeps by reading this picture: a row may use the rows below
 //! it; within a row a name may use those to its left, but where arrows stand, those to its right; the stories (proxy,
-//! acceptor) never use each other.
+//! acceptor, delivery, mailstore) never use each other.
 //!
 //! ```text
 //! main -> cli -> app -> config -> admin, log  start-up, commands, wiring, drain
-//! proxy   acceptor                            the stories; each `serve` reads top to bottom
-//! link    relay   handover                    dial / admit; splice or copy; start a real server
-//! net   outcome   directory   nodes           sockets and TLS; how it ended; accounts; homes
+//! proxy  acceptor  delivery  mailstore        the stories; each `serve` reads top to bottom
+//! link  relay  handover  lmtp  spool  store   dial / admit; splice or copy; start a real server; messages: move, hold, store
+//! net  outcome  directory  nodes  home        sockets and TLS; how it ended; accounts; their nodes; their folders
 //! proto                                       protocols as bytes in, events and bytes out
 //! names   secret   metrics   tasks            words that cannot be invalid; secrets; counters; tasks
 //! ```
@@ -41,10 +41,14 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod delivery;
 pub mod directory;
 pub mod handover;
+pub mod home;
 pub mod link;
+pub mod lmtp;
 pub mod log;
+pub mod mailstore;
 pub mod metrics;
 pub mod names;
 pub mod net;
@@ -54,6 +58,8 @@ pub mod proto;
 pub mod proxy;
 pub mod relay;
 pub mod secret;
+pub mod spool;
+pub mod store;
 pub mod tasks;
 
 #[cfg(test)]

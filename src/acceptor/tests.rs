@@ -61,7 +61,7 @@ fn acceptor(places: usize, server: Address, home_root: &Path, tasks: &Tasks) -> 
             proxy_header: None,
         })),
         pop3: None,
-        bounds: handover::Bounds {
+        bounds: crate::home::Bounds {
             uids: 1000..=60000,
             gids: 1000..=60000,
             home_root: home_root.to_owned(),

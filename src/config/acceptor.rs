@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{
     acceptor::{Listener, Settings},
-    handover::{self, Bounds},
+    handover,
+    home::Bounds,
     link::{AdmitSettings, NodeKey},
     names::Service,
 };

@@ -27,7 +27,6 @@
 //! front sees the end of the stream.
 
 mod exec;
-mod home;
 mod imap_master;
 mod journal;
 mod login;
@@ -37,9 +36,7 @@ mod trial;
 mod version;
 mod witness;
 
-use std::{
-    collections::HashMap, io, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration,
-};
+use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -47,10 +44,9 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use self::{exec::Spawner, home::Home, imap_master::Passed, login::LoggedIn, sessions::Sessions};
+use self::{exec::Spawner, imap_master::Passed, login::LoggedIn, sessions::Sessions};
 pub use self::{
     exec::{ExecSettings, Exit, Server, SpawnerError},
-    home::HomeError,
     imap_master::MasterError,
     journal::JournalError,
     login::LoginSettings,
@@ -58,6 +54,7 @@ pub use self::{
     version::{VersionError, check_exec, check_imap_master},
 };
 use crate::{
+    home::{Bounds, Home, HomeError},
     metrics::Metrics,
     names::{AccountName, Protocol, Service},
     net::{Address, Stream},
@@ -109,17 +106,6 @@ pub enum Kind {
     Exec(ExecSettings),
     /// Log in on behalf of the user with a master credential that works only from this host, then relay.
     Login(LoginSettings),
-}
-
-/// What a context may ask for on this node.
-#[derive(Clone, Debug)]
-pub struct Bounds {
-    /// Default 1000 and up.
-    pub uids: RangeInclusive<u32>,
-    /// Default 1000 and up.
-    pub gids: RangeInclusive<u32>,
-    /// All homes lie below it.
-    pub home_root: PathBuf,
 }
 
 /// A session that the real server has.
@@ -432,20 +418,10 @@ impl Handover {
 
     /// Checks what the context asks for, counts the session, opens or makes the home; its path is absolute.
     async fn prepare(&self, context: &Context) -> Result<(SessionGuard, String), Refused> {
-        let Bounds {
-            uids,
-            gids,
-            home_root,
-        } = &self.settings.bounds;
+        let bounds = &self.settings.bounds;
         let (uid, gid) = (context.uid, context.gid);
-        // Zero is refused whatever the bounds say.
-        if uid == 0 || !uids.contains(&uid) {
-            return Err(Refused::Bounds("uid is outside this node's bounds"));
-        }
-        if gid == 0 || !gids.contains(&gid) {
-            return Err(Refused::Bounds("gid is outside this node's bounds"));
-        }
-        let home = Home::locate(home_root, &context.home)?;
+        bounds.check(uid, gid).map_err(Refused::Bounds)?;
+        let home = Home::locate(&bounds.home_root, &context.home)?;
         let path = home.path();
         let limit = self.settings.sessions_per_account;
         let (account, protocol) = (context.account.clone(), context.protocol);

@@ -27,7 +27,8 @@ use super::{
     spawner::{Order, Spawner},
 };
 use crate::{
-    handover::{Bounds, Refused, plain::Plain},
+    handover::{Refused, plain::Plain},
+    home::Bounds,
     names::{AccountName, ClientAddr, LocalAddr, Protocol, SessionId},
     net::Stream,
     proto::{

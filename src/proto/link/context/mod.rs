@@ -14,6 +14,7 @@
 //! hop count is only carried. Limits: names as in [`crate::names`]; home 1 to 4095 octets; TLS words 1 to 64. With them
 //! the largest context has 4.6 KiB, so every valid one fits into an `open`.
 
+pub mod mail;
 #[cfg(test)]
 pub(super) mod tests;
 

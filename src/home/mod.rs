@@ -23,8 +23,9 @@
 
 use std::{
     io,
+    ops::RangeInclusive,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -47,6 +48,34 @@ const MAX_ATTEMPTS: usize = 8;
 
 /// Makes temporary names different from each other.
 static MADE: AtomicU64 = AtomicU64::new(0);
+
+/// What a front may ask for on this node.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Default 1000 and up.
+    pub uids: RangeInclusive<u32>,
+    /// Default 1000 and up.
+    pub gids: RangeInclusive<u32>,
+    /// All homes lie below it.
+    pub home_root: PathBuf,
+}
+
+impl Bounds {
+    /// Whether somebody may be served. Zero is refused whatever is configured.
+    ///
+    /// # Errors
+    ///
+    /// Which bound is broken.
+    pub fn check(&self, uid: u32, gid: u32) -> Result<(), &'static str> {
+        if uid == 0 || !self.uids.contains(&uid) {
+            return Err("uid is outside this node's bounds");
+        }
+        if gid == 0 || !self.gids.contains(&gid) {
+            return Err("gid is outside this node's bounds");
+        }
+        Ok(())
+    }
+}
 
 /// Why a home is not used.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +166,7 @@ enum Moment {
 
 /// A home folder whose path keeps the rules.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Home {
+pub struct Home {
     /// Without a slash at its end: empty for the file system's root.
     root: String,
     components: Vec<String>,
@@ -145,7 +174,11 @@ pub(super) struct Home {
 
 impl Home {
     /// Checks a home, relative or absolute, against the rules.
-    pub(super) fn locate(root: &Path, home: &str) -> Result<Self, HomeError> {
+    ///
+    /// # Errors
+    ///
+    /// Which rule it breaks.
+    pub fn locate(root: &Path, home: &str) -> Result<Self, HomeError> {
         if home.len() > MAX_HOME_BYTES {
             return Err(HomeError::Path("is longer than 1024 octets"));
         }
@@ -185,12 +218,16 @@ impl Home {
     }
 
     /// The absolute path.
-    pub(super) fn path(&self) -> String {
+    pub fn path(&self) -> String {
         self.up_to(self.components.len())
     }
 
     /// Opens the home or makes it. Blocks.
-    pub(super) fn prepare(&self, uid: u32, gid: u32) -> Result<(), HomeError> {
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes it no home of that uid.
+    pub fn prepare(&self, uid: u32, gid: u32) -> Result<(), HomeError> {
         self.prepare_watched(uid, gid, &mut |_, _| {})
     }
 

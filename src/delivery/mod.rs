@@ -1,0 +1,1 @@
+//! The delivery role: from the MTA's LMTP to each recipient's home.

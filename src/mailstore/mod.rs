@@ -1,0 +1,1 @@
+//! The mailStore-forward listener's role on a node: from an admitted link to mailboxes.
