@@ -160,7 +160,10 @@ impl Conversation {
         let report = Report {
             session,
             client: self.client,
-            sender: envelope.sender.as_ref().map_or(String::new(), Address::to_string),
+            sender: envelope
+                .sender
+                .as_ref()
+                .map_or(String::new(), Address::to_string),
             size: 0,
             started: Instant::now(),
         };
@@ -194,9 +197,11 @@ impl Conversation {
         };
         // Of what somebody in front says only that is believed.
         let hops = match &envelope.private {
-            Some(octets) => MessageFacts::decode(octets)
-                .map_err(|error| failed(Cause::Failed, error.to_string()))?
-                .hops,
+            Some(octets) => {
+                MessageFacts::decode(octets)
+                    .map_err(|error| failed(Cause::Failed, error.to_string()))?
+                    .hops
+            }
             None => 0,
         };
         let hops = hops.saturating_add(1);
@@ -323,7 +328,11 @@ impl Conversation {
             forwarder,
             ..
         } = &*self.delivery;
-        let place = if octets.is_in_file() { "file" } else { "memory" };
+        let place = if octets.is_in_file() {
+            "file"
+        } else {
+            "memory"
+        };
         metrics.spooled.with_label_values(&[place]).inc();
         metrics.spooled_bytes.inc_by(octets.len());
         let limit = Arc::new(Semaphore::new(settings.homes_at_once));
@@ -342,7 +351,10 @@ impl Conversation {
             tasks.spawn("forward", forwarding);
             Coming::Awaited(coming)
         };
-        std::mem::take(&mut message.homes).into_iter().map(start).collect()
+        std::mem::take(&mut message.homes)
+            .into_iter()
+            .map(start)
+            .collect()
     }
 
     /// Answers in the order of the recipients, each as soon as those before it are known.
@@ -370,7 +382,11 @@ impl Conversation {
                 None => Verdict::unknown(),
             };
             let reply = verdict.reply();
-            self.conclude(&report, slice::from_ref(accepted), slice::from_ref(&verdict));
+            self.conclude(
+                &report,
+                slice::from_ref(accepted),
+                slice::from_ref(&verdict),
+            );
             self.reception.answer(&reply);
         }
         gone

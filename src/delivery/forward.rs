@@ -30,7 +30,7 @@ use crate::{
     nodes::Node,
     outcome::{Blame, chain},
     proto::{
-        link::context::mail::{KEYWORD, MailContext},
+        link::context::{MailContext, mail::KEYWORD},
         lmtp::{Cause, Envelope, Fate, LineEnds, Recipient, SendError, client},
     },
     spool::Spooled,
