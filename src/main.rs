@@ -32,6 +32,7 @@ const fn exit_code(failed: &Failed) -> u8 {
             AppError::Bind { .. } | AppError::Runtime(_) => OS,
             AppError::Directory(_)
             | AppError::Handover(_)
+            | AppError::Mailstore(_)
             | AppError::Role(_)
             | AppError::Tls(_) => CONFIG,
         },
