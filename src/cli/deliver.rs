@@ -342,3 +342,365 @@ fn mailbox(text: &str) -> Result<lmtp::Address, AddressError> {
         lmtp::Address::parse(&format!("\"{local}\"{domain}")).map_err(|_| error)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        os::unix::net::UnixListener,
+        thread::JoinHandle,
+    };
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    const LHLO: (&str, &str) = (
+        "LHLO localhost\r\n",
+        "250-x\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-SIZE 1000000\r\n250 PIPELINING\r\n",
+    );
+    const DATA: (&str, &str) = ("DATA\r\n", "250 a\r\n250 b\r\n354 c\r\n");
+    const DOT: &str = "\r\n.\r\n";
+    const MESSAGE: &[u8] = b"Subject: x\n\ny\n";
+
+    /// Says each reply behind what it waits for, then closes.
+    struct Scripted {
+        folder: tempfile::TempDir,
+        heard: JoinHandle<String>,
+    }
+
+    impl Scripted {
+        fn new(greeting: &str, steps: &[(&str, &str)]) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let listener = UnixListener::bind(folder.path().join("lmtp")).unwrap();
+            let own = |text: &str| text.to_owned();
+            let greeting = own(greeting);
+            let steps: Vec<_> = steps.iter().map(|(to, say)| (own(to), own(say))).collect();
+            let heard = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let patience = Some(Duration::from_secs(20));
+                stream.set_read_timeout(patience).unwrap();
+                let mut heard = Vec::new();
+                stream.write_all(greeting.as_bytes()).unwrap();
+                for (to, say) in steps {
+                    let mut buffer = [0; 4096];
+                    while !heard.ends_with(to.as_bytes()) {
+                        let read = stream.read(&mut buffer).unwrap();
+                        if read == 0 {
+                            return String::from_utf8(heard).unwrap();
+                        }
+                        heard.extend_from_slice(&buffer[..read]);
+                    }
+                    stream.write_all(say.as_bytes()).unwrap();
+                }
+                String::from_utf8(heard).unwrap()
+            });
+            Self { folder, heard }
+        }
+
+        fn options(&self, arguments: &[&str]) -> Options {
+            let server = self.folder.path().join("lmtp");
+            let first = ["deliver", "--server", server.to_str().unwrap()];
+            let arguments = first.iter().chain(arguments);
+            Arguments::try_parse_from(arguments).unwrap().options
+        }
+
+        /// How the delivery ends, in the words for standard error, and what the server heard.
+        async fn deliver(self, arguments: &[&str], message: &[u8]) -> (String, String) {
+            let done = deliver(&self.options(arguments), message, || false).await;
+            (told(done), self.heard.join().unwrap())
+        }
+    }
+
+    fn told(done: Result<(), NotDelivered>) -> String {
+        match done {
+            Ok(()) => "delivered".to_owned(),
+            Err(NotDelivered::Refused(reply)) => {
+                format!("for good: {}", NotDelivered::Refused(reply).line())
+            }
+            Err(other) => other.line(),
+        }
+    }
+
+    #[tokio::test]
+    async fn replies_decide() {
+        for (reply, expected) in [
+            ("250 2.1.5 Ok", "delivered"),
+            ("250 Ok", "delivered"),
+            ("550 5.1.1 No such user", "for good: 5.1.1 No such user"),
+            (
+                "550-5.2.2 Full,\r\n550 5.2.2 quite",
+                "for good: 5.2.2 Full, quite",
+            ),
+            ("550 no", "for good: 5.0.0 no"),
+            ("452 4.2.2 Full", "4.2.2 Full"),
+            ("421 4.3.2 Going down", "4.3.2 Going down"),
+        ] {
+            let reply = format!("{reply}\r\n");
+            let steps = [LHLO, DATA, (DOT, &reply)];
+            let server = Scripted::new("220 x\r\n", &steps);
+            let (told, heard) = server.deliver(&["ann@a.example"], MESSAGE).await;
+            assert_eq!(told, expected, "{reply}");
+            assert!(
+                heard.ends_with("DATA\r\nSubject: x\r\n\r\ny\r\n.\r\n"),
+                "{heard}"
+            );
+            if !reply.starts_with('2') {
+                let refused = format!("250 a\r\n{reply}503 no\r\n");
+                let server = Scripted::new("220 x\r\n", &[LHLO, ("DATA\r\n", &refused)]);
+                let (told, _) = server.deliver(&["ann@a.example"], MESSAGE).await;
+                assert_eq!(told, expected, "{reply} to RCPT");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn whatever_breaks_off_is_tried_again() {
+        const BROKEN: &str = "4.4.2 connection to the delivery role failed";
+        const UNCERTAIN: &str = "4.4.2 the delivery role did not say whether it has the message";
+        for (greeting, steps, expected) in [
+            ("", &[] as &[(&str, &str)], BROKEN),
+            ("22", &[], BROKEN),
+            ("nonsense\r\n", &[], BROKEN),
+            ("421 4.3.2 Too many\r\n", &[], BROKEN),
+            ("554 5.3.2 No service\r\n", &[], BROKEN),
+            ("220 x\r\n", &[("LHLO localhost\r\n", "")], BROKEN),
+            (
+                "220 x\r\n",
+                &[("LHLO localhost\r\n", "500 5.5.1 What?\r\n")],
+                BROKEN,
+            ),
+            ("220 x\r\n", &[("LHLO localhost\r\n", "250-x\r\n")], BROKEN),
+            ("220 x\r\n", &[LHLO, ("DATA\r\n", "")], BROKEN),
+            ("220 x\r\n", &[LHLO, ("DATA\r\n", "250 a\r\n")], BROKEN),
+            (
+                "220 x\r\n",
+                &[LHLO, ("DATA\r\n", "250 a\r\n250 b\r\n")],
+                BROKEN,
+            ),
+            (
+                "220 x\r\n",
+                &[LHLO, ("DATA\r\n", "250 a\r\n250 b\r\n250 c\r\n")],
+                BROKEN,
+            ),
+            ("220 x\r\n", &[LHLO, DATA, (DOT, "")], UNCERTAIN),
+            ("220 x\r\n", &[LHLO, DATA, (DOT, "250 Ok")], UNCERTAIN),
+            (
+                "220 x\r\n",
+                &[LHLO, DATA, (DOT, "354 What?\r\n")],
+                UNCERTAIN,
+            ),
+        ] {
+            let server = Scripted::new(greeting, steps);
+            let (told, _) = server.deliver(&["ann@a.example"], MESSAGE).await;
+            assert!(told.starts_with(expected), "{greeting:?} {steps:?}: {told}");
+        }
+        // While the message is on its way.
+        let server = Scripted::new("220 x\r\n", &[LHLO, DATA]);
+        let (told, _) = server
+            .deliver(&["ann@a.example"], &b"x\n".repeat(1 << 22))
+            .await;
+        assert!(told.starts_with(BROKEN), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_away_is_waited_for() {
+        let server = Scripted::new("", &[]);
+        let mut options = server.options(&["ann@a.example"]);
+        options.server = Address::Unix(server.folder.path().join("none"));
+        let done = told(deliver(&options, MESSAGE, || false).await);
+        assert!(done.starts_with("4.4.1 cannot connect to /"), "{done}");
+        assert!(done.contains("No such file"), "{done}");
+    }
+
+    /// Input that gives some octets, then an error or the end.
+    struct Failing(usize);
+
+    impl AsyncRead for Failing {
+        fn poll_read(
+            mut self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            buffer: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            let some = self.0.min(buffer.remaining());
+            if some == 0 {
+                return std::task::Poll::Ready(Err(io::ErrorKind::Other.into()));
+            }
+            self.0 -= some;
+            buffer.put_slice(&vec![b'\n'; some]);
+            std::task::Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn half_a_message_is_not_ended() {
+        for octets in [10, 2 * PIECE_BYTES] {
+            let server = Scripted::new("220 x\r\n", &[LHLO, DATA, (DOT, "250 Ok\r\n")]);
+            let options = server.options(&["ann@a.example"]);
+            let done = if octets > PIECE_BYTES {
+                told(deliver(&options, Failing(octets), || false).await)
+            } else {
+                told(deliver(&options, MESSAGE, || true).await)
+            };
+            assert!(done.starts_with("4.3.0 "), "{done}");
+            let heard = server.heard.join().unwrap();
+            assert!(
+                heard.contains("DATA\r\n") && !heard.ends_with(DOT),
+                "{done}"
+            );
+        }
+        let server = Scripted::new("", &[]);
+        for message in [b"" as &[u8], b"From ann Thu Jan  1 00:00:00 1970\n"] {
+            let options = server.options(&["ann@a.example"]);
+            let done = told(deliver(&options, message, || false).await);
+            assert_eq!(done, "4.3.0 no message on standard input");
+        }
+        let options = server.options(&["ann@a.example"]);
+        let done = told(deliver(&options, Failing(10), || false).await);
+        assert!(done.starts_with("4.3.0 cannot read the message"), "{done}");
+    }
+
+    /// What the server heard behind LHLO.
+    async fn heard(arguments: &[&str], message: &[u8]) -> String {
+        let server = Scripted::new("220 x\r\n", &[LHLO, DATA, (DOT, "250 Ok\r\n")]);
+        let (told, heard) = server.deliver(arguments, message).await;
+        assert_eq!(told, "delivered");
+        heard.strip_prefix(LHLO.0).unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn messages_arrive_as_they_are() {
+        for (message, expected) in [
+            ("a\n.\n..\n", " SIZE=10|a\r\n..\r\n...\r\n"),
+            ("a\r\n.\r\n", " SIZE=6|a\r\n..\r\n"),
+            ("a", " SIZE=1|a\r\n"),
+            ("From x\r\na\n", " SIZE=3|a\r\n"),
+            ("From x\nFrom y\n", " SIZE=8|From y\r\n"),
+            ("From: x\n", " SIZE=9|From: x\r\n"),
+            ("\u{e9}\n", " SIZE=4 BODY=8BITMIME|\u{e9}\r\n"),
+        ] {
+            let heard = heard(
+                &["-f", "bob@b.example", "ann@a.example"],
+                message.as_bytes(),
+            )
+            .await;
+            let (parameters, octets) = expected.split_once('|').unwrap();
+            assert_eq!(
+                heard,
+                format!(
+                    "MAIL FROM:<bob@b.example>{parameters}\r\nRCPT TO:<ann@a.example>\r\nDATA\r\n{octets}.\r\n"
+                ),
+                "{message:?}"
+            );
+        }
+        // Longer than what is known beforehand: it may have anything.
+        let long = "x".repeat(2 * PIECE_BYTES) + "\n";
+        let heard = heard(&["ann@a.example"], long.as_bytes()).await;
+        let body = long.trim_end();
+        let expected = format!(
+            "MAIL FROM:<> BODY=8BITMIME\r\nRCPT TO:<ann@a.example>\r\nDATA\r\n{body}\r\n.\r\n"
+        );
+        assert!(heard == expected, "{} octets", heard.len());
+    }
+
+    #[tokio::test]
+    async fn addresses_are_read_as_mtas_write_them() {
+        for (arguments, mail, rcpt) in [
+            (&["ann"] as &[&str], "<>", "<ann>"),
+            (&["-f", "", "ann@a.example"], "<>", "<ann@a.example>"),
+            (
+                &["-f", "<>", "--", "ann@a.example"],
+                "<>",
+                "<ann@a.example>",
+            ),
+            (&["--from", "Mailer-Daemon", "ann"], "<>", "<ann>"),
+            (
+                &["-f", "<bob@b.example>", "ann"],
+                "<bob@b.example>",
+                "<ann>",
+            ),
+            (
+                &["-f", "-bob@b.example", "--", "-ann"],
+                "<-bob@b.example>",
+                "<-ann>",
+            ),
+            (
+                &["-fbob", "\"a b\"@a.example"],
+                "<bob>",
+                "<\"a b\"@a.example>",
+            ),
+            (
+                &["-fbob", "a\"\\ b@a.example"],
+                "<bob>",
+                "<\"a\\\"\\\\ b\"@a.example>",
+            ),
+            (&["-fbob", "a@b@a.example"], "<bob>", "<\"a@b\"@a.example>"),
+            (&["a b"], "<>", "<\"a b\">"),
+            (
+                &["zo\u{eb}@a.example"],
+                "<> BODY=8BITMIME SMTPUTF8",
+                "<zo\u{eb}@a.example>",
+            ),
+            (
+                &["-f", "zo\u{eb}@a.example", "ann"],
+                "<zo\u{eb}@a.example> BODY=8BITMIME SMTPUTF8",
+                "<ann>",
+            ),
+        ] {
+            let heard = heard(arguments, b"x\n").await.replace(" SIZE=3", "");
+            let heard = heard.strip_suffix("DATA\r\nx\r\n.\r\n").unwrap();
+            assert_eq!(heard, format!("MAIL FROM:{mail}\r\nRCPT TO:{rcpt}\r\n"));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_server_cannot_take_is_not_sent() {
+        for (recipient, message, expected) in [
+            (
+                "ann",
+                "123456789\n",
+                "for good: 5.3.4 The message is too big.",
+            ),
+            (
+                "ann",
+                "\u{e9}\n",
+                "4.4.2 connection to the delivery role failed: server does not offer 8BITMIME",
+            ),
+            (
+                "\u{e9}",
+                "x\n",
+                "4.4.2 connection to the delivery role failed: server does not offer SMTPUTF8",
+            ),
+        ] {
+            let lhlo = (LHLO.0, "250-x\r\n250 SIZE 10\r\n");
+            let server = Scripted::new("220 x\r\n", &[lhlo, ("DATA\r\n", "")]);
+            let (told, heard) = server.deliver(&[recipient], message.as_bytes()).await;
+            assert_eq!((told.as_str(), heard.as_str()), (expected, LHLO.0));
+        }
+    }
+
+    #[test]
+    fn addresses_that_are_none_are_refused() {
+        let long = "x".repeat(300);
+        for arguments in [
+            &["deliver", ""] as &[&str],
+            &["deliver", "a\nb"],
+            &["deliver", "ann@"],
+            &["deliver", "ann@a..example"],
+            &["deliver", &long],
+            &["deliver", "-f", "--", "ann"],
+            &["deliver", "--server", "x", "ann"],
+        ] {
+            assert!(
+                Arguments::try_parse_from(arguments).is_err(),
+                "{arguments:?}"
+            );
+        }
+    }
+}
