@@ -10,14 +10,19 @@
 //! longer one that is not said, so it is announced as 8BITMIME.
 //!
 //! The MTA returns a message to its sender for most exit codes, so everything that is not a refusal by the server is
-//! "try again": a server that is away or breaks off, a message that can't be read, a mistake on the command line. The
+//! "try again": a server that is away or breaks off, a message that can't be read, a mistake on the command line or in here. The
 //! one line for standard error begins with an enhanced code (RFC 3463), which Postfix takes before the exit code.
 //! The end of the message can't be told from the death of the process that writes it: when our parent is gone by then,
 //! the message is not ended. What is left of standard input after a refusal is read and dropped: a writer that meets a closed
 //! pipe may take that for the failure. All of it ends within 15 minutes, before an MTA would kill us (Postfix 1000
 //! seconds; to Exim a time-out is final). RFC 2033.
 
-use std::{io, os::fd::AsFd as _, time::Duration};
+use std::{
+    io,
+    os::fd::AsFd as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use tokio::{
     fs::File,
@@ -108,6 +113,9 @@ pub enum NotDelivered {
     /// The server refused for good.
     #[error("{}", .0.text())]
     Refused(Reply),
+    /// A mistake of this program.
+    #[error("stopped by a mistake of this program: please report it")]
+    Panicked,
     /// There is no runtime.
     #[error("cannot start")]
     Runtime(#[source] io::Error),
@@ -124,14 +132,22 @@ pub(super) fn run(options: &Options) -> Result<(), NotDelivered> {
         .map_err(NotDelivered::Runtime)?;
     let parent = rustix::process::getppid();
     let is_orphan = || rustix::process::getppid() != parent;
-    let done = runtime.block_on(async {
-        let input = io::stdin().as_fd().try_clone_to_owned();
-        let input = File::from(std::fs::File::from(input.map_err(NotDelivered::Input)?));
-        deliver(options, input, is_orphan).await
+    let done = contained(|| {
+        runtime.block_on(async {
+            let input = io::stdin().as_fd().try_clone_to_owned();
+            let input = File::from(std::fs::File::from(input.map_err(NotDelivered::Input)?));
+            deliver(options, input, is_orphan).await
+        })
     });
     // A read that waits for standard input would be waited for.
     runtime.shutdown_background();
     done
+}
+
+/// Does the work; a panic in it is a reason to try again, while its own exit code would return the message.
+fn contained(work: impl FnOnce() -> Result<(), NotDelivered>) -> Result<(), NotDelivered> {
+    // What the panic left is not used any more.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(NotDelivered::Panicked))
 }
 
 async fn deliver(
@@ -296,7 +312,9 @@ impl NotDelivered {
             Self::CommandLine(_) => "4.3.5".to_owned(),
             Self::Connect { .. } => "4.4.1".to_owned(),
             Self::Broken(_) | Self::Late | Self::Uncertain(_) => "4.4.2".to_owned(),
-            Self::Empty | Self::Input(_) | Self::Orphaned | Self::Runtime(_) => "4.3.0".to_owned(),
+            Self::Empty | Self::Input(_) | Self::Orphaned | Self::Panicked | Self::Runtime(_) => {
+                "4.3.0".to_owned()
+            }
         };
         let words = format!("{code} {}", chain(self));
         words.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -683,6 +701,12 @@ mod tests {
             let (told, heard) = server.deliver(&[recipient], message.as_bytes()).await;
             assert_eq!((told.as_str(), heard.as_str()), (expected, LHLO.0));
         }
+    }
+
+    #[test]
+    fn a_panic_is_tried_again() {
+        let done = contained(|| panic!("on purpose"));
+        assert!(told(done).starts_with("4.3.0 stopped"));
     }
 
     #[test]
