@@ -17,6 +17,7 @@
 //! | `outside` | metrics, health, and the log's line of a session |
 //! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
+//! | `rights` | the capabilities that the processes keep |
 //! | `sessions` | after login it is bytes: large messages, IDLE, early commands, half-closed connections |
 //! | `single` | one machine without LDAP |
 //! | `stopping` | SIGTERM: what goes on, what is told, what is cut |
@@ -45,6 +46,7 @@ mod logins;
 mod outside;
 mod pop3;
 mod refusals;
+mod rights;
 mod sessions;
 mod single;
 mod stopping;

@@ -258,6 +258,7 @@ pub(crate) struct Builder {
     table: String,
     ldap: Ldap,
     descriptors: Option<u64>,
+    front_uid: u32,
     single: bool,
 }
 
@@ -315,6 +316,14 @@ impl Builder {
     /// What the connections to LDAP are; default plain.
     pub(crate) fn ldap(self, ldap: Ldap) -> Self {
         Self { ldap, ..self }
+    }
+
+    /// Starts the front as root; default a user of its own.
+    pub(crate) fn front_as_root(self) -> Self {
+        Self {
+            front_uid: 0,
+            ..self
+        }
     }
 
     /// How many descriptors the front may have.
@@ -450,6 +459,7 @@ impl Cluster {
             table: String::new(),
             ldap: Ldap::Plain,
             descriptors: None,
+            front_uid: FRONT_UID,
             single: false,
         }
     }
@@ -802,9 +812,10 @@ impl Cluster {
         let configuration = self.path("front/pigeonair.toml");
         fs::write(&configuration, text).unwrap();
         for entry in fs::read_dir(self.path("front")).unwrap() {
-            chown(entry.unwrap().path(), Some(FRONT_UID), Some(FRONT_UID)).unwrap();
+            let path = entry.unwrap().path();
+            chown(path, Some(builder.front_uid), Some(builder.front_uid)).unwrap();
         }
-        let id = FRONT_UID.to_string();
+        let id = builder.front_uid.to_string();
         let limit = builder
             .descriptors
             .map(|number| format!("--nofile={number}"));
