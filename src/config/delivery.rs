@@ -110,11 +110,7 @@ fn waits(section: &mut Section<'_>) -> (Timeouts, Timeouts) {
 
 fn spool(section: &mut Section<'_>) -> spool::Settings {
     let default = spool::Settings::default();
-    let memory = section.or(
-        "spool_memory",
-        &form::size(4096..=1 << 30),
-        default.memory,
-    );
+    let memory = section.or("spool_memory", &form::size(4096..=1 << 30), default.memory);
     let form = form::path("the path of a folder");
     let folder = section.or("spool_folder", &form, default.folder);
     if !folder.is_dir() {

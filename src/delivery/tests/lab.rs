@@ -101,7 +101,9 @@ pub(super) struct Stored {
 #[derive(Debug)]
 pub(super) struct NodeState {
     /// How the next links end, the first first.
-    pub(super) cuts: Mutex<VecDeque<Cut>>,
+    cuts: Mutex<VecDeque<Cut>>,
+    /// How those that are open end from now on.
+    cut_of_open: Mutex<Option<Cut>>,
     pub(super) stored: Mutex<Vec<Stored>>,
     /// Links so far, and those that are open.
     pub(super) links: AtomicUsize,
@@ -120,6 +122,7 @@ impl NodeState {
     fn new() -> Arc<Self> {
         Arc::new(Self {
             cuts: Mutex::default(),
+            cut_of_open: Mutex::default(),
             stored: Mutex::default(),
             links: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
@@ -132,6 +135,11 @@ impl NodeState {
 
     pub(super) fn cut(&self, cuts: &[Cut]) {
         self.cuts.lock().unwrap().extend(cuts);
+    }
+
+    /// The links that are open now, one at most, end like that.
+    pub(super) fn set_cut_of_open(&self, cut: Cut) {
+        *self.cut_of_open.lock().unwrap() = Some(cut);
     }
 
     pub(super) fn stored(&self) -> Vec<Stored> {
@@ -374,6 +382,8 @@ impl NodeTalk {
         let mut message: Option<Stored> = None;
         loop {
             let line = self.mta.try_line().await?;
+            let now = self.state.cut_of_open.lock().unwrap().take();
+            self.cut = now.unwrap_or(self.cut);
             let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
             match verb {
                 "LHLO" => {
@@ -621,4 +631,3 @@ impl Mta {
         self.lines(recipients.len()).await
     }
 }
-
