@@ -30,7 +30,10 @@ use crate::{
     nodes::Node,
     outcome::{Blame, chain},
     proto::{
-        link::context::{MailContext, mail::KEYWORD},
+        link::{
+            Refusal,
+            context::{MailContext, mail::KEYWORD},
+        },
         lmtp::{Cause, Envelope, Fate, LineEnds, Recipient, SendError, client},
     },
     spool::Spooled,
@@ -200,8 +203,9 @@ impl Forwarder {
     async fn connect(&self, node: &Node, session: &SessionId) -> Result<Transfer, Failure> {
         let stream = self.open(node, session).await.map_err(|error| Failure {
             cause: match error {
-                LinkError::UnknownNode(_) => Cause::Misconfigured,
-                LinkError::TimedOut { .. } => Cause::TimedOut,
+                LinkError::Opening
+                | LinkError::Refused(Refusal::Forbidden)
+                | LinkError::UnknownNode(_) => Cause::Misconfigured,
                 _ => Cause::NodeDown,
             },
             stage: Stage::Link,

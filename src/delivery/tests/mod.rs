@@ -289,3 +289,79 @@ fn statuses_are_answered_each_in_its_way() {
         assert_eq!(refused.cause, cause);
     }
 }
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(octets);
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One line for each recipient, with all that is known of it.
+#[tokio::test]
+async fn the_log_has_a_line_for_each_recipient() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .without_time()
+        .with_target(false)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    // With a single subscriber in the process, tracing lets whichever thread comes first decide for all whether an event is
+    // wanted, and the other tests' threads want none.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let lab = Lab::start().await;
+    let mut mta = lab.mta().await;
+    mta.envelope(&["ann", "unknown", "dead", "full1", "lost"])
+        .await;
+    mta.write(b"\r\n.\r\n").await.unwrap();
+    mta.lines(3).await;
+    let session = lab.nodes[0].stored()[0].message.session.clone();
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let mut lines: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("recipient=") && line.contains(session.as_str()))
+        .map(|line| {
+            let end = line.find(" duration_ms=").unwrap_or(line.len());
+            line[..end].replace(session.as_str(), "ID")
+        })
+        .collect();
+    lines.sort();
+    let client = "session=ID client=127.0.0.1:0";
+    let message = format!("{client} sender=\"eve@b.example\"");
+    let expected = [
+        format!(
+            " INFO message delivered {message} recipient=ann@a.example account=\"ann\" node=n1 \
+             result=\"delivered\" reply=250 2.0.0 ann@a.example has it size=2"
+        ),
+        format!(
+            " INFO message not delivered {message} recipient=full1@a.example account=\"full1\" node=n1 \
+             result=\"refused\" reply=552 5.2.2 full1@a.example is full size=2"
+        ),
+        format!(
+            " INFO recipient refused {client} recipient=unknown@a.example result=\"no-such-user\" \
+             reply=550 5.1.1 No such user here. stage=\"lookup\" blame=\"client\" reason=\"unknown user\""
+        ),
+        format!(
+            "ERROR message not delivered {message} recipient=dead@a.example account=\"dead\" node=n3 \
+             result=\"node-down\" reply={NODE_DOWN} stage=\"link\" blame=\"node\" \
+             reason=\"cannot connect to the node: No such file or directory (os error 2)\" size=2"
+        ),
+        format!(
+            "ERROR recipient refused {client} recipient=lost@a.example account=\"lost\" \
+             result=\"misconfigured\" reply=451 4.3.5 This mailbox is not set up correctly. stage=\"resolve\" \
+             blame=\"directory\" reason=\"home node \\\"nowhere\\\" is not in [nodes]\""
+        ),
+    ];
+    assert_eq!(lines, expected);
+}
