@@ -51,7 +51,7 @@ pub(super) struct Conversation {
 
 /// Where the octets of a message go.
 enum Sink {
-    Home(Sending),
+    Home(Box<Sending>),
     /// Nowhere: it is known what becomes of the message.
     Known(Vec<Verdict>),
     Spool(Spool),

@@ -53,7 +53,7 @@ pub(super) struct Forwarder {
 #[derive(Debug)]
 pub(super) enum Start {
     /// The node takes it.
-    Data(Sending),
+    Data(Box<Sending>),
     /// It is done with before its octets.
     Done(Vec<Verdict>),
 }
@@ -159,11 +159,11 @@ impl Forwarder {
 
     async fn begun(&self, node: &Arc<Node>, transfer: Transfer, begun: Begun) -> Start {
         match begun {
-            Begun::Data => Start::Data(Sending {
+            Begun::Data => Start::Data(Box::new(Sending {
                 transfer,
                 node: Arc::clone(node),
                 kept: Arc::clone(&self.kept),
-            }),
+            })),
             Begun::Done(fates) => {
                 if transfer.is_open() {
                     self.kept.put(&node.name, transfer).await;

@@ -161,7 +161,7 @@ pub(super) struct Lab {
     pub(super) nodes: [Arc<NodeState>; 2],
     pub(super) metrics: Metrics,
     pub(super) tasks: Tasks,
-    pub(super) dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 /// The accounts: who lives where; `dead` is a node that is down, `lost` one that is not in the table.
@@ -262,7 +262,7 @@ impl Lab {
             nodes,
             metrics,
             tasks,
-            dir,
+            _dir: dir,
         }
     }
 
@@ -393,40 +393,12 @@ impl NodeTalk {
                     self.mta.try_say(offers).await?;
                 }
                 "MAIL" => {
-                    self.unless(Cut::Mail)?;
-                    if self.cut == Cut::Bye {
-                        self.mta.try_say("421 4.3.2 going down").await?;
-                        return None;
-                    }
-                    if self.cut == Cut::Silent {
-                        std::future::pending::<()>().await;
-                    }
                     assert!(message.is_none(), "MAIL twice");
-                    let (mail, facts) = split_facts(rest);
-                    message = Some(Stored {
-                        mail,
-                        recipients: Vec::new(),
-                        octets: Vec::new(),
-                        message: MessageFacts::decode(&facts).unwrap(),
-                        facts: Vec::new(),
-                    });
-                    self.mta.try_say("250 2.1.0 sender").await?;
+                    message = Some(self.mail(rest).await?);
                 }
                 "RCPT" => {
-                    self.unless(Cut::Rcpt)?;
-                    let message = message.as_mut().expect("MAIL first");
-                    let (to, facts) = split_facts(rest);
-                    let address = to.strip_prefix("TO:<").unwrap().strip_suffix('>').unwrap();
-                    let reply = match address {
-                        a if a.starts_with("no") => format!("550 5.7.1 not {a}"),
-                        a if a.starts_with("later") => format!("450 4.2.0 not now {a}"),
-                        a => {
-                            message.recipients.push(a.to_owned());
-                            message.facts.push(RecipientFacts::decode(&facts).unwrap());
-                            format!("250 2.1.5 {a}")
-                        }
-                    };
-                    self.mta.try_say(&reply).await?;
+                    self.rcpt(rest, message.as_mut().expect("MAIL first"))
+                        .await?
                 }
                 "DATA" => {
                     self.unless(Cut::Data)?;
@@ -452,6 +424,42 @@ impl NodeTalk {
         }
     }
 
+    async fn mail(&mut self, argument: &str) -> Option<Stored> {
+        self.unless(Cut::Mail)?;
+        if self.cut == Cut::Bye {
+            self.mta.try_say("421 4.3.2 going down").await?;
+            return None;
+        }
+        if self.cut == Cut::Silent {
+            std::future::pending::<()>().await;
+        }
+        let (mail, facts) = split_facts(argument);
+        self.mta.try_say("250 2.1.0 sender").await?;
+        Some(Stored {
+            mail,
+            recipients: Vec::new(),
+            octets: Vec::new(),
+            message: MessageFacts::decode(&facts).unwrap(),
+            facts: Vec::new(),
+        })
+    }
+
+    async fn rcpt(&mut self, argument: &str, message: &mut Stored) -> Option<()> {
+        self.unless(Cut::Rcpt)?;
+        let (to, facts) = split_facts(argument);
+        let address = to.strip_prefix("TO:<").unwrap().strip_suffix('>').unwrap();
+        let reply = if address.starts_with("no") {
+            format!("550 5.7.1 not {address}")
+        } else if address.starts_with("later") {
+            format!("450 4.2.0 not now {address}")
+        } else {
+            message.recipients.push(address.to_owned());
+            message.facts.push(RecipientFacts::decode(&facts).unwrap());
+            format!("250 2.1.5 {address}")
+        };
+        self.mta.try_say(&reply).await
+    }
+
     fn unless(&self, cut: Cut) -> Option<()> {
         (self.cut != cut).then_some(())
     }
@@ -468,7 +476,7 @@ impl NodeTalk {
             }
             let input = &mut self.mta.input;
             if input.is_empty() {
-                let mut piece = [0; 16 * 1024];
+                let mut piece = vec![0; 16 * 1024];
                 let count = self.mta.stream.read(&mut piece).await.ok()?;
                 if count == 0 {
                     return None;
