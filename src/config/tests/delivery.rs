@@ -52,8 +52,8 @@ fn it_is_checked() {
             "[delivery]",
             "[delivery]\nhostname = 'a b'\nmax_message_size = 10\nspool_folder = '/etc/passwd'\nqueue = 1",
             &[
-                "delivery.hostname: bad value (got \"a b\"; expected a host name)",
                 "delivery.max_message_size: bad value (got 10; expected a size from 1024 to 1099511627776 octets, as 8192 or \"8KiB\")",
+                "delivery.hostname: bad value (got \"a b\"; expected a host name)",
                 "delivery.spool_folder: /etc/passwd is not a folder",
                 "delivery.queue: unknown key",
             ][..],
