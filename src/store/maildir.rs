@@ -177,9 +177,7 @@ impl Maildir {
 fn write(mut file: File, mut text: Text, octets: &Spooled) -> Result<Sizes, StoreError> {
     let mut offset = 0;
     loop {
-        let piece = octets
-            .read_blocking(offset)
-            .map_err(|source| StoreError::Read(source))?;
+        let piece = octets.read_blocking(offset).map_err(StoreError::Read)?;
         offset += piece.len() as u64;
         if piece.is_empty() {
             text.end();

@@ -75,7 +75,7 @@ fn a_folder_that_its_owner_cant_use_is_not_used_for_him() {
         assert_eq!(error.cause(), Cause::Misconfigured, "{folder}: {error}");
         chown(&path, Some(UID), Some(GID)).unwrap();
         assert!(lab.names("new").is_empty() && lab.names("tmp").is_empty());
-        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
         let error = lab.store(&owner(), &message(MAIL)).unwrap_err();
         assert_eq!(error.cause(), Cause::Misconfigured, "{folder}: {error}");
     }

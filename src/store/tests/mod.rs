@@ -182,12 +182,3 @@ fn owned(path: &Path) -> (u32, u32, u32) {
     let metadata = fs::symlink_metadata(path).unwrap();
     (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)
 }
-
-/// This test once more, in a process of its own that finds `variable` set.
-fn again(test: &str, variable: &str, value: &Path) -> std::process::Command {
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(variable, value);
-    command
-}
