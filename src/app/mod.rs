@@ -12,6 +12,8 @@
 mod front;
 mod node;
 mod rights;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,
