@@ -44,6 +44,8 @@ pub struct Metrics {
     pub links_ready: IntGaugeVec,
     /// `handovers_total{kind,result}`: sessions handed to the real server.
     pub handovers: IntCounterVec,
+    /// `stored_total{kind,result}`: messages at a node, per recipient; result `stored` or why not.
+    pub stored: IntCounterVec,
     /// `panics_total`: tasks that ended by panicking.
     panics: IntCounter,
 }
@@ -116,6 +118,11 @@ impl Metrics {
             handovers: new.counters(
                 "handovers_total",
                 "Sessions handed to the real server.",
+                &["kind", "result"],
+            )?,
+            stored: new.counters(
+                "stored_total",
+                "Messages at this node, per recipient.",
                 &["kind", "result"],
             )?,
             panics: new.add(IntCounter::new(
