@@ -27,6 +27,7 @@ mod settings;
 mod tests;
 
 pub use self::settings::{Kind, MaildirSettings, Naming, ServerSettings, Settings};
+pub use crate::store::StartError;
 
 use std::sync::Arc;
 
@@ -41,7 +42,7 @@ use crate::{
     home::{Bounds, Home},
     lmtp::{Interrupted, Reception, Timeouts, Transfer},
     metrics::Metrics,
-    names::{KeyId, NodeName, SessionId},
+    names::{KeyId, SessionId},
     net::Stream,
     outcome::chain,
     proto::{
@@ -67,27 +68,12 @@ pub struct Mailstore {
 pub struct Parts {
     /// Its settings.
     pub settings: Settings,
-    /// This node's name: what it calls itself.
-    pub node: NodeName,
     /// What accounts may ask for.
     pub bounds: Bounds,
     /// Counters.
     pub metrics: Metrics,
     /// Tasks.
     pub tasks: Tasks,
-}
-
-/// A link that is opened for mail, and waits for its verdict.
-#[derive(Debug)]
-pub struct Opened {
-    /// The next octets are ours.
-    pub stream: Stream,
-    /// Who opened it.
-    pub context: MailContext,
-    /// Which key proved the front.
-    pub key_id: KeyId,
-    /// Makes the verdict.
-    pub seal: VerdictSeal,
 }
 
 #[derive(Debug)]
@@ -132,26 +118,29 @@ impl Mailstore {
     /// # Errors
     ///
     /// Whatever keeps messages from being stored as files.
-    pub fn new(parts: Parts) -> Result<Self, store::StartError> {
+    pub fn new(parts: Parts) -> Result<Self, StartError> {
         let Parts {
             settings,
-            node,
             bounds,
             metrics,
             tasks,
         } = parts;
         let timeouts = settings.link_timeouts();
-        let (max_message_bytes, max_recipients) =
-            (settings.max_message_bytes, settings.max_recipients);
+        let Settings {
+            hostname,
+            max_message_bytes,
+            max_recipients,
+            ..
+        } = settings;
         let (kind, way) = match settings.kind {
-            Kind::Lmtp(server) => ("lmtp", Way::lmtp(server, &node, timeouts)),
+            Kind::Lmtp(server) => ("lmtp", Way::lmtp(server, &hostname, timeouts)),
             Kind::Maildir(maildir) => ("maildir", Way::maildir(maildir, &bounds, timeouts)?),
         };
         let mailstore = Self {
             inner: Arc::new(Inner {
                 way,
                 lmtp: lmtp::Settings {
-                    hostname: node.as_str().to_owned(),
+                    hostname,
                     max_line_bytes: MAX_LINE_BYTES,
                     max_message_bytes,
                     max_recipients,
@@ -170,13 +159,14 @@ impl Mailstore {
     }
 
     /// One link that is opened for mail, until it ends; `permit` is its place.
-    pub async fn serve(self, opened: Opened, permit: OwnedSemaphorePermit) {
-        let Opened {
-            mut stream,
-            context,
-            key_id,
-            seal,
-        } = opened;
+    pub async fn serve(
+        self,
+        mut stream: Stream,
+        context: MailContext,
+        key_id: KeyId,
+        seal: VerdictSeal,
+        permit: OwnedSemaphorePermit,
+    ) {
         let verdict = seal.verdict(&link::Verdict::Ok(Opening::Silent));
         let written = timeout(self.inner.timeouts.command, stream.write_all(&verdict));
         match written.await {
@@ -343,7 +333,7 @@ impl Inner {
 // === impl Way ===
 
 impl Way {
-    fn lmtp(settings: ServerSettings, node: &NodeName, timeouts: Timeouts) -> Self {
+    fn lmtp(settings: ServerSettings, hostname: &str, timeouts: Timeouts) -> Self {
         Self::Lmtp(Server {
             timeouts: Timeouts {
                 command: settings.server_timeout,
@@ -351,7 +341,7 @@ impl Way {
             },
             settings,
             client: client::Settings {
-                hostname: node.as_str().to_owned(),
+                hostname: hostname.to_owned(),
                 line_ends: LineEnds::Crlf,
                 private: Some(KEYWORD),
             },
@@ -362,7 +352,7 @@ impl Way {
         settings: MaildirSettings,
         bounds: &Bounds,
         timeouts: Timeouts,
-    ) -> Result<Self, store::StartError> {
+    ) -> Result<Self, StartError> {
         let store = Store::start(store::Settings {
             bounds: bounds.clone(),
             folder: settings.folder,

@@ -9,6 +9,8 @@ use crate::{lmtp, net::Address, spool};
 pub struct Settings {
     /// How messages are stored.
     pub kind: Kind,
+    /// What we call ourselves; default the system's host name.
+    pub hostname: String,
     /// Largest message in octets; default 100 MiB, above what a front takes, so that there it is refused early.
     pub max_message_bytes: u64,
     /// Most recipients of one message; default 1000.

@@ -9,6 +9,7 @@
 mod address;
 mod connect;
 mod listen;
+mod quiet;
 mod stream;
 pub mod tls;
 
@@ -17,6 +18,7 @@ pub use connect::{connect, connect_unix};
 pub use listen::{
     Accepted, accept_each, is_descriptor_limit, listen, listen_unix, raise_descriptor_limit,
 };
+pub use quiet::Quiet;
 pub use stream::{Plain, Stream};
 
 use std::{io, time::Duration};

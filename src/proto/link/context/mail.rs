@@ -107,3 +107,15 @@ impl RecipientFacts {
         })
     }
 }
+
+/// Whatever decodes as facts can be sent, and arrives as the same.
+#[cfg(any(fuzzing, test))]
+pub(super) fn fuzz(data: &[u8]) {
+    if let Ok(facts) = MessageFacts::decode(data) {
+        assert_eq!(MessageFacts::decode(&facts.encode()), Ok(facts));
+    }
+    if let Ok(facts) = RecipientFacts::decode(data) {
+        let octets = facts.encode().unwrap_or_default();
+        assert_eq!(RecipientFacts::decode(&octets), Ok(facts));
+    }
+}
