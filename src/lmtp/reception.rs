@@ -76,7 +76,8 @@ impl<R> Reception<R> {
                 Event::More => {}
                 event => {
                     if matches!(event, Event::Close(_)) {
-                        self.write().await?;
+                        // It may have gone with its QUIT.
+                        let _ = self.write().await;
                     }
                     return Ok(event);
                 }
@@ -133,6 +134,12 @@ impl<R> Reception<R> {
         reply.write(&mut self.out);
         // It is over, whether it was heard or not.
         let _ = self.write().await;
+    }
+
+    /// Room for octets, in both directions.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.input.capacity().saturating_add(self.out.capacity())
     }
 
     /// Writes what there is to write.

@@ -135,7 +135,8 @@ impl Transfer {
     ///
     /// The message is broken: ask `broken`.
     pub async fn body(&mut self, octets: &[u8]) -> Result<(), TransferError> {
-        if self.early.is_some() {
+        // What was heard together with the reply to DATA waits in the input.
+        if self.early.is_some() || !self.input.is_empty() && self.hears_the_end()? {
             return Ok(());
         }
         self.client.body(octets, &mut self.out);
@@ -197,6 +198,12 @@ impl Transfer {
     /// The connection is over: one fate for each recipient of the message that was on its way.
     pub fn broken(self) -> Vec<Fate> {
         self.early.unwrap_or_else(|| self.client.broken())
+    }
+
+    /// Room for octets, in both directions.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.input.capacity().saturating_add(self.out.capacity())
     }
 
     /// Says QUIT, if that can be done at once.

@@ -46,7 +46,7 @@ impl Header {
     pub(super) fn names(&self, address: &str) -> bool {
         address.contains('@')
             && self
-                .octets
+                .octets()
                 .split(|octet| *octet == b'\n')
                 .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
                 .take_while(|line| !line.is_empty())

@@ -285,7 +285,11 @@ impl Inner {
     }
 
     /// One message, from DATA to its answers.
-    async fn message(&self, link: &mut Link, envelope: Envelope<Target>) -> Result<(), Interrupted> {
+    async fn message(
+        &self,
+        link: &mut Link,
+        envelope: Envelope<Target>,
+    ) -> Result<(), Interrupted> {
         let facts = match envelope.private.as_deref().map(MessageFacts::decode) {
             Some(Ok(facts)) if facts.hops <= MAX_HOPS => Ok(facts),
             Some(Ok(facts)) => {

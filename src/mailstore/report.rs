@@ -168,7 +168,14 @@ impl Reporter {
                 line!(info, subject, account, address, verdict, "message stored");
             }
             Verdict::Failed(Cause::Misconfigured, _) => {
-                line!(error, subject, account, address, verdict, "message not stored");
+                line!(
+                    error,
+                    subject,
+                    account,
+                    address,
+                    verdict,
+                    "message not stored"
+                );
             }
             Verdict::Failed(
                 Cause::DiskFull
@@ -177,12 +184,26 @@ impl Reporter {
                 | Cause::TimedOut
                 | Cause::Uncertain,
                 _,
-            ) => line!(warn, subject, account, address, verdict, "message not stored"),
+            ) => line!(
+                warn,
+                subject,
+                account,
+                address,
+                verdict,
+                "message not stored"
+            ),
             Verdict::Broken(_)
             | Verdict::Deferred(_)
             | Verdict::Failed(..)
             | Verdict::Refused(_) => {
-                line!(info, subject, account, address, verdict, "message not stored");
+                line!(
+                    info,
+                    subject,
+                    account,
+                    address,
+                    verdict,
+                    "message not stored"
+                );
             }
         }
     }
