@@ -27,7 +27,7 @@ use crate::{
     handover::{self, Kind},
     home::Bounds,
     link::{AdmitSettings, GateSettings, Listener, NodeKey},
-    names::Service,
+    names::{NodeName, Service},
 };
 
 /// Loopback and the private ranges of RFC 1918 and RFC 4193.
@@ -69,13 +69,7 @@ pub(super) fn read(
     let from = from.unwrap_or_else(|| FROM.iter().filter_map(|text| text.parse().ok()).collect());
     let peers = peers(section, system);
     let wait = form::duration(SHORTEST..=HOUR);
-    let max_unproven = section.or("max_unproven", &form::integer(1..=100_000), MAX_UNPROVEN);
-    let prove_timeout = section.or("prove_timeout", &wait, PROVE_TIMEOUT);
-    let idle_limit = section.or(
-        "idle_limit",
-        &form::duration(Duration::from_secs(1)..=DAY),
-        IDLE_LIMIT,
-    );
+    let admit = handshake(section, &wait);
     let relay = relay_limits(section);
     let drain_timeout = drain_timeout(section);
     let bounds = bounds(section);
@@ -113,18 +107,33 @@ pub(super) fn read(
             listeners: listeners?,
             from,
             peers,
-            admit: AdmitSettings {
-                node: name?,
-                keys: keys?,
-                max_unproven,
-                prove_timeout,
-                idle_limit,
-            },
+            admit: admit(name?, keys?),
         },
         bounds,
         sessions,
         drain_timeout,
     })
+}
+
+/// The limits of the handshake, which want only the node's name and keys.
+fn handshake(
+    section: &mut Section<'_>,
+    wait: &Form<Duration>,
+) -> impl FnOnce(NodeName, Vec<NodeKey>) -> AdmitSettings + use<> {
+    let max_unproven = section.or("max_unproven", &form::integer(1..=100_000), MAX_UNPROVEN);
+    let prove_timeout = section.or("prove_timeout", wait, PROVE_TIMEOUT);
+    let idle_limit = section.or(
+        "idle_limit",
+        &form::duration(Duration::from_secs(1)..=DAY),
+        IDLE_LIMIT,
+    );
+    move |node, keys| AdmitSettings {
+        node,
+        keys,
+        max_unproven,
+        prove_timeout,
+        idle_limit,
+    }
 }
 
 /// How sessions of IMAP and of POP3 reach the real servers: one of them at least, unless the node has something else to do.

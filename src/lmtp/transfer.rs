@@ -171,11 +171,12 @@ impl Transfer {
             return Ok(fates);
         }
         self.client.finish(&mut self.out);
-        let step = self.step(Instant::now() + self.timeouts.answer).await?;
-        // An idle connection holds no more than it needs.
-        (self.input, self.out) = (BytesMut::new(), BytesMut::new());
-        match step {
-            Step::Done(fates) => Ok(fates),
+        match self.step(Instant::now() + self.timeouts.answer).await? {
+            Step::Done(fates) => {
+                // A connection that waits for its next message holds nothing of the last one.
+                (self.input, self.out) = (BytesMut::new(), BytesMut::new());
+                Ok(fates)
+            }
             Step::Data | Step::More | Step::Ready => Err(TransferError::Closed),
         }
     }

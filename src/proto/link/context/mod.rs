@@ -218,9 +218,7 @@ impl Purpose {
     /// Reads the fields of an `open` for `service`.
     pub(super) fn decode(octets: &[u8], service: Service) -> Result<Self, ContextError> {
         match service {
-            Service::Imap | Service::Pop3 => {
-                Context::decode(octets, service).map(Self::Session)
-            }
+            Service::Imap | Service::Pop3 => Context::decode(octets, service).map(Self::Session),
             Service::Mailstore => MailContext::decode(octets).map(Self::Mail),
         }
     }
