@@ -207,7 +207,10 @@ impl Mailstore {
                     self.inner.recipient(&mut link, recipient);
                     Ok(())
                 }
-                Ok(Event::Begin(envelope)) => self.inner.message(&mut link, envelope).await,
+                Ok(Event::Begin(envelope)) => {
+                    // Boxed: a link between messages need not have room for one.
+                    Box::pin(self.inner.message(&mut link, envelope)).await
+                }
                 Ok(Event::Close(closed)) => break Ok(closed),
                 // What belongs to a message is heard where it is received; this is the rest of one that was refused.
                 Ok(Event::Body(_) | Event::Discard(_) | Event::End | Event::More) => Ok(()),

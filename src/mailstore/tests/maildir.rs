@@ -300,7 +300,7 @@ async fn a_stop_closes_idle_links_and_lets_messages_end() {
         assert_eq!(heard, [STORED]);
         assert!(busy.begin(envelope(&["u1@a.example"])).await.is_err());
     };
-    let all = async { join!(work, serve_idle, serve_busy) };
+    let all = Box::pin(async { join!(work, serve_idle, serve_busy) });
     timeout(PATIENCE, all).await.expect("out of patience");
     assert_eq!((lab.mail("u1").len(), lab.mail("u2").len()), (1, 1));
 }
