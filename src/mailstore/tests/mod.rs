@@ -69,7 +69,7 @@ impl Lab {
             store_timeout: PATIENCE,
         };
         change(&mut settings);
-        Mailstore::new(Parts {
+        Mailstore::assemble(Parts {
             settings,
             bounds: Bounds {
                 uids: FIRST_UID..=FIRST_UID + 99,
