@@ -78,6 +78,10 @@ test: deps ## Run all tests against real slapd and Dovecot (root)
 test-full: deps ## The same with the long ones (root)
 	$(CARGO) test --locked -- --include-ignored
 
+.PHONY: bench
+bench: ## Measure CPU time and memory per message beside Dovecot's LMTP proxy (root)
+	$(CARGO) bench --locked
+
 # What is found goes to fuzz/artifacts, what is learned to fuzz/target; the seeds in fuzz/corpus stay as they are.
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZ_SECONDS (60)
