@@ -258,7 +258,7 @@ fn master(settings: &Settings<'_>) -> String {
             command,
             &match settings.transport {
                 Transport::Pipe(socket) => {
-                    format!("{} deliver --socket={}", settings.program, socket.display())
+                    format!("{} deliver --server={}", settings.program, socket.display())
                 }
                 _ => command.to_owned(),
             },
