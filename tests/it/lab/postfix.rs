@@ -16,7 +16,7 @@ use std::{
     process::Command,
 };
 
-use super::{Process, adapt, group, slapd::SERVICE_PASSWORD, wait_for_port};
+use super::{Process, adapt, fill, group, slapd::SERVICE_PASSWORD, wait_for_port};
 
 const MASTER: &str = "/usr/lib/postfix/sbin/master";
 
@@ -175,7 +175,14 @@ fn write_configuration(settings: &Settings<'_>) {
             ("ldap:/etc/postfix/ldap-recipients.cf", &maps),
         ],
     );
-    let main = format!("{}\n{sample}\n{}\n", own_lines(settings), settings.extra);
+    let own = fill(
+        include_str!("../../../demo/postfix-main.cf"),
+        &[
+            ("DIR", settings.dir.to_str().unwrap()),
+            ("LOGS", settings.logs.to_str().unwrap()),
+        ],
+    );
+    let main = format!("{own}\n{sample}\n{}\n", settings.extra);
     fs::write(etc.join("main.cf"), main).unwrap();
     fs::write(etc.join("master.cf"), master(settings)).unwrap();
     if let Some(uri) = settings.ldap {
@@ -193,64 +200,12 @@ fn write_configuration(settings: &Settings<'_>) {
     }
 }
 
-/// What has nothing to do with PigeonAir.
-fn own_lines(settings: &Settings<'_>) -> String {
-    let dir = settings.dir.display();
-    let logs = settings.logs.display();
-    format!(
-        "compatibility_level = 3.6\n\
-         command_directory = /usr/sbin\n\
-         daemon_directory = /usr/lib/postfix/sbin\n\
-         meta_directory = /etc/postfix\n\
-         shlib_directory = /usr/lib/postfix\n\
-         queue_directory = {dir}/queue\n\
-         data_directory = {dir}/data\n\
-         mail_owner = postfix\n\
-         setgid_group = postdrop\n\
-         maillog_file = {logs}/postfix.maillog.log\n\
-         maillog_file_prefixes = {logs}\n\
-         inet_interfaces = 127.0.0.1\n\
-         inet_protocols = ipv4\n\
-         myhostname = mx.example.org\n\
-         mydestination =\n\
-         mynetworks = 192.0.2.1/32\n\
-         local_header_rewrite_clients =\n\
-         alias_maps =\n\
-         default_transport = discard:it goes nowhere\n\
-         mailbox_size_limit = 0\n\
-         smtpd_client_connection_count_limit = 0\n\
-         minimal_backoff_time = 1s\n\
-         maximal_backoff_time = 2s\n\
-         queue_run_delay = 1s\n\
-         transport_retry_time = 1s\n\
-         lmtp_connect_timeout = 5s\n"
-    )
-}
-
-/// The services of a Postfix, the listener, and ours.
+/// The services, the listener, and ours.
 fn master(settings: &Settings<'_>) -> String {
-    let mut services = format!("{} inet n - n - - smtpd\n", settings.address);
-    for (name, private, wakeup, limit, program) in [
-        ("pickup", 'n', "60", "1", "pickup"),
-        ("cleanup", 'n', "-", "0", "cleanup"),
-        ("qmgr", 'n', "300", "1", "qmgr"),
-        ("rewrite", '-', "-", "-", "trivial-rewrite"),
-        ("bounce", '-', "-", "0", "bounce"),
-        ("defer", '-', "-", "0", "bounce"),
-        ("trace", '-', "-", "0", "bounce"),
-        ("verify", '-', "-", "1", "verify"),
-        ("flush", 'n', "1000?", "0", "flush"),
-        ("proxymap", '-', "-", "-", "proxymap"),
-        ("showq", 'n', "-", "-", "showq"),
-        ("error", '-', "-", "-", "error"),
-        ("retry", '-', "-", "-", "error"),
-        ("discard", '-', "-", "-", "discard"),
-        ("anvil", '-', "-", "1", "anvil"),
-        ("scache", '-', "-", "1", "scache"),
-    ] {
-        services += &format!("{name} unix {private} - n {wakeup} {limit} {program}\n");
-    }
-    services += "postlog unix-dgram n - n - 1 postlogd\n";
+    let services = fill(
+        include_str!("../../../demo/postfix-master.cf"),
+        &[("SMTP", &settings.address.to_string())],
+    );
     let command = "/usr/local/bin/pigeonair deliver";
     let ours = adapt(
         include_str!("../../../config/postfix/master.cf"),
