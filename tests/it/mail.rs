@@ -207,7 +207,7 @@ fn by_other_names(cluster: &mut Cluster, ann: &User, bob: &User) {
 fn each_recipient_has_a_reply_of_its_own() {
     let (ann, bob) = (ann(), bob());
     let off = User::new("off", "n1", 20003).status("deleted");
-    let late = User::new("late", "n2", 20004).status("disabled");
+    let late = User::new("late", "n2", 20004).status("suspended");
     let mut cluster = Cluster::mail()
         .user(&ann)
         .user(&bob)
