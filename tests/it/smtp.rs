@@ -44,11 +44,6 @@ impl Answer {
             self.text
         );
     }
-
-    /// Whether what was asked for is done.
-    pub(crate) fn is_ok(&self) -> bool {
-        self.text.starts_with('2')
-    }
 }
 
 // === impl Smtp ===

@@ -13,7 +13,10 @@ use crate::client::{Channel, Client};
 /// How a node stores mail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Store {
+    /// By its Dovecot.
     Lmtp,
+    /// By handing it to the front's delivery role again.
+    Loop,
     Maildir,
 }
 
@@ -35,7 +38,7 @@ pub(crate) enum Recipients {
     Known,
 }
 
-// === impl Builder ===
+// === impl Cluster ===
 
 impl Cluster {
     /// `n1` of kind `maildir`, `n2` of kind `lmtp`, TLS on the links, and the delivery role.
@@ -43,7 +46,7 @@ impl Cluster {
         Self::build()
             .node(NodeSpec::new("n1", Kind::Login).store(Store::Maildir))
             .node(NodeSpec::new("n2", Kind::ImapMaster).store(Store::Lmtp))
-            .delivery()
+            .delivery("")
     }
 
     /// The delivery role over TCP.
@@ -92,7 +95,7 @@ impl Cluster {
         messages
     }
 
-    /// What the node's maildir has in `new` and `cur`... of an account
+    /// The front's section.
     pub(super) fn delivery_toml(&self, builder: &Builder) -> String {
         let Some(lines) = &builder.delivery else {
             return String::new();
@@ -108,11 +111,20 @@ impl Cluster {
 }
 
 /// The node's sections for mail.
-pub(super) fn mailstore_toml(builder: &Builder, spec: &NodeSpec, node: &Node) -> String {
+pub(super) fn mailstore_toml(
+    cluster: &Cluster,
+    builder: &Builder,
+    spec: &NodeSpec,
+    node: &Node,
+) -> String {
     let lines = &builder.mailstore;
     match spec.store {
         None => String::new(),
         Some(Store::Maildir) => format!("\n[mailstore]\nkind = \"maildir\"\n{lines}"),
+        Some(Store::Loop) => format!(
+            "\n[mailstore]\nkind = \"lmtp\"\nserver = \"{}\"\n{lines}",
+            cluster.lmtp()
+        ),
         Some(Store::Lmtp) => format!(
             "\n[mailstore]\nkind = \"lmtp\"\nserver = \"{}\"\n{lines}",
             node.dovecot.lmtp.display()

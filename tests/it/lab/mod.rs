@@ -344,14 +344,8 @@ impl Builder {
         self
     }
 
-    /// The front has the delivery role.
-    pub(crate) fn delivery(mut self) -> Self {
-        self.delivery.get_or_insert_default();
-        self
-    }
-
-    /// The same with a further line of `[delivery]`.
-    pub(crate) fn delivery_line(mut self, line: &str) -> Self {
+    /// The front has the delivery role, with this further line.
+    pub(crate) fn delivery(mut self, line: &str) -> Self {
         let lines = self.delivery.get_or_insert_default();
         writeln!(lines, "{line}").unwrap();
         self
@@ -841,7 +835,7 @@ impl Cluster {
             node.home_root.display(),
             builder.acceptor,
             spec.key,
-            mail::mailstore_toml(builder, spec, node),
+            mail::mailstore_toml(self, builder, spec, node),
         )
     }
 
