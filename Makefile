@@ -4,9 +4,9 @@ SHELL := /bin/bash
 CARGO ?= cargo
 
 # What the tests run against and with; the demo installs its own, smaller list.
-PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap \
-	courier-authlib courier-authlib-pipe curl fetchmail getmail6 isync libcourier-unicode4 libgamin0 \
-	mutt neomutt offlineimap3 openssl procps python3 shellcheck util-linux
+PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap postfix postfix-ldap \
+	btrfs-progs courier-authlib courier-authlib-pipe curl fetchmail getmail6 isync libcourier-unicode4 libgamin0 \
+	mutt neomutt offlineimap3 openssl procps python3 shellcheck strace util-linux
 # What Cyrus needs.
 PACKAGES += libical3 libicu72 libjansson4 libpcre3 libpq5 libsasl2-modules \
 	libsasl2-modules-db libsqlite3-0 libwrap0 libxapian30 libxml2 sasl2-bin
@@ -71,7 +71,7 @@ check: ## Formatting, lints, documentation and scripts, with no warning let thro
 	shellcheck -x $(SCRIPTS)
 
 .PHONY: test
-test: deps ## Run all tests against real slapd and Dovecot (root)
+test: deps ## Run all tests against real slapd, Dovecot and Postfix (root)
 	$(CARGO) test --locked
 
 .PHONY: test-full

@@ -119,6 +119,7 @@ mod tests {
             home: "ann".to_owned(),
             quota: None,
             login: Status::Allowed,
+            delivery: Status::Allowed,
         }
     }
 

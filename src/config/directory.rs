@@ -2,11 +2,11 @@
 //!
 //! Tables of the kind that is not chosen are refused: whoever changes `kind` and forgets half of it should hear so.
 //!
-//! What can be known without asking the LDAP server is checked: the address, the filter (tried by the parser that
-//! will send it), the pair of service account and password. Passwords that would cross a wire in clear are allowed,
-//! and said at start-up.
+//! What can be known without asking the LDAP server is checked: the address, the filters (tried by the parser that
+//! will send them), the pair of service account and password, and that no other name of a domain leads nowhere.
+//! Passwords that would cross a wire in clear are allowed, and said at start-up.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use super::{
     DAY, HOUR, SHORTEST,
@@ -15,12 +15,16 @@ use super::{
     section::Section,
 };
 use crate::{
-    directory::{Attributes, CacheSettings, LdapSettings, Settings, Source, Verify},
+    directory::{
+        AddressSettings, Attributes, CacheSettings, LdapSettings, Settings, Source, Verify,
+    },
     net::Address,
+    proto::lmtp,
     secret::Secret,
 };
 
 const FILTER: &str = "(&(objectClass=inetLocalMailRecipient)(|(uid=%u)(mail=%u)))";
+const DELIVERY_FILTER: &str = "(&(objectClass=inetLocalMailRecipient)(|(uid=%u)(mail=%u)(mailAlternateAddress=%u)(mailLocalAddress=%u)))";
 const TIMEOUT: Duration = Duration::from_secs(5);
 const BIND_CONNECTIONS: usize = 8;
 
@@ -40,6 +44,7 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
     let id = form::integer(1..=LAST_ID);
     let default_uid = section.optional("default_uid", &id);
     let default_gid = section.optional("default_gid", &id);
+    let addresses = addresses(section);
     let cache = cache(&mut section.table("cache"));
     let mut ldap_table = section.table("ldap");
     let mut file_table = section.table("file");
@@ -57,7 +62,7 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
                     section.problem(name, "not used with kind = \"file\"");
                 }
             }
-            Source::File(files::accounts(&mut file_table, "path")?)
+            Source::File(files::accounts(&mut file_table, "path", &addresses)?)
         }
         None => {
             ldap_table.leave();
@@ -65,7 +70,101 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
             return None;
         }
     };
-    Some(Settings { source, cache })
+    Some(Settings {
+        source,
+        addresses,
+        cache,
+    })
+}
+
+/// What of an address is looked up.
+fn addresses(section: &mut Section<'_>) -> AddressSettings {
+    let default = AddressSettings::default();
+    let delimiter = form::parsed("characters that begin a detail, as \"+\" or \"\"", |text| {
+        let valid = !text.contains(|c: char| c == '@' || c.is_control());
+        valid.then(|| text.to_owned())
+    });
+    let recipient_delimiter = section.or(
+        "recipient_delimiter",
+        &delimiter,
+        default.recipient_delimiter,
+    );
+    let domains = section.list("domains", &domain());
+    let default_domain = section.optional("default_domain", &domain());
+    // Beside a list that is wrong itself, nobody can say which domains are ours.
+    let is_known = domains.is_some() || !section.has("domains");
+    let mut addresses = AddressSettings {
+        recipient_delimiter,
+        domains: domains.unwrap_or_default(),
+        domain_aliases: BTreeMap::new(),
+        default_domain,
+    };
+    let aliases = domain_aliases(section);
+    if is_known {
+        for (alias, domain) in &aliases {
+            if let Some(problem) = wrong_alias(&addresses, alias, domain, &aliases) {
+                section.problem(&format!("{DOMAIN_ALIASES}.{alias}"), problem);
+            }
+        }
+    }
+    addresses.domain_aliases = aliases;
+    addresses
+}
+
+const DOMAIN_ALIASES: &str = "domain_aliases";
+
+/// What is wrong with another name of a domain beside all the rest.
+fn wrong_alias(
+    addresses: &AddressSettings,
+    alias: &String,
+    domain: &String,
+    aliases: &BTreeMap<String, String>,
+) -> Option<String> {
+    let is_named = |domain| {
+        addresses.domains.contains(domain) || addresses.default_domain.as_ref() == Some(domain)
+    };
+    if alias == domain || is_named(alias) {
+        return Some("is a domain of ours itself".to_owned());
+    }
+    if is_named(domain) {
+        return None;
+    }
+    if aliases.contains_key(domain) {
+        return Some(format!("{domain:?} is another name itself"));
+    }
+    let is_known = addresses.domains.is_empty();
+    (!is_known).then(|| format!("{domain:?} is not one of domains"))
+}
+
+/// Other names of domains; what is no domain is reported and left out.
+fn domain_aliases(section: &mut Section<'_>) -> BTreeMap<String, String> {
+    let expected =
+        "a table of other names and their domains, as { \"example.net\" = \"example.org\" }";
+    let form = Form::new(expected, |value| value.as_table().cloned());
+    let domain = domain();
+    let mut aliases = BTreeMap::new();
+    for (alias, value) in section.optional(DOMAIN_ALIASES, &form).unwrap_or_default() {
+        let shown: String = alias.escape_debug().take(64).collect();
+        let key = format!("{DOMAIN_ALIASES}.{shown}");
+        match (
+            domain.read(&toml::Value::String(alias)),
+            domain.read(&value),
+        ) {
+            (Ok(alias), Ok(domain)) => {
+                aliases.insert(alias, domain);
+            }
+            (Err(problem), _) | (_, Err(problem)) => section.problem(&key, problem),
+        }
+    }
+    aliases
+}
+
+/// A domain, or an address literal, in small letters.
+fn domain() -> Form<String> {
+    form::parsed("a domain, as \"example.org\"", |text| {
+        let address = lmtp::Address::parse(&format!("x@{text}")).ok()?;
+        Some(address.domain()?.to_lowercase())
+    })
 }
 
 fn ldap(table: &mut Section<'_>, system: &System) -> Option<LdapSettings> {
@@ -81,6 +180,7 @@ fn ldap(table: &mut Section<'_>, system: &System) -> Option<LdapSettings> {
     let ca_file = files::authorities(table, system, has_tls);
     let (bind_dn, bind_password) = service_account(table);
     let base = table.required("base", &form::text("the DN that searches start from"));
+    let delivery_filter = table.or("delivery_filter", &filter(), DELIVERY_FILTER.to_owned());
     let filter = table.or("filter", &filter(), FILTER.to_owned());
     let verify = table.or("verify", &form::word(VERIFY), Verify::Bind);
     let timeout = table.or("timeout", &form::duration(SHORTEST..=HOUR), TIMEOUT);
@@ -113,6 +213,7 @@ fn ldap(table: &mut Section<'_>, system: &System) -> Option<LdapSettings> {
         bind_password,
         base: base?,
         filter,
+        delivery_filter,
         verify,
         attributes,
         timeout,

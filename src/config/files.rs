@@ -15,7 +15,7 @@ use std::{
 
 use super::{form, section::Section};
 use crate::{
-    directory::{self, FileSettings},
+    directory::{self, AddressSettings, FileSettings},
     net::tls,
     outcome::chain,
     secret::{Key, Secret, SecretFileError},
@@ -97,10 +97,14 @@ pub(super) fn authorities(
 }
 
 /// The accounts file that key `name` names, tried.
-pub(super) fn accounts(section: &mut Section<'_>, name: &'static str) -> Option<FileSettings> {
+pub(super) fn accounts(
+    section: &mut Section<'_>,
+    name: &'static str,
+    addresses: &AddressSettings,
+) -> Option<FileSettings> {
     let path = section.required(name, &form::path("the path of a file"))?;
     let settings = FileSettings { path };
-    match directory::check_accounts(settings.clone()) {
+    match directory::check_accounts(settings.clone(), addresses) {
         Ok(()) => Some(settings),
         Err(error) => {
             section.problem(name, chain(&error));

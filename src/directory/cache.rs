@@ -1,6 +1,6 @@
 //! The cache in front of an LDAP directory: who a login is, and which passwords were right a moment ago.
 //!
-//! Two tables, bounded by count and age. *Answers* maps a login, as typed, to what the directory said: an entry (believed
+//! Two tables, bounded by count and age. *Answers* maps a login, as typed, or an address to what the directory said: an entry (believed
 //! for `ttl`) or "unknown" (for `negative_ttl`); lookups of one login at one time share one search, and failures are
 //! handed to all who waited but never kept. *Proven* holds a keyed digest (HMAC-SHA-256, the key made at start and never
 //! leaving the process) of entry, stored passwords and the password that was right; never a password.
@@ -31,7 +31,7 @@ pub(super) struct Cache {
     keeps: bool,
 }
 
-/// What the directory said about a login.
+/// What the directory said.
 #[derive(Clone)]
 enum Answer {
     Found(Arc<Found>),
@@ -92,10 +92,10 @@ impl Cache {
         }
     }
 
-    /// Who `login` is; asks by `search` when it is not known.
+    /// Who that is; asks by `search` when it is not known.
     pub(super) async fn look_up(
         &self,
-        login: &str,
+        key: &str,
         search: impl Future<Output = Result<Found, LookupError>>,
     ) -> (Origin, Result<Arc<Found>, LookupError>) {
         let asked = async {
@@ -107,7 +107,7 @@ impl Cache {
         };
         match self
             .answers
-            .entry_by_ref(login)
+            .entry_by_ref(key)
             .or_try_insert_with(asked)
             .await
         {
@@ -127,9 +127,9 @@ impl Cache {
         }
     }
 
-    /// Forgets who `login` is, so that the directory is asked again.
-    pub(super) async fn forget(&self, login: &str) {
-        self.answers.invalidate(login).await;
+    /// Forgets who that is, so that the directory is asked again.
+    pub(super) async fn forget(&self, key: &str) {
+        self.answers.invalidate(key).await;
     }
 
     /// Whether `password` was right for this entry a moment ago.
@@ -188,6 +188,7 @@ mod tests {
                 home: name.to_owned(),
                 quota: None,
                 login: Status::Allowed,
+                delivery: Status::Allowed,
             }),
             id: format!("uid={name}"),
             passwords: vec![Secret::new(stored.into())],

@@ -4,9 +4,12 @@
 //! compared on use, at most once a second). A new version with a problem is logged once and the old accounts stay; at
 //! start it is an error. All problems of a version are reported at once.
 //!
-//! A login is compared octet by octet with names and aliases; no two accounts may share one. The file must not be
+//! A login is compared octet by octet with names and aliases; no two accounts may share one. An address is compared
+//! without regard to case with `addresses` and names, of which those without a domain are names at each domain that the
+//! directory's settings name; no two accounts may share one of these either. The file must not be
 //! readable by others than owner and group, nor writable by others than its owner, since it holds password hashes; what
-//! is checked is the open file, not its path. At most 64 MiB are read. Error texts name account and key, never a value.
+//! is checked is the open file, not its path. At most 64 MiB are read. Error texts name account and key, and of values
+//! only logins and addresses.
 
 use std::{
     collections::HashMap,
@@ -23,11 +26,12 @@ use toml::{Table, Value};
 use zeroize::Zeroizing;
 
 use super::{
-    Account, FileSettings, Found, LookupError, Status, Wrong, is_home, parse_status,
-    password::Stored,
+    Account, FileSettings, Found, LookupError, Question, Status, Wrong, address::Rules, is_home,
+    parse_status, password::Stored,
 };
 use crate::{
     names::{AccountName, Login},
+    proto::lmtp::Address,
     secret::Secret,
 };
 
@@ -38,9 +42,10 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The keys of an account.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "name",
     "aliases",
+    "addresses",
     "password",
     "uid",
     "gid",
@@ -54,19 +59,32 @@ const KEYS: [&str; 9] = [
 #[derive(Debug)]
 pub(super) struct File {
     path: PathBuf,
+    rules: Arc<Rules>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    accounts: Arc<Logins>,
+    accounts: Arc<Accounts>,
     /// Of the version that was last read, good or bad; none when there was no file.
     stamp: Option<Stamp>,
     checked: Instant,
 }
 
-/// What each login means.
-type Logins = HashMap<String, Arc<Found>>;
+/// What each login and each address means.
+#[derive(Debug, Default)]
+struct Accounts {
+    logins: HashMap<String, Arc<Found>>,
+    /// In small letters, without quotes; without a domain where it is a name at each of our domains.
+    addresses: HashMap<String, Arc<Found>>,
+}
+
+/// One account as it is read.
+struct Named {
+    found: Found,
+    aliases: Vec<String>,
+    addresses: Vec<String>,
+}
 
 /// What changes when a file changes: device, inode, size, modification and change time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -124,34 +142,41 @@ pub enum FileError {
 
 impl File {
     /// Reads the file for the first time.
-    pub(super) fn open(settings: FileSettings) -> Result<Self, FileError> {
+    pub(super) fn open(settings: FileSettings, rules: Arc<Rules>) -> Result<Self, FileError> {
         let path = settings.path;
         let (file, stamp) = open(&path)?;
         let state = State {
-            accounts: Arc::new(load(file, &path)?),
+            accounts: Arc::new(load(file, &path, &rules)?),
             stamp: Some(stamp),
             checked: Instant::now(),
         };
         Ok(Self {
             path,
+            rules,
             state: Mutex::new(state),
         })
     }
 
-    /// Who `login` is.
-    pub(super) async fn find(&self, login: &Login) -> Result<Arc<Found>, LookupError> {
+    /// Who that is.
+    pub(super) async fn find(&self, question: Question<'_>) -> Result<Arc<Found>, LookupError> {
         if let Some(known) = self.is_due() {
-            let path = self.path.clone();
-            let changed = tokio::task::spawn_blocking(move || reload(&path, known)).await;
+            let (path, rules) = (self.path.clone(), Arc::clone(&self.rules));
+            let changed = tokio::task::spawn_blocking(move || reload(&path, &rules, known)).await;
             if let Ok(Some((stamp, accounts))) = changed {
                 self.take(stamp, accounts);
             }
         }
         let accounts = Arc::clone(&self.lock().accounts);
-        accounts
-            .get(login.as_str())
-            .map(Arc::clone)
-            .ok_or(LookupError::Wrong(Wrong::Unknown))
+        let found = match question {
+            Question::Login(login) => accounts.logins.get(login.as_str()),
+            Question::Recipient(mailbox) => {
+                let whole = accounts.addresses.get(&mailbox.to_string().to_lowercase());
+                let name = mailbox.local_name().map(str::to_lowercase);
+                whole.or_else(|| accounts.addresses.get(&name?))
+            }
+        };
+        let found = found.map(Arc::clone);
+        found.ok_or(LookupError::Wrong(Wrong::Unknown))
     }
 
     /// The stamp to compare with, if it is time to look at the file; then this caller does, and nobody else for a while.
@@ -165,12 +190,15 @@ impl File {
         Some(state.stamp)
     }
 
-    fn take(&self, stamp: Option<Stamp>, accounts: Result<Logins, FileError>) {
+    fn take(&self, stamp: Option<Stamp>, accounts: Result<Accounts, FileError>) {
         let mut state = self.lock();
         state.stamp = stamp;
         match accounts {
             Ok(accounts) => {
-                tracing::info!(accounts = accounts.len(), "accounts file was read again");
+                tracing::info!(
+                    accounts = accounts.logins.len(),
+                    "accounts file was read again"
+                );
                 state.accounts = Arc::new(accounts);
             }
             Err(error) => {
@@ -206,19 +234,23 @@ fn open(path: &Path) -> Result<(fs::File, Stamp), FileError> {
 
 /// The new version, if there is one. Its stamp is that of the file as it was opened, so that a change while it is read is
 /// seen the next time.
-fn reload(path: &Path, known: Option<Stamp>) -> Option<(Option<Stamp>, Result<Logins, FileError>)> {
+fn reload(
+    path: &Path,
+    rules: &Rules,
+    known: Option<Stamp>,
+) -> Option<(Option<Stamp>, Result<Accounts, FileError>)> {
     // Asked by path first: an unchanged file needs no opening, and one that cannot be opened is complained of once.
     let stamp = fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata));
     if stamp == known {
         return None;
     }
     Some(match open(path) {
-        Ok((file, stamp)) => (Some(stamp), load(file, path)),
+        Ok((file, stamp)) => (Some(stamp), load(file, path, rules)),
         Err(error) => (stamp, Err(error)),
     })
 }
 
-fn load(file: fs::File, path: &Path) -> Result<Logins, FileError> {
+fn load(file: fs::File, path: &Path, rules: &Rules) -> Result<Accounts, FileError> {
     let mut text = Zeroizing::new(String::new());
     let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text);
     let read = read.map_err(|source| FileError::Io {
@@ -236,7 +268,7 @@ fn load(file: fs::File, path: &Path) -> Result<Logins, FileError> {
         line: error.span().map_or(1, |span| line_of(&text, span.start)),
         message: error.message().to_owned(),
     })?;
-    read_accounts(&table).map_err(|problems| FileError::Accounts {
+    read_accounts(&table, rules).map_err(|problems| FileError::Accounts {
         path: path.to_owned(),
         problems,
     })
@@ -247,12 +279,12 @@ fn line_of(text: &str, offset: usize) -> usize {
     1 + before.filter(|octet| **octet == b'\n').count()
 }
 
-fn read_accounts(table: &Table) -> Result<Logins, Vec<String>> {
+fn read_accounts(table: &Table, rules: &Rules) -> Result<Accounts, Vec<String>> {
     let mut problems = Vec::new();
     for key in table.keys().filter(|key| *key != "account") {
         problems.push(format!("{key}: is not a key of this file"));
     }
-    let mut logins = Logins::new();
+    let mut read = Accounts::default();
     let accounts = match table.get("account") {
         None => &Vec::new(),
         Some(Value::Array(accounts)) => accounts,
@@ -266,25 +298,62 @@ fn read_accounts(table: &Table) -> Result<Logins, Vec<String>> {
             problems.push(format!("account {}: expected a table", index + 1));
             continue;
         };
-        let mut reader = Reader::new(account, index, &mut problems);
-        let Some((found, aliases)) = reader.account() else {
-            continue;
-        };
-        let name = found.id.clone();
-        let found = Arc::new(found);
-        for login in std::iter::once(name).chain(aliases) {
-            if logins.insert(login.clone(), Arc::clone(&found)).is_some() {
-                problems.push(format!(
-                    "account {}: {login:?} is the name or alias of an account before it",
-                    index + 1
-                ));
+        let mut reader = Reader::new(account, index, rules, &mut problems);
+        if let Some(named) = reader.account() {
+            for text in read.add(named, rules) {
+                problems.push(format!("account {}: {text}", index + 1));
             }
         }
     }
     if problems.is_empty() {
-        Ok(logins)
+        Ok(read)
     } else {
         Err(problems)
+    }
+}
+
+// === impl Accounts ===
+
+impl Accounts {
+    /// Adds an account, and says what of it belongs to one before it.
+    fn add(&mut self, named: Named, rules: &Rules) -> Vec<String> {
+        let mut problems = Vec::new();
+        let name = named.found.id.clone();
+        let found = Arc::new(named.found);
+        let mut addresses = named.addresses;
+        // Whoever has a name twice need not hear of its addresses.
+        if !self.logins.contains_key(&name) {
+            addresses.extend(address_of_name(&name, rules));
+        }
+        for login in std::iter::once(name).chain(named.aliases) {
+            let before = self.logins.insert(login.clone(), Arc::clone(&found));
+            if before.is_some() {
+                problems.push(format!(
+                    "{login:?} is the name or alias of an account before it"
+                ));
+            }
+        }
+        for address in addresses {
+            let before = self.addresses.insert(address.clone(), Arc::clone(&found));
+            if let Some(before) = before.filter(|before| before.id != found.id) {
+                let owner = &before.id;
+                problems.push(format!(
+                    "{address:?} is an address of the account {owner:?} before it"
+                ));
+            }
+        }
+        problems
+    }
+}
+
+/// The address that a name is, if it is one of ours.
+fn address_of_name(name: &str, rules: &Rules) -> Option<String> {
+    match name.rsplit_once('@') {
+        Some((local, domain)) => {
+            let mailbox = rules.mailbox(local, Some(domain))?;
+            Some(mailbox.to_string().to_lowercase())
+        }
+        None => Some(name.to_lowercase()),
     }
 }
 
@@ -310,13 +379,19 @@ impl Stamp {
 struct Reader<'a> {
     table: &'a Table,
     place: String,
+    rules: &'a Rules,
     problems: &'a mut Vec<String>,
 }
 
 // === impl Reader ===
 
 impl<'a> Reader<'a> {
-    fn new(table: &'a Table, index: usize, problems: &'a mut Vec<String>) -> Self {
+    fn new(
+        table: &'a Table,
+        index: usize,
+        rules: &'a Rules,
+        problems: &'a mut Vec<String>,
+    ) -> Self {
         let name = table.get("name").and_then(Value::as_str);
         let name = name.and_then(|name| AccountName::parse(name).ok());
         let place = name.map_or_else(
@@ -326,11 +401,12 @@ impl<'a> Reader<'a> {
         Self {
             table,
             place,
+            rules,
             problems,
         }
     }
 
-    fn account(&mut self) -> Option<(Found, Vec<String>)> {
+    fn account(&mut self) -> Option<Named> {
         let before = self.problems.len();
         for key in self.table.keys() {
             if !KEYS.contains(&key.as_str()) {
@@ -342,7 +418,7 @@ impl<'a> Reader<'a> {
                 .map_err(|error| self.problem("name", &error.to_string()))
                 .ok()
         });
-        let aliases = self.aliases();
+        let (aliases, addresses) = (self.aliases(), self.addresses());
         let password = self.required("password").and_then(|stored| {
             Stored::parse(stored.as_bytes())
                 .map_err(|error| self.problem("password", &error.to_string()))
@@ -356,7 +432,8 @@ impl<'a> Reader<'a> {
             self.problem("home", "is empty, too long or has a control character");
         }
         let home_node = self.text("home_node").map(ToOwned::to_owned);
-        let (quota, login) = (self.quota(), self.status());
+        let quota = self.quota();
+        let (login, delivery) = self.status();
         if self.problems.len() > before {
             return None;
         }
@@ -372,9 +449,14 @@ impl<'a> Reader<'a> {
                 home: home?,
                 quota,
                 login,
+                delivery,
             }),
         };
-        Some((found, aliases))
+        Some(Named {
+            found,
+            aliases,
+            addresses,
+        })
     }
 
     fn problem(&mut self, key: &str, what: &str) {
@@ -414,34 +496,63 @@ impl<'a> Reader<'a> {
         quota.filter(|quota| *quota > 0)
     }
 
-    fn status(&mut self) -> Status {
+    fn status(&mut self) -> (Status, Status) {
         let Some(word) = self.text("status") else {
-            return Status::Allowed;
+            return (Status::Allowed, Status::Allowed);
         };
         parse_status(word).unwrap_or_else(|| {
-            self.problem("status", "expected active, noaccess, disabled or deleted");
-            Status::TryLater
+            let expected = "expected active, noaccess, nopop, disabled or deleted";
+            self.problem("status", expected);
+            (Status::TryLater, Status::TryLater)
         })
     }
 
     fn aliases(&mut self) -> Vec<String> {
-        let values = match self.table.get("aliases") {
-            None => return Vec::new(),
-            Some(Value::Array(values)) => values,
-            Some(_) => {
-                self.problem("aliases", "expected a list of strings");
-                return Vec::new();
-            }
-        };
         let mut aliases = Vec::new();
-        for value in values {
-            match value.as_str().map(Login::parse) {
-                None => self.problem("aliases", "expected a list of strings"),
-                Some(Err(error)) => self.problem("aliases", &format!("one {error}")),
-                Some(Ok(alias)) => aliases.push(alias.as_str().to_owned()),
+        for text in self.strings("aliases") {
+            match Login::parse(text) {
+                Ok(alias) => aliases.push(alias.as_str().to_owned()),
+                Err(error) => self.problem("aliases", &format!("one {error}")),
             }
         }
         aliases
+    }
+
+    fn addresses(&mut self) -> Vec<String> {
+        let mut addresses = Vec::new();
+        for text in self.strings("addresses") {
+            match Address::parse(text) {
+                Ok(address) => match (address.domain(), address.local()) {
+                    (None, local) if !local.contains('@') => addresses.push(local.to_lowercase()),
+                    (domain, local) => match self.rules.mailbox(local, domain) {
+                        Some(mailbox) => addresses.push(mailbox.to_string().to_lowercase()),
+                        None => {
+                            let text = format!("{text:?} has none of the directory's domains");
+                            self.problem("addresses", &text);
+                        }
+                    },
+                },
+                Err(error) => self.problem("addresses", &format!("{text:?} {error}")),
+            }
+        }
+        addresses
+    }
+
+    /// The strings of a list.
+    fn strings(&mut self, key: &str) -> Vec<&'a str> {
+        let values = match self.table.get(key) {
+            None => return Vec::new(),
+            Some(Value::Array(values)) => values,
+            Some(_) => {
+                self.problem(key, "expected a list of strings");
+                return Vec::new();
+            }
+        };
+        let strings: Vec<_> = values.iter().filter_map(Value::as_str).collect();
+        for _ in strings.len()..values.len() {
+            self.problem(key, "expected a list of strings");
+        }
+        strings
     }
 }
 
@@ -449,7 +560,7 @@ impl<'a> Reader<'a> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use super::*;
+    use super::{super::AddressSettings, *};
 
     const ANN: &str = r#"
         [[account]]
@@ -483,8 +594,19 @@ mod tests {
         (folder, FileSettings { path })
     }
 
+    fn opened(settings: FileSettings) -> Result<File, FileError> {
+        File::open(settings, Arc::new(Rules::new(&AddressSettings::default())))
+    }
+
+    async fn found(file: &File, login: &str) -> Arc<Found> {
+        let login = Login::parse(login).unwrap();
+        file.find(Question::Login(&login)).await.unwrap()
+    }
+
     async fn name_of(file: &File, login: &str) -> Option<String> {
-        let found = file.find(&Login::parse(login).unwrap()).await;
+        let found = file
+            .find(Question::Login(&Login::parse(login).unwrap()))
+            .await;
         match found {
             Ok(found) => Some(found.account.name.as_str().to_owned()),
             Err(LookupError::Wrong(Wrong::Unknown)) => None,
@@ -495,14 +617,14 @@ mod tests {
     #[tokio::test]
     async fn accounts_are_found_by_name_and_alias() {
         let (_folder, settings) = folder(&format!("{ANN}{BOB}"));
-        let file = File::open(settings).unwrap();
+        let file = opened(settings).unwrap();
         for login in ["ann", "ann@example.org", "Änn"] {
             assert_eq!(name_of(&file, login).await.as_deref(), Some("ann"));
         }
         for login in ["Ann", "ann ", "änn", "carl", "*"] {
             assert_eq!(name_of(&file, login).await, None);
         }
-        let ann = file.find(&Login::parse("ann").unwrap()).await.unwrap();
+        let ann = found(&file, "ann").await;
         let expected = Account {
             name: AccountName::parse("ann").unwrap(),
             home_node: None,
@@ -511,9 +633,10 @@ mod tests {
             home: "ann".to_owned(),
             quota: None,
             login: Status::Allowed,
+            delivery: Status::Allowed,
         };
         assert_eq!(*ann.account, expected);
-        let bob = file.find(&Login::parse("bob").unwrap()).await.unwrap();
+        let bob = found(&file, "bob").await;
         let expected = Account {
             name: AccountName::parse("bob").unwrap(),
             home_node: Some("node2".to_owned()),
@@ -522,6 +645,7 @@ mod tests {
             home: "/srv/bob".to_owned(),
             quota: Some(1000),
             login: Status::Refused,
+            delivery: Status::Refused,
         };
         assert_eq!(*bob.account, expected);
     }
@@ -557,7 +681,7 @@ mod tests {
             gid = 1
             "#,
         );
-        let error = File::open(settings).unwrap_err();
+        let error = opened(settings).unwrap_err();
         let text = format!("{error} {error:?}");
         assert!(!text.contains("hunter2"), "{text}");
         let FileError::Accounts { problems, .. } = error else {
@@ -570,12 +694,12 @@ mod tests {
             "account 1 (ann): uid: expected a number from 0 to 4294967295",
             "account 1 (ann): gid: expected a number from 0 to 4294967295",
             "account 2: name: is missing",
-            "account 2: aliases: one has a character that is not allowed here",
             "account 2: aliases: expected a list of strings",
+            "account 2: aliases: one has a character that is not allowed here",
             "account 2: password: has a scheme that is not verified here",
             "account 2: home: is empty, too long or has a control character",
             "account 2: quota: expected a number of octets, or 0 for none",
-            "account 2: status: expected active, noaccess, disabled or deleted",
+            "account 2: status: expected active, noaccess, nopop, disabled or deleted",
             "account 3: \"dora\" is the name or alias of an account before it",
             "account 4: \"dora\" is the name or alias of an account before it",
         ];
@@ -585,7 +709,7 @@ mod tests {
     #[test]
     fn a_file_that_is_no_toml_shows_no_password() {
         let (_folder, settings) = folder("[[account]]\npassword = \"hunter2\n");
-        let error = File::open(settings).unwrap_err();
+        let error = opened(settings).unwrap_err();
         assert!(matches!(error, FileError::Toml { line: 2, .. }), "{error}");
         assert!(!format!("{error} {error:?}").contains("hunter2"));
     }
@@ -595,25 +719,25 @@ mod tests {
         let (_folder, settings) = folder(ANN);
         for mode in [0o644, 0o604, 0o660, 0o700, 0o602] {
             fs::set_permissions(&settings.path, fs::Permissions::from_mode(mode)).unwrap();
-            let refused = File::open(settings.clone());
+            let refused = opened(settings.clone());
             assert!(matches!(refused, Err(FileError::Mode { mode: m, .. }) if m == mode));
         }
         fs::set_permissions(&settings.path, fs::Permissions::from_mode(0o400)).unwrap();
-        assert!(File::open(settings).is_ok());
+        assert!(opened(settings).is_ok());
     }
 
     #[test]
     fn a_missing_file_is_an_error() {
         let (folder, mut settings) = folder(ANN);
         settings.path = folder.path().join("none");
-        assert!(matches!(File::open(settings), Err(FileError::Io { .. })));
+        assert!(matches!(opened(settings), Err(FileError::Io { .. })));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_changed_file_is_read_again_within_a_second() {
         let (_folder, settings) = folder(ANN);
         let path = settings.path.clone();
-        let file = File::open(settings).unwrap();
+        let file = opened(settings).unwrap();
         write(&path, BOB);
         assert_eq!(name_of(&file, "bob").await, None);
         tokio::time::advance(CHECK_EVERY).await;
@@ -625,7 +749,7 @@ mod tests {
     async fn a_bad_version_leaves_the_old_accounts() {
         let (folder, settings) = folder(ANN);
         let path = settings.path.clone();
-        let file = File::open(settings).unwrap();
+        let file = opened(settings).unwrap();
         let versions: [&dyn Fn(); 4] = [
             &|| write(&path, "nonsense"),
             &|| write(&path, &format!("{ANN}{ANN}")),
@@ -650,7 +774,7 @@ mod tests {
     fn the_sample_is_read_but_for_its_placeholder() {
         let sample = fs::read_to_string("config/accounts.toml").unwrap();
         let (_folder, settings) = folder(&sample);
-        match File::open(settings) {
+        match opened(settings) {
             Ok(_) => {}
             Err(FileError::Accounts { problems, .. }) => {
                 assert!(

@@ -1,11 +1,13 @@
 //! Where accounts are: LDAP for clusters, a file for a single machine; a cache in front of the first.
 //!
-//! It answers two questions: [`authenticate`](Directory::authenticate) a login and password, and
-//! [`find`](Directory::find) an account without one (an authorization identity, a recipient). Either way the answer is the
-//! account by the directory's own name, never by what was typed.
+//! It answers three questions: [`authenticate`](Directory::authenticate) a login and password,
+//! [`find`](Directory::find) an account without one (an authorization identity), and
+//! [`find_recipient`](Directory::find_recipient), whose an address is. Each time the answer is the account by the
+//! directory's own name, never by what was typed.
 //!
 //! ```text
 //! login -> cache -> source (search) -> entry -> may it log in? -> proven a moment ago? -> source (bind, or hash) -> account
+//! address -> rules (domain, detail) -> cache -> source (search by another filter) -> entry -> account
 //! ```
 //!
 //! A refusal that rests on a kept entry is never the last word: the directory is asked again, and only if nothing changed
@@ -17,6 +19,7 @@
 //! question has one deadline for all it needs (connect, search, bind, hash). Nothing of a password reaches a log or an
 //! error; what libraries copy of one cannot be wiped (LDAP's client keeps the request until it is sent).
 
+mod address;
 mod cache;
 mod file;
 mod ldap;
@@ -26,23 +29,26 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
 pub use file::FileError;
 pub use ldap::LdapSetupError;
 pub use settings::{
-    Attributes, CacheSettings, FileSettings, LdapSettings, Settings, Source, Verify,
+    AddressSettings, Attributes, CacheSettings, FileSettings, LdapSettings, Settings, Source,
+    Verify,
 };
 pub use template::TemplateError;
 
 use crate::{
     metrics::Metrics,
     names::{AccountName, Login},
+    proto::lmtp::Address,
     secret::{Key, Secret},
     tasks::Tasks,
 };
+use address::{Mailbox, Rules};
 use cache::{Cache, Origin};
 use file::File;
 use ldap::Ldap;
@@ -61,6 +67,7 @@ pub struct Directory(Arc<Inner>);
 
 struct Inner {
     accounts: Accounts,
+    rules: Arc<Rules>,
     checker: Checker,
     cache: Cache,
     timeout: Duration,
@@ -100,6 +107,17 @@ pub struct Account {
     pub quota: Option<u64>,
     /// Whether it may log in.
     pub login: Status,
+    /// Whether mail for it is taken.
+    pub delivery: Status,
+}
+
+/// What an entry is searched by.
+#[derive(Clone, Copy, Debug)]
+enum Question<'q> {
+    /// What a client typed.
+    Login(&'q Login),
+    /// What mail is for.
+    Recipient(&'q Mailbox),
 }
 
 /// What a source holds about a login: the account, and what it takes to verify its password.
@@ -162,8 +180,11 @@ pub enum StartError {
 /// # Errors
 ///
 /// All that is wrong with it.
-pub fn check_accounts(settings: FileSettings) -> Result<(), FileError> {
-    File::open(settings).map(drop)
+pub fn check_accounts(
+    settings: FileSettings,
+    addresses: &AddressSettings,
+) -> Result<(), FileError> {
+    File::open(settings, Arc::new(Rules::new(addresses))).map(drop)
 }
 
 // === impl Directory ===
@@ -178,9 +199,10 @@ impl Directory {
     pub fn start(settings: Settings, metrics: Metrics, tasks: Tasks) -> Result<Self, StartError> {
         let mut key = [0; Key::BYTES];
         getrandom::fill(&mut key).map_err(StartError::Random)?;
+        let rules = Arc::new(Rules::new(&settings.addresses));
         let (accounts, timeout) = match settings.source {
             Source::File(file) => {
-                let file = File::open(file).map_err(StartError::File)?;
+                let file = File::open(file, Arc::clone(&rules)).map_err(StartError::File)?;
                 (Accounts::File(file), FILE_TIMEOUT)
             }
             Source::Ldap(ldap) => {
@@ -191,6 +213,7 @@ impl Directory {
         };
         Ok(Self(Arc::new(Inner {
             accounts,
+            rules,
             checker: Checker::new(),
             cache: Cache::new(settings.cache, Key::new(key)),
             timeout,
@@ -216,7 +239,7 @@ impl Directory {
         self.answer(deadline, asked).await
     }
 
-    /// The account of `login`, whatever its status: for authorization identities and delivery.
+    /// The account of `login`, whatever its status: for authorization identities.
     ///
     /// # Errors
     ///
@@ -224,9 +247,21 @@ impl Directory {
     pub async fn find(&self, login: &Login) -> Result<Arc<Account>, LookupError> {
         let deadline = self.deadline();
         let asked = async {
-            let (_, found) = self.0.look_up(login, deadline).await;
+            let (_, found) = self.0.look_up(Question::Login(login), deadline).await;
             Ok(Arc::clone(&found?.account))
         };
+        self.answer(deadline, asked).await
+    }
+
+    /// The account that mail for `address` belongs to, whatever its status: [`Account::delivery`] says whether to take it.
+    /// The whole address is tried first, then the address without detail.
+    ///
+    /// # Errors
+    ///
+    /// As [`find`](Self::find); an address of a domain that is not ours is [`Wrong::Unknown`].
+    pub async fn find_recipient(&self, address: &Address) -> Result<Arc<Account>, LookupError> {
+        let deadline = self.deadline();
+        let asked = self.0.find_recipient(address, deadline);
         self.answer(deadline, asked).await
     }
 
@@ -307,15 +342,16 @@ impl Inner {
         if password.is_empty() {
             return Err(Wrong::Password.into());
         }
-        let (origin, found) = self.look_up(login, deadline).await;
+        let question = Question::Login(login);
+        let (origin, found) = self.look_up(question, deadline).await;
         let found = found?;
         let answer = self.admit(&found, password, deadline).await;
         let refused = matches!(answer, Err(LookupError::Wrong(_) | LookupError::Entry(_)));
         if !refused || origin == Origin::Directory {
             return answer;
         }
-        self.cache.forget(login.as_str()).await;
-        let (_, again) = self.look_up(login, deadline).await;
+        self.cache.forget(&question.key()).await;
+        let (_, again) = self.look_up(question, deadline).await;
         let again = again?;
         if again == found {
             return answer;
@@ -323,20 +359,51 @@ impl Inner {
         self.admit(&again, password, deadline).await
     }
 
-    /// Who `login` is.
+    async fn find_recipient(
+        &self,
+        address: &Address,
+        deadline: Instant,
+    ) -> Result<Arc<Account>, LookupError> {
+        for mailbox in self.rules.mailboxes(address) {
+            match self.recipient(&mailbox, deadline).await {
+                Err(LookupError::Wrong(Wrong::Unknown)) => {}
+                answer => return answer,
+            }
+        }
+        Err(Wrong::Unknown.into())
+    }
+
+    async fn recipient(
+        &self,
+        mailbox: &Mailbox,
+        deadline: Instant,
+    ) -> Result<Arc<Account>, LookupError> {
+        let question = Question::Recipient(mailbox);
+        let (origin, found) = self.look_up(question, deadline).await;
+        let account = Arc::clone(&found?.account);
+        if account.delivery == Status::Allowed || origin == Origin::Directory {
+            return Ok(account);
+        }
+        // Mail that is sent back for good does not come again.
+        self.cache.forget(&question.key()).await;
+        let (_, again) = self.look_up(question, deadline).await;
+        Ok(Arc::clone(&again?.account))
+    }
+
+    /// Who that is.
     async fn look_up(
         &self,
-        login: &Login,
+        question: Question<'_>,
         deadline: Instant,
     ) -> (Origin, Result<Arc<Found>, LookupError>) {
         let ldap = match &self.accounts {
             // A table in memory that is checked for changes needs no cache.
-            Accounts::File(file) => return (Origin::Directory, file.find(login).await),
+            Accounts::File(file) => return (Origin::Directory, file.find(question).await),
             Accounts::Ldap(ldap) => ldap,
         };
         // Boxed, and only when it is needed: the cache's own future holds this one several times.
-        let search = async { Box::pin(ldap.find(login, deadline)).await };
-        let (origin, answer) = self.cache.look_up(login.as_str(), search).await;
+        let search = async { Box::pin(ldap.find(question, deadline)).await };
+        let (origin, answer) = self.cache.look_up(&question.key(), search).await;
         let result = match origin {
             Origin::Cache => "hit",
             Origin::Directory => "miss",
@@ -399,17 +466,32 @@ impl Inner {
     }
 }
 
+// === impl Question ===
+
+impl<'q> Question<'q> {
+    /// What the cache keeps the answer under. The two kinds never meet, since no login has a control character: they are
+    /// searched by different filters.
+    fn key(self) -> Cow<'q, str> {
+        match self {
+            Self::Login(login) => Cow::Borrowed(login.as_str()),
+            Self::Recipient(mailbox) => Cow::Owned(format!("\0{mailbox}")),
+        }
+    }
+}
+
 impl From<Wrong> for LookupError {
     fn from(wrong: Wrong) -> Self {
         Self::Wrong(wrong)
     }
 }
 
-/// Reads a status word as qmail-ldap's schema has them; an unknown one means that nobody can say what the account may do.
-fn parse_status(word: &str) -> Option<Status> {
+/// Reads a status word as qmail-ldap's schema has them: whether the account may log in, and whether mail for it is taken.
+/// An unknown word means that nobody can say.
+fn parse_status(word: &str) -> Option<(Status, Status)> {
     match word.to_ascii_lowercase().as_str() {
-        "active" => Some(Status::Allowed),
-        "deleted" | "disabled" | "noaccess" => Some(Status::Refused),
+        "active" => Some((Status::Allowed, Status::Allowed)),
+        "noaccess" | "nopop" => Some((Status::Refused, Status::Allowed)),
+        "deleted" | "disabled" => Some((Status::Refused, Status::Refused)),
         _ => None,
     }
 }

@@ -1,6 +1,6 @@
 //! What a directory is configured with.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use crate::secret::Secret;
 
@@ -9,8 +9,34 @@ use crate::secret::Secret;
 pub struct Settings {
     /// Where accounts are.
     pub source: Source,
+    /// How addresses are read.
+    pub addresses: AddressSettings,
     /// The cache in front.
     pub cache: CacheSettings,
+}
+
+/// What of an address is looked up. Domains are compared without regard to case.
+#[derive(Clone, Debug)]
+pub struct AddressSettings {
+    /// Characters, each of which begins the detail of a local part; empty: there is no detail; default `+`.
+    pub recipient_delimiter: String,
+    /// The domains whose addresses are looked up; empty (the default): those of every domain.
+    pub domains: Vec<String>,
+    /// Other names of domains.
+    pub domain_aliases: BTreeMap<String, String>,
+    /// The domain of addresses that have none, and one of `domains`; none (the default): those are looked up as they are.
+    pub default_domain: Option<String>,
+}
+
+impl Default for AddressSettings {
+    fn default() -> Self {
+        Self {
+            recipient_delimiter: "+".to_owned(),
+            domains: Vec::new(),
+            domain_aliases: BTreeMap::new(),
+            default_domain: None,
+        }
+    }
 }
 
 /// Where accounts are.
@@ -48,6 +74,8 @@ pub struct LdapSettings {
     /// Search filter; `%u` is the whole login, `%n` the part before the last `@`, `%d` the part after it, each escaped; `%%`
     /// a percent sign.
     pub filter: String,
+    /// The same for an address that mail is for.
+    pub delivery_filter: String,
     /// How a password is verified.
     pub verify: Verify,
     /// Attribute names.
@@ -86,8 +114,8 @@ pub struct Attributes {
     pub home: String,
     /// Quota in octets, 0 for none; default `mailQuotaSize`.
     pub quota: String,
-    /// `active`, `noaccess`, `disabled`, `deleted` (any case); missing means active, another word "try again later";
-    /// default `accountStatus`.
+    /// `active`, `noaccess`, `nopop`, `disabled`, `deleted` (any case); missing means active, another word "try again
+    /// later"; default `accountStatus`.
     pub status: String,
     /// default `userPassword`
     pub password: String,

@@ -1,7 +1,7 @@
-//! The search filter of the configuration, with places for the login (RFC 4515).
+//! A search filter of the configuration, with places for a login or an address (RFC 4515).
 //!
 //! `%u` is the whole login, `%n` the part before the last `@` (all of it when there is none), `%d` the part after it
-//! (empty when there is none), `%%` a percent sign. What a client typed only ever becomes an assertion value: every
+//! (empty when there is none), `%%` a percent sign; of an address likewise. What a client typed only ever becomes an assertion value: every
 //! octet of it except letters, digits and `. - _ @ +` is written as `\xx`, so it can neither end the value nor add a wildcard,
 //! and no parser has to be trusted with it.
 //!
@@ -10,7 +10,7 @@
 
 use std::fmt::Write as _;
 
-/// A filter with places for the login.
+/// A filter with places for a login or an address.
 #[derive(Clone, Debug)]
 pub(super) struct Template(Vec<Piece>);
 
@@ -74,7 +74,7 @@ impl Template {
         Ok(template)
     }
 
-    /// The filter for one login.
+    /// The filter for one login or address.
     pub(super) fn render(&self, login: &str) -> String {
         let (local, domain) = login.rsplit_once('@').unwrap_or((login, ""));
         let mut filter = String::new();

@@ -14,6 +14,7 @@
 //! | `hostile` | whatever a client says before it has logged in, as transcripts; TLS that is begun and not carried out |
 //! | `links` | whoever comes to a link port and is no proxy, or one that may not |
 //! | `logins` | every way to log in, on every channel, at every kind of node |
+//! | `mail` | mail by SMTP through Postfix and the delivery role to the mailbox at home |
 //! | `outside` | metrics, health, and the log's line of a session |
 //! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
@@ -42,11 +43,13 @@ mod hostile;
 mod lab;
 mod links;
 mod logins;
+mod mail;
 mod outside;
 mod pop3;
 mod refusals;
 mod sessions;
 mod single;
+mod smtp;
 mod stopping;
 mod talk;
 mod tools;

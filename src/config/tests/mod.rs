@@ -562,10 +562,57 @@ fn the_directory_is_checked() {
         ),
         (
             "base = \"dc=example\"",
+            "base = 'dc=example'\ndelivery_filter = '(mail=%s)'",
+            &[
+                "directory.ldap.delivery_filter: bad value (got \"(mail=%s)\"; expected an LDAP filter in parentheses with %u or %n in it, and no other % than %d)",
+            ],
+        ),
+        (
+            "base = \"dc=example\"",
             "base = 'dc=example'\n[directory.ldap.attributes]\nname = 'u id'\nhomes = 'x'",
             &[
                 "directory.ldap.attributes.name: bad value (got \"u id\"; expected the name of an attribute)",
                 "directory.ldap.attributes.homes: unknown key, did you mean home?",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn the_rules_of_addresses_are_checked() {
+    assert_cases(&[
+        (
+            "kind = \"ldap\"",
+            "kind = 'ldap'\nrecipient_delimiter = '@'\ndomains = ['a.example', 'b_', '.x']\ndefault_domain = 1\n\
+             domain_aliases = { 'x y' = 'a.example', 'd.example' = 'z.example' }",
+            &[
+                "directory.recipient_delimiter: bad value (got \"@\"; expected characters that begin a detail, as \"+\" or \"\")",
+                "directory.domains[3]: bad value (got \".x\"; expected a domain, as \"example.org\")",
+                "directory.default_domain: bad value (got 1; expected a domain, as \"example.org\")",
+                "directory.domain_aliases.x y: bad value (got \"x y\"; expected a domain, as \"example.org\")",
+            ],
+        ),
+        (
+            "kind = \"ldap\"",
+            "kind = 'ldap'\ndomains = ['A.example']\ndefault_domain = 'b.example'\n[directory.domain_aliases]\n\
+             'c.example' = 'a.Example'\n'd.example' = 'b.example'\n'e.example' = 'c.example'\n\
+             'a.example' = 'b.example'\n'f.example' = 'g.example'",
+            &[
+                "directory.domain_aliases.a.example: is a domain of ours itself",
+                "directory.domain_aliases.e.example: \"c.example\" is another name itself",
+                "directory.domain_aliases.f.example: \"g.example\" is not one of domains",
+            ],
+        ),
+        (
+            "kind = \"ldap\"",
+            "kind = 'ldap'\ndomain_aliases = { 'c.example' = 'd.example', 'e.example' = 'e.example' }",
+            &["directory.domain_aliases.e.example: is a domain of ours itself"],
+        ),
+        (
+            "kind = \"ldap\"",
+            "kind = 'ldap'\ndomain_aliases = ['c.example']",
+            &[
+                "directory.domain_aliases: bad value (got a list; expected a table of other names and their domains, as { \"example.net\" = \"example.org\" })",
             ],
         ),
     ]);

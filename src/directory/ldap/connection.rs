@@ -107,6 +107,9 @@ pub enum LdapSetupError {
     /// A service account is named whose password is missing, empty or not UTF-8.
     #[error("the service account has no password, or one that is not UTF-8")]
     BindPassword,
+    /// The filter for addresses is none.
+    #[error("the delivery filter {0}")]
+    DeliveryFilter(TemplateError),
     /// The authorities' file cannot be read.
     #[error("cannot read {path}")]
     File {

@@ -67,13 +67,15 @@ impl Entry {
             let what = "is empty, too long or has a control character";
             return Err(self.unusable(&names.home, what));
         }
+        let (login, delivery) = self.status(&names.status)?;
         Ok(Account {
             home_node: self.text(&names.home_node)?.map(ToOwned::to_owned),
             uid: self.id(&names.uid, defaults.uid)?,
             gid: self.id(&names.gid, defaults.gid)?,
             home,
             quota: self.number(&names.quota)?.filter(|quota| *quota > 0),
-            login: self.status(&names.status)?,
+            login,
+            delivery,
             name,
         })
     }
@@ -122,13 +124,14 @@ impl Entry {
         }
     }
 
-    fn status(&self, name: &str) -> Result<Status, LookupError> {
+    /// Whether it may log in, and whether mail for it is taken.
+    fn status(&self, name: &str) -> Result<(Status, Status), LookupError> {
         let Some(word) = self.text(name)? else {
-            return Ok(Status::Allowed);
+            return Ok((Status::Allowed, Status::Allowed));
         };
         Ok(parse_status(word).unwrap_or_else(|| {
             tracing::warn!(dn = self.dn, attribute = name, "unknown account status");
-            Status::TryLater
+            (Status::TryLater, Status::TryLater)
         }))
     }
 
@@ -202,6 +205,7 @@ mod tests {
             home: "/srv/ann".to_owned(),
             quota: Some(1_000_000_000_000),
             login: Status::Allowed,
+            delivery: Status::Allowed,
         };
         assert_eq!(full.unwrap(), expected);
         let least = account(
@@ -216,6 +220,7 @@ mod tests {
             home: "ann".to_owned(),
             quota: None,
             login: Status::Allowed,
+            delivery: Status::Allowed,
         };
         assert_eq!(least.unwrap(), expected);
     }

@@ -7,7 +7,7 @@
 //! one the deadline of those who ask.
 //!
 //! ```text
-//! find:  login -> filter -> search base (subtree, 2 entries at most) -> exactly one entry -> account
+//! find:  login, or address -> its filter -> search base (subtree, 2 entries at most) -> exactly one entry -> account
 //! bind:  the entry's own DN, password -> 0 | 32 48 49: wrong | 53: locked | anything else: not available
 //! ```
 //!
@@ -31,8 +31,10 @@ use tokio::{
 
 pub use connection::LdapSetupError;
 
-use super::{Attributes, Found, LdapSettings, LookupError, Verify, Wrong, template::Template};
-use crate::{names::Login, secret::Secret, tasks::Tasks};
+use super::{
+    Attributes, Found, LdapSettings, LookupError, Question, Verify, Wrong, template::Template,
+};
+use crate::{secret::Secret, tasks::Tasks};
 use connection::{Broken, Connection, Connector, Reply, Search};
 use entry::{Defaults, Entry};
 
@@ -44,6 +46,7 @@ pub(super) struct Ldap {
     connector: Connector,
     base: String,
     filter: Template,
+    delivery_filter: Template,
     verify: Verify,
     attributes: Attributes,
     /// What a search asks for.
@@ -85,6 +88,8 @@ impl Ldap {
     /// Checks the settings; connects to nothing.
     pub(super) fn new(settings: LdapSettings, tasks: Tasks) -> Result<Arc<Self>, LdapSetupError> {
         let filter = Template::parse(&settings.filter).map_err(LdapSetupError::Filter)?;
+        let delivery_filter = Template::parse(&settings.delivery_filter);
+        let delivery_filter = delivery_filter.map_err(LdapSetupError::DeliveryFilter)?;
         let connector = Connector::new(&settings, tasks)?;
         let attributes = settings.attributes;
         let mut wanted: Vec<String> = [
@@ -114,6 +119,7 @@ impl Ldap {
             connector,
             base: settings.base,
             filter,
+            delivery_filter,
             verify: settings.verify,
             attributes,
             wanted,
@@ -137,13 +143,16 @@ impl Ldap {
         self.verify == Verify::Bind
     }
 
-    /// The one entry that matches `login`.
+    /// The one entry that matches.
     pub(super) async fn find(
         &self,
-        login: &Login,
+        question: Question<'_>,
         deadline: Instant,
     ) -> Result<Found, LookupError> {
-        let filter = self.filter.render(login.as_str());
+        let filter = match question {
+            Question::Login(login) => self.filter.render(login.as_str()),
+            Question::Recipient(mailbox) => self.delivery_filter.render(&mailbox.to_string()),
+        };
         let search = Search {
             base: &self.base,
             subtree: true,
@@ -155,7 +164,14 @@ impl Ldap {
         let mut reply = reply.map_err(|broken| LookupError::Unavailable(broken.to_string()))?;
         let more = reply.code == code::SIZE_LIMIT_EXCEEDED && !reply.entries.is_empty();
         if more || reply.entries.len() > 1 {
-            tracing::warn!(%login, "more than one entry matches a login");
+            match question {
+                Question::Login(login) => {
+                    tracing::warn!(%login, "more than one entry matches a login");
+                }
+                Question::Recipient(recipient) => {
+                    tracing::warn!(%recipient, "more than one entry matches an address");
+                }
+            }
             return Err(LookupError::Ambiguous);
         }
         if reply.code != code::SUCCESS {

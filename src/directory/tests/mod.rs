@@ -1,5 +1,6 @@
 //! The directory against a real slapd: who may log in, and what happens when the server is away, silent or hostile.
 
+mod recipients;
 mod slapd;
 
 use std::{
@@ -13,6 +14,9 @@ use tokio::{io::AsyncWriteExt as _, net::TcpListener, time::Instant};
 
 use super::*;
 use slapd::{PATIENCE, PEOPLE, READER, READER_PASSWORD, Slapd, dn};
+
+/// The built-in one but for the object class.
+const DELIVERY_FILTER: &str = "(&(objectClass=inetOrgPerson)(|(uid=%u)(mail=%u)(mailAlternateAddress=%u)(mailLocalAddress=%u)))";
 
 /// Settings that fit the sample tree, without a cache.
 fn settings(uri: String, verify: Verify) -> Settings {
@@ -30,6 +34,7 @@ fn settings(uri: String, verify: Verify) -> Settings {
             bind_password: Some(Secret::new(READER_PASSWORD.into())),
             base: PEOPLE.to_owned(),
             filter: "(&(objectClass=inetOrgPerson)(|(uid=%u)(mail=%u)))".to_owned(),
+            delivery_filter: DELIVERY_FILTER.to_owned(),
             verify,
             attributes,
             timeout: Duration::from_secs(10),
@@ -37,6 +42,7 @@ fn settings(uri: String, verify: Verify) -> Settings {
             default_uid: Some(5000),
             default_gid: Some(5001),
         })),
+        addresses: AddressSettings::default(),
         cache: CacheSettings {
             entries: 0,
             ..CacheSettings::default()
@@ -151,6 +157,7 @@ async fn an_account_is_as_its_entry() {
         home: "homes/ann".to_owned(),
         quota: Some(5_000_000),
         login: Status::Allowed,
+        delivery: Status::Allowed,
     };
     assert_eq!(*ann, expected);
     let bob = directory.find(&Login::parse("bob").unwrap()).await.unwrap();
@@ -162,6 +169,7 @@ async fn an_account_is_as_its_entry() {
         home: "bob".to_owned(),
         quota: None,
         login: Status::Allowed,
+        delivery: Status::Allowed,
     };
     assert_eq!(*bob, expected);
     let gone = directory.find(&Login::parse("gone").unwrap()).await;
@@ -553,6 +561,7 @@ async fn the_file_is_a_directory_too() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     let directory = start(Settings {
         source: Source::File(FileSettings { path }),
+        addresses: AddressSettings::default(),
         cache: CacheSettings::default(),
     });
     for (login, password, expected) in [
@@ -590,6 +599,7 @@ async fn refusals_need_a_core_whatever_their_reason() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     let mut directory = start(Settings {
         source: Source::File(FileSettings { path }),
+        addresses: AddressSettings::default(),
         cache: CacheSettings::default(),
     });
     Arc::get_mut(&mut directory.0).unwrap().timeout = Duration::from_millis(200);

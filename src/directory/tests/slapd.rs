@@ -27,6 +27,11 @@ const PORT: u16 = 1389;
 const TLS_PORT: u16 = 1636;
 const ADMIN: &str = "cn=admin,dc=example,dc=org";
 
+/// An attribute of qmail-ldap's schema, which the server has no file of.
+const ALTERNATE: &str = "attributetype ( 1.3.6.1.4.1.4203.666.1.1 NAME 'mailAlternateAddress' \
+     EQUALITY caseIgnoreIA5Match SYNTAX 1.3.6.1.4.1.1466.115.121.1.26{256} )\n\
+     objectclass ( 1.3.6.1.4.1.4203.666.3.1 NAME 'alternate' SUP top AUXILIARY MAY mailAlternateAddress )\n";
+
 /// How long a test waits for what should come at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -37,7 +42,7 @@ pub(super) struct Slapd {
 }
 
 /// The tree's users: `(cn, lines of the entry)`.
-pub(super) const USERS: [(&str, &str); 13] = [
+pub(super) const USERS: [(&str, &str); 18] = [
     (
         "ann",
         "objectClass: posixAccount\nobjectClass: inetLocalMailRecipient\nuid: Ann\nmail: ann@example.org\n\
@@ -72,6 +77,26 @@ pub(super) const USERS: [(&str, &str); 13] = [
     ("locked", "uid: locked\nuserPassword: {CRYPT}!"),
     ("sasl", "uid: sasl\nuserPassword: {SASL}sasl@EXAMPLE.ORG"),
     ("none", "uid: none"),
+    (
+        "mia",
+        "objectClass: inetLocalMailRecipient\nobjectClass: alternate\nuid: mia\nmail: mia@example.org\n\
+         mailLocalAddress: mia@local.example\nmailLocalAddress: mia+own@local.example\n\
+         mailAlternateAddress: mia@alternate.example\nmailAlternateAddress: both@example.org",
+    ),
+    (
+        "max",
+        "objectClass: inetLocalMailRecipient\nuid: max\nmailLocalAddress: both@example.org",
+    ),
+    // "zoé@example.org": attributes for addresses are ASCII, names are not.
+    ("zoé", "uid:: em/DqUBleGFtcGxlLm9yZw=="),
+    (
+        "odd address",
+        "uid: a*b)(uid=\\@example.org\nemployeeType: nopop",
+    ),
+    (
+        "deleted",
+        "uid: deleted\nmail: deleted@example.org\nemployeeType: deleted",
+    ),
 ];
 
 impl Slapd {
@@ -132,7 +157,7 @@ impl Slapd {
             .map(|name| format!("include /etc/ldap/schema/{name}.schema\n"))
             .concat();
         format!(
-            "{schemas}pidfile {folder}/pid\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\n{more}\
+            "{schemas}pidfile {folder}/pid\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\n{ALTERNATE}{more}\
              database mdb\nsuffix {BASE}\nrootdn {ADMIN}\nrootpw admin\ndirectory {folder}/db\ndbnosync\n\
              index uid,mail eq\n\
              access to dn.exact=\"cn=none,{PEOPLE}\" attrs=userPassword by anonymous auth by * none\n\
