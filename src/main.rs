@@ -1,11 +1,16 @@
 //! The `pigeonair` program: runs a command and turns what came of it into an exit code.
 //!
 //! The codes are those of `sysexits.h`, so that service managers know what to do: 64 and 78 need a person (no restart
-//! helps), 70 to 73 may pass.
+//! helps), 70 to 73 may pass. To MTAs that run `deliver`, 75 means "try again"; 71, 73 and 74 do to some and not to others, so
+//! they are not used there; all else returns the message to its sender.
 
 use std::process::ExitCode;
 
-use pigeonair::{app::AppError, cli, cli::Failed};
+use pigeonair::{
+    app::AppError,
+    cli::{self, Failed, NotDelivered},
+    proto::lmtp::Reply,
+};
 
 fn main() -> ExitCode {
     match cli::run(std::env::args_os()) {
@@ -15,15 +20,18 @@ fn main() -> ExitCode {
 }
 
 /// Every way to fail has a code here and nowhere else.
-const fn exit_code(failed: &Failed) -> u8 {
+fn exit_code(failed: &Failed) -> u8 {
     const USAGE: u8 = 64;
     const SOFTWARE: u8 = 70;
     const OS: u8 = 71;
     const CANTCREAT: u8 = 73;
+    const TEMPFAIL: u8 = 75;
     const CONFIG: u8 = 78;
     match failed {
         Failed::CommandLine(_) => USAGE,
         Failed::Configuration(_) => CONFIG,
+        Failed::Deliver(NotDelivered::Refused(reply)) => refusal_code(reply),
+        Failed::Deliver(_) => TEMPFAIL,
         Failed::Output { .. } => CANTCREAT,
         Failed::Random(_) => OS,
         Failed::Log(_) => SOFTWARE,
@@ -35,5 +43,19 @@ const fn exit_code(failed: &Failed) -> u8 {
             | AppError::Role(_)
             | AppError::Tls(_) => CONFIG,
         },
+    }
+}
+
+/// A refusal for good: of whom the message is for, of the message as it is, of who sends it, or of anything else.
+fn refusal_code(reply: &Reply) -> u8 {
+    const DATAERR: u8 = 65;
+    const NOUSER: u8 = 67;
+    const UNAVAILABLE: u8 = 69;
+    const NOPERM: u8 = 77;
+    match reply.enhanced() {
+        (_, 1, 1) => NOUSER,
+        (_, 3, 4) | (_, 4, 6) | (_, 6, _) => DATAERR,
+        (_, 7, _) => NOPERM,
+        _ => UNAVAILABLE,
     }
 }

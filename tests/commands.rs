@@ -6,7 +6,13 @@
     reason = "a test may fail that way"
 )]
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
+    process::{Command, Stdio},
+};
 
 /// Exit code, standard output, standard error.
 fn run(arguments: &[&str]) -> (i32, String, String) {
@@ -255,6 +261,125 @@ fn an_address_in_use_is_71() {
         let told = format!("pigeonair: cannot listen on 127.0.0.1:{}: ", port(taken));
         assert!(last.starts_with(&told), "{notes}");
         assert!(!notes.contains("is up"), "{notes}");
+    }
+}
+
+/// Runs `deliver` as an MTA does: whatever comes of it, the whole message must be taken from us.
+fn deliver(arguments: &[&str], message: &[u8]) -> (i32, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pigeonair"))
+        .arg("deliver")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let written = child.stdin.take().unwrap().write_all(message);
+    let output = child.wait_with_output().unwrap();
+    let notes = String::from_utf8(output.stderr).unwrap();
+    // On a wrong command line nothing is read.
+    let is_read = written.is_ok() || notes.starts_with("4.3.5 ");
+    assert!(is_read, "{written:?}: {notes}");
+    (output.status.code().unwrap(), notes)
+}
+
+/// A server for one message: takes everything up to the dot and says `reply` then.
+fn answer(listener: &UnixListener, reply: &str) {
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.write_all(b"220 x\r\n").unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap());
+    let mut in_message = false;
+    loop {
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        let say = match line.as_str() {
+            "DATA\r\n" => {
+                in_message = true;
+                "354 Go on\r\n"
+            }
+            ".\r\n" => {
+                stream.write_all(reply.as_bytes()).unwrap();
+                return;
+            }
+            "" => return,
+            _ if in_message => continue,
+            _ => "250-x\r\n250 8BITMIME\r\n",
+        };
+        stream.write_all(say.as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn what_became_of_a_message_is_an_exit_code_that_mtas_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("lmtp");
+    let path = socket.to_str().unwrap();
+    let message = b"Subject: x\n\ny\n".repeat(100_000);
+    let arguments = ["--server", path, "-f", "bob@b.example", "ann@a.example"];
+    let away = deliver(&arguments, &message);
+    assert_eq!(away.0, 75);
+    assert!(away.1.starts_with("4.4.1 cannot connect to "), "{}", away.1);
+
+    let listener = UnixListener::bind(&socket).unwrap();
+    for (reply, code) in [
+        ("250 2.0.0 Stored.", 0),
+        ("550 5.1.1 No such user here.", 67),
+        ("550 5.2.1 This mailbox takes no mail.", 69),
+        ("552 5.2.2 The mailbox is full.", 69),
+        ("552 5.3.4 The message is too big.", 65),
+        ("554 5.4.6 This message has been here before.", 65),
+        ("554 5.6.0 Lines end in CRLF.", 65),
+        ("550 5.7.1 Not by you.", 77),
+        ("550 5.1.7 Not a sender.", 69),
+        ("452 4.2.2 The mailbox is full.", 75),
+        ("421 4.3.2 Going down.", 75),
+        ("", 75),
+    ] {
+        let end = if reply.is_empty() { "" } else { "\r\n" };
+        let (done, notes) = std::thread::scope(|scope| {
+            scope.spawn(|| answer(&listener, &format!("{reply}{end}")));
+            deliver(&arguments, &message)
+        });
+        assert_eq!(done, code, "{reply}: {notes}");
+        let words = match reply.get(4..) {
+            _ if code == 0 => String::new(),
+            Some(words) => format!("{words}\n"),
+            None => "4.4.2 the delivery role did not say whether it has the message: \
+                     server closed the connection\n"
+                .to_owned(),
+        };
+        assert_eq!(notes, words);
+    }
+    let nothing = deliver(&arguments, b"");
+    let expected = "4.3.0 no message on standard input\n".to_owned();
+    assert_eq!(nothing, (75, expected));
+}
+
+/// A mistake in the MTA's configuration must neither return mail nor lose it.
+#[test]
+fn a_wrong_command_line_of_deliver_is_75() {
+    for arguments in [
+        &[] as &[&str],
+        &[""],
+        &["ann", "bob"],
+        &["--to", "ann"],
+        &["--server", "nowhere", "ann"],
+        &["-f"],
+        &["-h", "localhost", "ann"],
+        &["-hlocalhost"],
+        &["--help", "ann"],
+        &["ann", "-h"],
+        &["--version"],
+    ] {
+        let (code, notes) = deliver(arguments, b"x\n");
+        assert_eq!(code, 75, "{arguments:?}: {notes}");
+        assert!(notes.starts_with("4.3.5 "), "{notes}");
+        assert_eq!(notes.lines().count(), 1, "{notes}");
+    }
+    for question in ["-h", "--help"] {
+        let (code, out, notes) = run(&["deliver", question]);
+        assert_eq!((code, notes.as_str()), (0, ""));
+        assert!(out.contains("/run/pigeonair/lmtp"), "{out}");
     }
 }
 

@@ -98,6 +98,12 @@ impl Reply {
         }
     }
 
+    /// The enhanced code: class, subject, detail.
+    pub fn enhanced(&self) -> (u16, u16, u16) {
+        let class = self.code.checked_div(100).unwrap_or_default();
+        (class, self.subject, self.detail)
+    }
+
     /// Its text, without codes.
     pub fn text(&self) -> &str {
         &self.text
@@ -113,13 +119,8 @@ impl Reply {
 impl fmt::Display for Reply {
     /// The line without its end, as logs show it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            code,
-            subject,
-            detail,
-            text,
-        } = self;
-        let class = code.checked_div(100).unwrap_or_default();
+        let Self { code, text, .. } = self;
+        let (class, subject, detail) = self.enhanced();
         write!(f, "{code} {class}.{subject}.{detail} {text}")
     }
 }

@@ -4,10 +4,15 @@
 //! pigeonair run front|node [--config FILE]      run one of the two processes
 //! pigeonair check [front|node] [--config FILE]  read the configuration as `run` does, and start nothing
 //! pigeonair key [--out FILE]                    make a key for a link
+//! pigeonair deliver [-f SENDER] RECIPIENT       deliver the message on standard input
 //! ```
 //!
 //! Commands write their results to standard output, everything else to standard error; once a process runs, its log
-//! speaks. It decides no exit code: [`Failed`] says what happened, and `main` has the table.
+//! speaks. It decides no exit code: [`Failed`] says what happened, and `main` has the table. An MTA that runs `deliver` takes
+//! most codes for a reason to return mail, so there a wrong command line is one of its own failures, and help is given to
+//! whoever asks for nothing else.
+
+mod deliver;
 
 use std::{
     ffi::OsString,
@@ -19,6 +24,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub use self::deliver::NotDelivered;
 use crate::{
     app::{self, AppError},
     config::{self, Config, Front, Problems, Role},
@@ -38,6 +44,9 @@ pub enum Failed {
     /// The configuration is.
     #[error(transparent)]
     Configuration(#[from] Problems),
+    /// A message was not delivered.
+    #[error(transparent)]
+    Deliver(#[from] NotDelivered),
     /// The log could not be started.
     #[error(transparent)]
     Log(#[from] log::StartedError),
@@ -73,6 +82,8 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
+    /// Deliver the message on standard input to one recipient, for MTAs that pipe to a command.
+    Deliver(deliver::Options),
     /// Make a key for a link: 64 hexadecimal digits.
     Key {
         /// Write it to this file, which must not exist yet, with mode 0600; else to standard output.
@@ -127,14 +138,23 @@ fn obey(
     out: &mut impl Write,
     notes: &mut impl Write,
 ) -> Result<(), Failed> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let is_mail = arguments.get(1).is_some_and(|command| command == "deliver");
+    let is_help = |argument: &OsString| argument == "-h" || argument == "--help";
+    let is_question = !is_mail || matches!(arguments.as_slice(), [_, _, asked] if is_help(asked));
     let command = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments.command,
         // Help and version come as errors too.
-        Err(asked) if !asked.use_stderr() => return print(out, asked.render()),
+        Err(asked) if !asked.use_stderr() && is_question => return print(out, asked.render()),
+        Err(wrong) if is_mail => {
+            let words = wrong.render().to_string();
+            return Err(NotDelivered::CommandLine(words).into());
+        }
         Err(wrong) => return Err(Failed::CommandLine(wrong)),
     };
     match command {
         Command::Check { process, config } => check(process, &config, out, notes),
+        Command::Deliver(options) => Ok(deliver::run(&options)?),
         Command::Key { out: file } => key(file.as_deref(), out),
         Command::Run { process, config } => start(process, &config),
     }
@@ -237,6 +257,7 @@ fn tell(failed: &Failed, notes: &mut impl Write) -> io::Result<()> {
     match failed {
         Failed::CommandLine(wrong) => write!(notes, "{}", wrong.render()),
         Failed::Configuration(problems) => writeln!(notes, "{problems}"),
+        Failed::Deliver(failed) => writeln!(notes, "{}", failed.line()),
         Failed::App(_) | Failed::Log(_) | Failed::Output { .. } | Failed::Random(_) => {
             write!(notes, "pigeonair: {failed}")?;
             let mut cause = std::error::Error::source(failed);
