@@ -40,6 +40,7 @@ fn exit_code(failed: &Failed) -> u8 {
             AppError::Bind { .. } | AppError::Runtime(_) => OS,
             AppError::Directory(_)
             | AppError::Handover(_)
+            | AppError::Mailstore(_)
             | AppError::Role(_)
             | AppError::Tls(_) => CONFIG,
         },

@@ -44,6 +44,16 @@ pub struct Metrics {
     pub links_ready: IntGaugeVec,
     /// `handovers_total{kind,result}`: sessions handed to the real server.
     pub handovers: IntCounterVec,
+    /// `deliveries_total{result}`: recipients of messages; result `delivered` or why not.
+    pub deliveries: IntCounterVec,
+    /// `delivery_uncertain_total`: recipients whose node broke off between the final dot and its reply.
+    pub delivery_uncertain: IntCounter,
+    /// `delivery_connections_open`: connections of MTAs.
+    pub delivery_connections_open: IntGauge,
+    /// `spooled_total{place}`: messages for several homes; place `memory` or `file`.
+    pub spooled: IntCounterVec,
+    /// `spooled_bytes_total`: octets of them.
+    pub spooled_bytes: IntCounter,
     /// `panics_total`: tasks that ended by panicking.
     panics: IntCounter,
 }
@@ -118,6 +128,24 @@ impl Metrics {
                 "Sessions handed to the real server.",
                 &["kind", "result"],
             )?,
+            deliveries: new.counters(
+                "deliveries_total",
+                "Recipients of messages, by what became of them.",
+                &["result"],
+            )?,
+            delivery_uncertain: new.add(IntCounter::new(
+                "delivery_uncertain_total",
+                "Recipients whose node broke off between the final dot and its reply.",
+            )?)?,
+            delivery_connections_open: new.add(IntGauge::new(
+                "delivery_connections_open",
+                "Connections of MTAs.",
+            )?)?,
+            spooled: new.counters("spooled_total", "Messages for several homes.", &["place"])?,
+            spooled_bytes: new.add(IntCounter::new(
+                "spooled_bytes_total",
+                "Octets of messages for several homes.",
+            )?)?,
             panics: new.add(IntCounter::new(
                 "panics_total",
                 "Tasks that ended by panicking.",

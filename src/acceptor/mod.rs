@@ -1,85 +1,57 @@
-//! The acceptor: from an accepted link to a session with the real server.
+//! The acceptor: from an admitted link to a session with the real server.
 //!
 //! ```text
-//! accept ─> may it come from there? ─> admit: prove, open ─> hand over, verdict ─┬─> step aside
-//!                                                                                ├─> look after a process ─> outcome line
-//!                                                                                └─> relay ────────────────> outcome line
+//! link, opened for a session ─> hand over, verdict ─┬─> step aside
+//!                                                   ├─> look after a process ─> outcome line
+//!                                                   └─> relay ────────────────> outcome line
 //! ```
 //!
-//! A peer that is no proxy is closed without a word, counted, and logged at most once per address and minute. A proven
-//! peer always gets a verdict. Nothing past the link's own records is read: it belongs to the real server. A server that was
-//! started for a session is looked after until it exits or this process stops, and lives on then, unless it needs the relay.
+//! A proven peer always gets a verdict. Nothing past the link's own records is read: it belongs to the real server. A server
+//! that was started for a session is looked after until it exits or this process stops, and lives on then, unless it needs
+//! the relay.
 //!
-//! Limits: networks (`from`) or peer credentials before anything else; unproven peers to a quota and a few seconds,
-//! proven ones to the announced idle limit; links and relayed sessions together; sessions per account.
+//! It does not admit links: `link::gate` does, and gives each its place, which a relayed session keeps until it ends.
+//! Limits: sessions per account.
 
-mod quiet;
 mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use settings::{Listener, Settings};
+pub use settings::Settings;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use ipnet::IpNet;
-use tokio::{
-    io::AsyncWriteExt as _,
-    net::{TcpListener, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::{io::AsyncWriteExt as _, sync::OwnedSemaphorePermit, time::timeout};
 
 use crate::{
     handover::{Exit, Handed, Handover, Refused, Server, SessionGuard},
-    link::{Admitted, Admitter},
-    metrics::Metrics,
     names::KeyId,
-    net::{Accepted, Stream, accept_each},
+    net::Stream,
     outcome::{Outcome, chain},
-    proto::link::{Context, Refusal},
+    proto::link::{Context, Refusal, node::VerdictSeal},
     relay::{End, Ended, Relay},
     tasks::Tasks,
 };
 
-use self::quiet::Quiet;
-
-/// Links at one time, waiting ones and relayed ones together: far above what a node can serve, so that it is memory
-/// that this bounds, not service.
-const MAX_LINKS: usize = 100_000;
 /// How long a front may take for what the real server said right behind its login.
 const PENDING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause after an accept error, so that a lasting one does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// The acceptor role. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     parts: Arc<Parts>,
-    /// Places for links, over all listeners.
-    places: Arc<Semaphore>,
 }
 
 /// What the acceptor works with.
 #[derive(Debug)]
 pub struct Parts {
-    /// Networks that links may come from.
-    pub from: Vec<IpNet>,
-    /// Uids that may connect to a Unix socket.
-    pub peers: Vec<u32>,
-    /// The handshake.
-    pub admitter: Admitter,
     /// The way to the real servers.
     pub handover: Handover,
     /// What moves the bytes where a kind needs that.
     pub relay: Relay,
-    /// Counters.
-    pub metrics: Metrics,
     /// Tasks.
     pub tasks: Tasks,
 }
@@ -87,111 +59,23 @@ pub struct Parts {
 impl Acceptor {
     /// Puts the acceptor together.
     pub fn new(parts: Parts) -> Self {
-        Self::with_places(MAX_LINKS, parts)
-    }
-
-    fn with_places(places: usize, parts: Parts) -> Self {
         Self {
             parts: Arc::new(parts),
-            places: Arc::new(Semaphore::new(places)),
         }
     }
 
-    /// Serves one TCP listener until the process stops.
-    pub async fn listen(self, socket: TcpListener, tls: bool) {
-        let Parts { metrics, tasks, .. } = &*self.parts;
-        let (metrics, tasks) = (metrics.clone(), tasks.clone());
-        let limit = Arc::clone(&self.places);
-        let quiet = Arc::new(Quiet::default());
-        accept_each(
-            socket,
-            limit,
-            Vec::new(),
-            metrics,
-            tasks.clone(),
-            move |accepted| {
-                let Accepted {
-                    stream,
-                    client,
-                    permit,
-                    ..
-                } = accepted;
-                if !self
-                    .parts
-                    .from
-                    .iter()
-                    .any(|network| network.contains(&client.ip()))
-                {
-                    self.turn_away(&quiet, client.ip(), "address is not in [acceptor] from");
-                    return;
-                }
-                let (acceptor, quiet) = (self.clone(), Arc::clone(&quiet));
-                tasks.spawn("link", async move {
-                    acceptor
-                        .serve(Stream::Tcp(stream), tls, Some(client), &quiet, permit)
-                        .await;
-                });
-            },
-        )
-        .await;
-    }
-
-    /// Serves a Unix socket until the process stops.
-    pub async fn listen_unix(self, socket: UnixListener) {
-        let (quiet, trouble) = (Arc::new(Quiet::default()), Quiet::default());
-        loop {
-            let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
-                () = self.parts.tasks.stopped() => return,
-            };
-            match accepted {
-                Ok((stream, _)) => self.begin_unix(stream, &quiet),
-                Err(error) => {
-                    if trouble.is_news(address_of(None)) {
-                        tracing::error!(%error, "cannot accept links");
-                    }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    /// Starts a link that came over a Unix socket, if its peer may have one and there is a place.
-    fn begin_unix(&self, stream: UnixStream, quiet: &Arc<Quiet>) {
-        if !self.knows(&stream, quiet) {
-            return;
-        }
-        let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
-            self.turn_away(quiet, address_of(None), "there are too many links");
-            return;
-        };
-        let (acceptor, quiet) = (self.clone(), Arc::clone(quiet));
-        self.parts.tasks.spawn("link", async move {
-            let stream = Stream::Unix(stream);
-            acceptor.serve(stream, false, None, &quiet, permit).await;
-        });
-    }
-
-    /// One link, from accept to its log line.
-    async fn serve(
+    /// One link that is opened for a session, from its verdict to its log line. `stream`'s next octet is the client's, `seal`
+    /// makes the verdict, `permit` is the link's place.
+    pub async fn serve(
         self,
         stream: Stream,
-        tls: bool,
-        peer: Option<SocketAddr>,
-        quiet: &Quiet,
+        context: Context,
+        key_id: KeyId,
+        seal: VerdictSeal,
         permit: OwnedSemaphorePermit,
     ) {
-        let Some(admitted) = self.admit(stream, tls, peer, quiet).await else {
-            return;
-        };
         let started = Instant::now();
-        let Admitted {
-            stream,
-            service,
-            context,
-            key_id,
-            seal,
-        } = admitted;
+        let service = context.protocol.service();
         let handed = self
             .parts
             .handover
@@ -255,32 +139,6 @@ impl Acceptor {
         tasks.spawn("session", self.relay(Box::new(relayed)));
     }
 
-    /// The handshake until `open`; none when it fails, or when the process stops first: what is not open is nobody's
-    /// session, and a front that opens it in that moment hears what it would from a node that is down.
-    async fn admit(
-        &self,
-        stream: Stream,
-        tls: bool,
-        peer: Option<SocketAddr>,
-        quiet: &Quiet,
-    ) -> Option<Admitted> {
-        let address = peer.map(|peer| peer.ip());
-        let admitted = tokio::select! {
-            biased;
-            admitted = self.parts.admitter.admit(stream, tls, address) => admitted,
-            () = self.parts.tasks.stopped() => return None,
-        };
-        match admitted {
-            Ok(admitted) => Some(admitted),
-            // A proxy that closes a link it kept ready has done nothing wrong.
-            Err(error) if error.is_ordinary() => None,
-            Err(error) => {
-                self.turn_away(quiet, address_of(peer), &chain(&error));
-                None
-            }
-        }
-    }
-
     /// Moves bytes for a session whose kind keeps us in the path.
     async fn relay(self, relayed: Box<Relayed>) {
         let Relayed {
@@ -315,32 +173,6 @@ impl Acceptor {
                     (ended, _) => session.line(ended.outcome().as_str(), Some(&ended)),
                 }
             }
-        }
-    }
-
-    /// Whether the process at the other end may open links.
-    fn knows(&self, stream: &UnixStream, quiet: &Quiet) -> bool {
-        let uid = stream.peer_cred().map(|peer| peer.uid()).ok();
-        let known = uid.is_some_and(|uid| self.parts.peers.contains(&uid));
-        if !known {
-            let reason = format!(
-                "uid {} is not in [acceptor] peers",
-                uid.map_or("?".to_owned(), |uid| uid.to_string())
-            );
-            self.turn_away(quiet, address_of(None), &reason);
-        }
-        known
-    }
-
-    /// Counts a peer that is closed without a word, and logs it if its address has been quiet.
-    fn turn_away(&self, quiet: &Quiet, address: IpAddr, reason: &str) {
-        self.parts
-            .metrics
-            .connections_shed
-            .with_label_values(&["link"])
-            .inc();
-        if quiet.is_news(address) {
-            tracing::warn!(peer = %address, reason, "link not admitted");
         }
     }
 }
@@ -457,9 +289,4 @@ impl Session {
             (_, _) => line!(error, self, "refused", reason, None),
         }
     }
-}
-
-/// The address that stands for a peer in the log; processes on this machine are loopback.
-fn address_of(peer: Option<SocketAddr>) -> IpAddr {
-    peer.map_or(IpAddr::from([127, 0, 0, 1]), |peer| peer.ip())
 }

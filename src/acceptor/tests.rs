@@ -2,15 +2,20 @@
 
 use std::{net::Ipv4Addr, path::Path, time::Duration};
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    net::{TcpListener, UnixListener, UnixStream},
+};
 
 use super::*;
 use crate::{
     handover,
-    link::{AdmitSettings, DialSettings, Dialer, NodeKey},
+    link::{AdmitSettings, Admitted, Admitter, DialSettings, Dialer, Gate, GateParts, NodeKey},
+    metrics::Metrics,
     names::{AccountName, ClientAddr, LocalAddr, NodeName, Protocol, Service, SessionId},
     net::Address,
     nodes::{self, Node},
+    proto::link::Purpose,
     relay,
     secret::{Key, Secret},
 };
@@ -38,7 +43,16 @@ async fn real_server(listener: TcpListener) {
     }
 }
 
-fn acceptor(places: usize, server: Address, home_root: &Path, tasks: &Tasks) -> Acceptor {
+/// The gate, and what serves each link that it lets in.
+fn acceptor(
+    places: usize,
+    server: Address,
+    home_root: &Path,
+    tasks: &Tasks,
+) -> (
+    Gate,
+    impl Fn(Admitted, OwnedSemaphorePermit) -> Serving + Clone + Send + 'static,
+) {
     let metrics = Metrics::new().unwrap();
     let admit = AdmitSettings {
         node: NodeName::parse("node1").unwrap(),
@@ -70,19 +84,38 @@ fn acceptor(places: usize, server: Address, home_root: &Path, tasks: &Tasks) -> 
         sessions_file: home_root.join("sessions"),
         sessions_per_account: 0,
     };
-    Acceptor::with_places(
-        places,
-        Parts {
-            from: vec!["127.0.0.0/8".parse().unwrap()],
-            peers: vec![rustix::process::geteuid().as_raw()],
-            admitter: Admitter::new(admit, metrics.clone()).unwrap(),
-            handover: Handover::new(handover, metrics.clone(), tasks).unwrap(),
-            relay: Relay::new(relay::Settings::default(), metrics.clone(), tasks.clone()),
-            metrics,
-            tasks: tasks.clone(),
-        },
-    )
+    let acceptor = Acceptor::new(Parts {
+        handover: Handover::new(handover, metrics.clone(), tasks).unwrap(),
+        relay: Relay::new(relay::Settings::default(), metrics.clone(), tasks.clone()),
+        tasks: tasks.clone(),
+    });
+    let gate = GateParts {
+        from: vec!["127.0.0.0/8".parse().unwrap()],
+        peers: vec![rustix::process::geteuid().as_raw()],
+        admitter: Admitter::new(admit, metrics.clone()).unwrap(),
+        metrics,
+        tasks: tasks.clone(),
+    };
+    let serve = move |admitted: Admitted, permit| -> Serving {
+        let Purpose::Session(context) = admitted.purpose else {
+            panic!("not a session");
+        };
+        let Admitted {
+            stream,
+            key_id,
+            seal,
+            ..
+        } = admitted;
+        Box::pin(
+            acceptor
+                .clone()
+                .serve(stream, context, key_id, seal, permit),
+        )
+    };
+    (Gate::with_places(places, gate), serve)
 }
+
+type Serving = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 fn context() -> Context {
     Context {
@@ -116,12 +149,12 @@ async fn links_have_a_limit_sessions_included() {
     let (dir, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
     let (server, server_port) = listen().await;
     tasks.spawn("real server", real_server(server));
-    let acceptor = acceptor(1, address(server_port), dir.path(), &tasks);
+    let (gate, serve) = acceptor(1, address(server_port), dir.path(), &tasks);
     let (links, port) = listen().await;
-    tasks.spawn("listener", acceptor.clone().listen(links, false));
+    tasks.spawn("listener", gate.clone().listen(links, false, serve.clone()));
     let path = dir.path().join("link.sock");
     let unix = UnixListener::bind(&path).unwrap();
-    tasks.spawn("listener", acceptor.listen_unix(unix));
+    tasks.spawn("listener", gate.listen_unix(unix, serve));
 
     let node = Node {
         name: NodeName::parse("node1").unwrap(),
@@ -174,9 +207,9 @@ async fn links_have_a_limit_sessions_included() {
 async fn links_that_are_not_open_do_not_hold_back_a_drain() {
     let (dir, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
     let nobody = Address::Unix(dir.path().join("nobody"));
-    let acceptor = acceptor(16, nobody, dir.path(), &tasks);
+    let (gate, serve) = acceptor(16, nobody, dir.path(), &tasks);
     let (links, port) = listen().await;
-    tasks.spawn("listener", acceptor.listen(links, false));
+    tasks.spawn("listener", gate.listen(links, false, serve));
     let mut link = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port))
         .await
         .unwrap();

@@ -191,7 +191,7 @@ fn check(
     let front = front.as_ref().map_or_else(|| "none".to_owned(), describe);
     let node = node
         .as_ref()
-        .map_or("none", |node| node.admit.node.as_str());
+        .map_or("none", |node| node.gate.admit.node.as_str());
     let path = path.display();
     print(
         out,
@@ -204,9 +204,15 @@ fn describe(front: &Front) -> String {
         1 => format!("1 {noun}"),
         count => format!("{count} {noun}s"),
     };
+    let proxy = front.proxy.as_ref();
+    let delivery = front.delivery.as_ref();
+    let listeners = [
+        proxy.map_or(0, |settings| settings.listeners.len()),
+        delivery.map_or(0, |settings| settings.listeners.len()),
+    ];
     format!(
         "{} and {}",
-        count(front.proxy.listeners.len(), "listener"),
+        count(listeners.iter().sum(), "listener"),
         count(front.nodes.nodes.len(), "node")
     )
 }
@@ -356,7 +362,9 @@ mod tests {
                     format!(
                         "{shown}: log.level: bad value (got 1; expected \"error\" or \"warn\" or \"info\" or \"debug\")"
                     ),
-                    format!("{shown}: proxy: missing (expected a section [proxy] to run a front)"),
+                    format!(
+                        "{shown}: proxy: missing (expected a section [proxy] or [delivery] to run a front)"
+                    ),
                     format!("{shown}: lgo: unknown key, did you mean log?"),
                 ]
             );

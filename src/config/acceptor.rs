@@ -5,8 +5,8 @@
 //!
 //! Limits: uids and gids begin at 1, whatever is configured; nothing is ever done as root on behalf of a user.
 //!
-//! A node serves nobody without a listener, a key and a real server, so each of them must be there. A plain link from
-//! another machine is allowed, and said at start-up.
+//! A node serves nobody without a listener and a key, so each of them must be there, and so must a real server unless the node
+//! serves mail (`[mailstore]`). A plain link from another machine is allowed, and said at start-up.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -20,13 +20,14 @@ use super::{
     nodes::{key_id, node_name},
     proxy::{drain_timeout, listen_address, relay_limits},
     section::{Endpoint, Section},
+    wanted,
 };
 use crate::{
-    acceptor::{Listener, Settings},
-    handover,
+    acceptor::Settings,
+    handover::{self, Kind},
     home::Bounds,
-    link::{AdmitSettings, NodeKey},
-    names::Service,
+    link::{AdmitSettings, GateSettings, Listener, NodeKey},
+    names::{NodeName, Service},
 };
 
 /// Loopback and the private ranges of RFC 1918 and RFC 4193.
@@ -48,20 +49,27 @@ const SESSIONS_FILE: &str = "/run/pigeonair/sessions";
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
 const SERVICES: [Service; 3] = [Service::Imap, Service::Pop3, Service::Mailstore];
 
-/// Reads the section.
-pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Settings> {
+/// What the section says.
+pub(super) struct Read {
+    pub(super) gate: GateSettings,
+    pub(super) bounds: Bounds,
+    /// None: it has no real server for sessions.
+    pub(super) sessions: Option<Settings>,
+    pub(super) drain_timeout: Duration,
+}
+
+/// Reads the section; without a real server for sessions only if the node `has_mailstore`.
+pub(super) fn read(
+    section: &mut Section<'_>,
+    has_mailstore: bool,
+    system: &System,
+) -> Option<Read> {
     let name = section.required("name", &node_name());
     let from = section.list("from", &form::network());
     let from = from.unwrap_or_else(|| FROM.iter().filter_map(|text| text.parse().ok()).collect());
     let peers = peers(section, system);
     let wait = form::duration(SHORTEST..=HOUR);
-    let max_unproven = section.or("max_unproven", &form::integer(1..=100_000), MAX_UNPROVEN);
-    let prove_timeout = section.or("prove_timeout", &wait, PROVE_TIMEOUT);
-    let idle_limit = section.or(
-        "idle_limit",
-        &form::duration(Duration::from_secs(1)..=DAY),
-        IDLE_LIMIT,
-    );
+    let admit = handshake(section, &wait);
     let relay = relay_limits(section);
     let drain_timeout = drain_timeout(section);
     let bounds = bounds(section);
@@ -78,35 +86,71 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
     let timeout = section.or("handover_timeout", &wait, HANDOVER_TIMEOUT);
     let listeners = listeners(section);
     let keys = keys(section);
-    // One of them must be there; with none, what is missing is told of the first.
-    let has_pop3 = section.has("pop3");
-    let has_imap = section.has("imap") || !has_pop3;
-    let imap = has_imap.then(|| kinds::imap(section));
-    let pop3 = has_pop3.then(|| kinds::pop3(section));
-    // A section that is there and can't be read is a problem.
-    let [imap, pop3] = [imap, pop3].map(|kind| kind.map_or(Some(None), |kind| kind.map(Some)));
-    Some(Settings {
-        listeners: listeners?,
-        from,
-        peers,
-        admit: AdmitSettings {
-            node: name?,
-            keys: keys?,
-            max_unproven,
-            prove_timeout,
-            idle_limit,
+    let kinds = real_servers(section, has_mailstore);
+    let bounds = bounds?;
+    let sessions = match kinds? {
+        (None, None) => None,
+        (imap, pop3) => Some(Settings {
+            handover: handover::Settings {
+                imap,
+                pop3,
+                bounds: bounds.clone(),
+                timeout,
+                sessions_per_account,
+                sessions_file,
+            },
+            relay,
+        }),
+    };
+    Some(Read {
+        gate: GateSettings {
+            listeners: listeners?,
+            from,
+            peers,
+            admit: admit(name?, keys?),
         },
-        handover: handover::Settings {
-            imap: imap?,
-            pop3: pop3?,
-            bounds: bounds?,
-            timeout,
-            sessions_per_account,
-            sessions_file,
-        },
-        relay,
+        bounds,
+        sessions,
         drain_timeout,
     })
+}
+
+/// The limits of the handshake, which want only the node's name and keys.
+fn handshake(
+    section: &mut Section<'_>,
+    wait: &Form<Duration>,
+) -> impl FnOnce(NodeName, Vec<NodeKey>) -> AdmitSettings + use<> {
+    let max_unproven = section.or("max_unproven", &form::integer(1..=100_000), MAX_UNPROVEN);
+    let prove_timeout = section.or("prove_timeout", wait, PROVE_TIMEOUT);
+    let idle_limit = section.or(
+        "idle_limit",
+        &form::duration(Duration::from_secs(1)..=DAY),
+        IDLE_LIMIT,
+    );
+    move |node, keys| AdmitSettings {
+        node,
+        keys,
+        max_unproven,
+        prove_timeout,
+        idle_limit,
+    }
+}
+
+/// How sessions of IMAP and of POP3 reach the real servers: one of them at least, unless the node has something else to do.
+fn real_servers(
+    section: &mut Section<'_>,
+    has_mailstore: bool,
+) -> Option<(Option<Kind>, Option<Kind>)> {
+    let (has_imap, has_pop3) = (section.has("imap"), section.has("pop3"));
+    if !has_imap && !has_pop3 && !has_mailstore {
+        section.missing(
+            "imap",
+            "a table [acceptor.imap] or [acceptor.pop3], or a section [mailstore]",
+        );
+    }
+    let imap = has_imap.then(|| kinds::imap(section));
+    let pop3 = has_pop3.then(|| kinds::pop3(section));
+    Some((wanted(imap)?, wanted(pop3)?))
 }
 
 /// Who may connect to a Unix socket: root and we ourselves always, and who is named.

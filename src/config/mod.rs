@@ -5,7 +5,8 @@
 //! asks no server.
 //!
 //! ```text
-//! text ──toml──> tables ──section, form──> proxy, directory, nodes, acceptor ──> Config
+//! text ──toml──> tables ──section, form──> proxy, delivery, directory, nodes ──> Front
+//!                              │                     acceptor, mailstore ──────────────────> Node
 //!                              │ every key known, every value of its form
 //!                              └─────> Problems, warnings
 //! ```
@@ -16,10 +17,12 @@
 //! Limits: the file has at most 1 MiB. On failure: [`Problems`], and `main` ends with exit code 78.
 
 mod acceptor;
+mod delivery;
 mod directory;
 mod files;
 mod form;
 mod kinds;
+mod mailstore;
 mod nodes;
 #[cfg(any(fuzzing, test))]
 mod property;
@@ -63,10 +66,10 @@ pub struct Config {
     pub log: log::Settings,
     /// Where it answers questions.
     pub admin: admin::Settings,
-    /// The front, if the file has a `[proxy]`.
+    /// The front, if the file has a `[proxy]` or a `[delivery]`.
     pub front: Option<Front>,
     /// The node, if the file has an `[acceptor]`.
-    pub node: Option<crate::acceptor::Settings>,
+    pub node: Option<Node>,
     /// What works but should be known: to be logged at start-up, one line each.
     pub warnings: Vec<String>,
 }
@@ -74,12 +77,31 @@ pub struct Config {
 /// What a front is told.
 #[derive(Clone, Debug)]
 pub struct Front {
-    /// The proxy role.
-    pub proxy: crate::proxy::Settings,
+    /// The proxy role, if it has it. It has one of the two at least.
+    pub proxy: Option<crate::proxy::Settings>,
+    /// The delivery role, if it has it.
+    pub delivery: Option<crate::delivery::Settings>,
     /// Where accounts are.
     pub directory: crate::directory::Settings,
     /// Where homes are.
     pub nodes: crate::nodes::Settings,
+    /// What the link is dialled with.
+    pub dial: crate::link::DialSettings,
+}
+
+/// What a node is told.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Where links arrive, and who may bring them.
+    pub gate: crate::link::GateSettings,
+    /// What a front may ask for.
+    pub bounds: crate::home::Bounds,
+    /// The acceptor role, if the node serves sessions. It has one of the two at least.
+    pub acceptor: Option<crate::acceptor::Settings>,
+    /// The mailstore role, if it serves mail.
+    pub mailstore: Option<crate::mailstore::Settings>,
+    /// How long a drain waits for sessions and messages before it closes them; default 30 s.
+    pub drain_timeout: Duration,
 }
 
 /// Which of the two processes.
@@ -194,8 +216,8 @@ fn table_of(text: &str) -> Result<Table, String> {
 
 /// Reads the sections of `role`, or of both; what is wrong goes to the report.
 fn assemble(root: &mut Section<'_>, role: Option<Role>, system: &System) -> Option<Config> {
-    const FRONT: [&str; 3] = ["proxy", "directory", "nodes"];
-    const NODE: [&str; 1] = ["acceptor"];
+    const FRONT: [&str; 4] = ["proxy", "delivery", "directory", "nodes"];
+    const NODE: [&str; 2] = ["acceptor", "mailstore"];
     root.pass_over(&FRONT);
     root.pass_over(&NODE);
     let log = log(&mut root.table("log"));
@@ -204,39 +226,36 @@ fn assemble(root: &mut Section<'_>, role: Option<Role>, system: &System) -> Opti
     let admin = admin(&mut root.table("admin"), has_front, has_node);
     let (front, node) = (
         has_front.then(|| front(root, system)),
-        has_node.then(|| acceptor::read(&mut root.table("acceptor"), system)),
+        has_node.then(|| node(root, system)),
     );
     match role {
         Some(Role::Front) if !has_front => {
-            root.missing("proxy", "a section [proxy] to run a front")
+            root.missing("proxy", "a section [proxy] or [delivery] to run a front");
         }
         Some(Role::Node) if !has_node => {
             root.missing("acceptor", "a section [acceptor] to run a node");
         }
         None if !has_front && !has_node => root.missing(
             "proxy",
-            "a section [proxy] to run a front, or [acceptor] to run a node",
+            "a section [proxy] or [delivery] to run a front, or [acceptor] to run a node",
         ),
         _ => {}
     }
     Some(Config {
         log,
         admin,
-        front: match front {
-            Some(front) => Some(front?),
-            None => None,
-        },
-        node: match node {
-            Some(node) => Some(node?),
-            None => None,
-        },
+        front: wanted(front)?,
+        node: wanted(node)?,
         warnings: Vec::new(),
     })
 }
 
 /// The sections of a front. They need each other, so one that is missing is missed.
 fn front(root: &mut Section<'_>, system: &System) -> Option<Front> {
-    for name in ["proxy", "directory", "nodes"] {
+    if !root.has("proxy") && !root.has("delivery") {
+        root.missing("proxy", "a section [proxy] or [delivery]");
+    }
+    for name in ["directory", "nodes"] {
         if !root.has(name) {
             root.missing(name, &format!("a section [{name}]"));
         }
@@ -251,12 +270,42 @@ fn front(root: &mut Section<'_>, system: &System) -> Option<Front> {
     };
     let proxy = root
         .has("proxy")
-        .then(|| proxy::read(&mut root.table("proxy"), dial));
+        .then(|| proxy::read(&mut root.table("proxy")));
+    let delivery = root
+        .has("delivery")
+        .then(|| delivery::read(&mut root.table("delivery"), system));
     Some(Front {
-        proxy: proxy??,
+        proxy: wanted(proxy)?,
+        delivery: wanted(delivery)?,
         directory: directory??,
         nodes: nodes?,
+        dial,
     })
+}
+
+/// The sections of a node.
+fn node(root: &mut Section<'_>, system: &System) -> Option<Node> {
+    if !root.has("acceptor") {
+        root.missing("acceptor", "a section [acceptor]");
+    }
+    let has_mailstore = root.has("mailstore");
+    let acceptor = root
+        .has("acceptor")
+        .then(|| acceptor::read(&mut root.table("acceptor"), has_mailstore, system));
+    let mailstore = has_mailstore.then(|| mailstore::read(&mut root.table("mailstore"), system));
+    let acceptor = acceptor??;
+    Some(Node {
+        gate: acceptor.gate,
+        bounds: acceptor.bounds,
+        acceptor: acceptor.sessions,
+        mailstore: wanted(mailstore)?,
+        drain_timeout: acceptor.drain_timeout,
+    })
+}
+
+/// A section that may be absent; none when it is there and can't be read.
+fn wanted<T>(section: Option<Option<T>>) -> Option<Option<T>> {
+    section.map_or(Some(None), |read| read.map(Some))
 }
 
 fn log(section: &mut Section<'_>) -> log::Settings {

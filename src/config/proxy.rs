@@ -14,7 +14,6 @@ use super::{
     section::{Endpoint, Section},
 };
 use crate::{
-    link::DialSettings,
     names::Protocol,
     proto::{imap, pop3, server},
     proxy::{Cleartext, ListenTls, Listener, Settings},
@@ -48,8 +47,8 @@ const CLEARTEXT: &[(&str, Cleartext)] = &[
     ("always", Cleartext::Always),
 ];
 
-/// Reads the section; `dial` comes from `[nodes]`.
-pub(super) fn read(section: &mut Section<'_>, dial: DialSettings) -> Option<Settings> {
+/// Reads the section.
+pub(super) fn read(section: &mut Section<'_>) -> Option<Settings> {
     let waits = |to| form::duration(SHORTEST..=to);
     let settings = Settings {
         listeners: Vec::new(),
@@ -69,7 +68,6 @@ pub(super) fn read(section: &mut Section<'_>, dial: DialSettings) -> Option<Sett
             MAX_CONNECTIONS,
         ),
         drain_timeout: drain_timeout(section),
-        dial,
         imap_relay: relay_limits(section),
         pop3_relay: relay::Settings::default(),
     };

@@ -1,1 +1,237 @@
 //! The delivery role: from the MTA's LMTP to each recipient's home.
+//!
+//! ```text
+//! accept ─> RCPT: who is that, where is it at home? ─> DATA ─┬─ one home ──────> straight through ──────┬─> a reply for each
+//!           └─ refused: 550, 450, 451                        └─ several ─> spool ─> all side by side ───┘   recipient, a line
+//! ```
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `conversation` | one connection of an MTA, one message after the other |
+//! | `recipient` | from an address to account and home |
+//! | `forward`, `kept` | one message to one home, over links that are kept for the next one |
+//! | `report` | what became of it, in the log and in counters |
+//!
+//! It queues nothing: what can't be delivered now is told to the MTA, whose queue it stays in. A reply is never better than
+//! what the node said for that recipient; for what happens when something breaks see `forward`.
+//!
+//! Limits: networks (`from`) on TCP, a file's mode on a Unix socket; connections; size and recipients of a message; for each
+//! message in flight the spool's memory and what sockets hold. A drain refuses the next command and finishes messages.
+
+mod conversation;
+mod forward;
+mod kept;
+mod recipient;
+mod report;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use settings::{Listener, Settings};
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+
+use self::{conversation::Conversation, forward::Forwarder};
+use crate::{
+    directory::Directory,
+    link::Dialer,
+    metrics::Metrics,
+    names::ClientAddr,
+    net::{Accepted, Quiet, Stream, accept_each},
+    nodes::Nodes,
+    proto::lmtp::Cause,
+    tasks::Tasks,
+};
+
+/// Pause after an accept error, so that a lasting one does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The delivery role. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Delivery(Arc<Inner>);
+
+/// What the delivery role works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its limits.
+    pub settings: Settings,
+    /// Where accounts are.
+    pub directory: Directory,
+    /// Where homes are.
+    pub nodes: Nodes,
+    /// The way there.
+    pub dialer: Dialer,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Tasks.
+    pub tasks: Tasks,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    directory: Directory,
+    nodes: Nodes,
+    forwarder: Forwarder,
+    metrics: Metrics,
+    tasks: Tasks,
+    /// Places for connections, over all listeners.
+    places: Arc<Semaphore>,
+    quiet: Quiet,
+}
+
+/// A connection's place under the limit, counted for as long as it lives.
+struct Place {
+    open: prometheus::IntGauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Delivery {
+    /// Puts the role together, within a Tokio runtime.
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            settings,
+            directory,
+            nodes,
+            dialer,
+            metrics,
+            tasks,
+        } = parts;
+        let forwarder = Forwarder::new(
+            dialer,
+            settings.lmtp.hostname.clone(),
+            settings.node,
+            (settings.kept_links, settings.kept_for),
+            &tasks,
+        );
+        Self(Arc::new(Inner {
+            directory,
+            nodes,
+            forwarder,
+            metrics,
+            tasks,
+            places: Arc::new(Semaphore::new(settings.max_connections)),
+            quiet: Quiet::default(),
+            settings,
+        }))
+    }
+
+    /// Serves a TCP listener until the process stops.
+    pub async fn listen(self, socket: TcpListener) {
+        let Inner { metrics, tasks, .. } = &*self.0;
+        let (metrics, tasks, limit) = (metrics.clone(), tasks.clone(), Arc::clone(&self.0.places));
+        accept_each(socket, limit, busy(), metrics, tasks, move |accepted| {
+            self.begin(accepted);
+        })
+        .await;
+    }
+
+    /// Serves a Unix socket until the process stops.
+    pub async fn listen_unix(self, socket: UnixListener) {
+        let mut reported = false;
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                () = self.0.tasks.stopped() => return,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => Stream::Unix(stream),
+                Err(error) => {
+                    // Once for each time that it begins.
+                    if !std::mem::replace(&mut reported, true) {
+                        tracing::error!(%error, "cannot accept connections of MTAs");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            reported = false;
+            match Arc::clone(&self.0.places).try_acquire_owned() {
+                Ok(permit) => {
+                    let local = ClientAddr(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+                    self.serve(stream, local, permit);
+                }
+                Err(_) => self.refuse(stream),
+            }
+        }
+    }
+
+    fn begin(&self, accepted: Accepted) {
+        let Accepted {
+            stream,
+            client,
+            permit,
+            ..
+        } = accepted;
+        let from = &self.0.settings.from;
+        if !from.iter().any(|network| network.contains(&client.ip())) {
+            self.shed("address");
+            if self.0.quiet.is_news(client.ip()) {
+                let reason = "address is not in [delivery] from";
+                tracing::warn!(client = %client.ip(), reason, "connection of an MTA not admitted");
+            }
+            return;
+        }
+        self.serve(Stream::Tcp(stream), ClientAddr(client), permit);
+    }
+
+    fn serve(&self, stream: Stream, client: ClientAddr, permit: OwnedSemaphorePermit) {
+        let place = Place::new(&self.0.metrics.delivery_connections_open, permit);
+        let delivery = Arc::clone(&self.0);
+        // Boxed: a connection waits most of its time, with a state as large as the longest way through a message.
+        let conversation = Box::pin(async move {
+            let _place = place;
+            if let Some(conversation) = Conversation::new(delivery, stream, client) {
+                conversation.run().await;
+            }
+        });
+        self.0.tasks.spawn("delivery", conversation);
+    }
+
+    /// Tells a client on a Unix socket that there is no place.
+    fn refuse(&self, stream: Stream) {
+        self.shed("limit");
+        if let Stream::Unix(stream) = stream {
+            // A new socket has room for it.
+            let _ = stream.try_write(&busy());
+        }
+    }
+
+    fn shed(&self, reason: &str) {
+        let shed = &self.0.metrics.connections_shed;
+        shed.with_label_values(&[reason]).inc();
+    }
+}
+
+/// What a client hears that connects when there is no room.
+fn busy() -> Vec<u8> {
+    let mut octets = BytesMut::new();
+    Cause::Busy.reply().write(&mut octets);
+    octets.to_vec()
+}
+
+impl Place {
+    fn new(open: &prometheus::IntGauge, permit: OwnedSemaphorePermit) -> Self {
+        open.inc();
+        Self {
+            open: open.clone(),
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
+}

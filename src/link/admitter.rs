@@ -38,17 +38,17 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    names::{KeyId, Service},
+    names::KeyId,
     net::{self, Stream},
     proto::link::{
-        Channel, Context, Verdict,
+        Channel, Purpose, Refusal, Verdict,
         node::{self, Keys, Node, Proven, VerdictSeal},
         record::{Kind, PREFACE, PrefaceError, RecordError, check_preface},
     },
     secret::Key,
 };
 
-/// How long the refusal of a malformed context may take to be written.
+/// How long a refusal may take to be written.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Admits links. Clones share quota, keys and certificate.
@@ -71,10 +71,8 @@ struct Inner {
 pub struct Admitted {
     /// The next octet is the client's.
     pub stream: Stream,
-    /// What it is opened for.
-    pub service: Service,
-    /// For whom; checked in form, not against the node's bounds.
-    pub context: Context,
+    /// What it is opened for; checked in form, not against the node's bounds.
+    pub purpose: Purpose,
     /// Which key proved the dialer.
     pub key_id: KeyId,
     /// Makes the verdict.
@@ -299,8 +297,7 @@ impl Inner {
         match proven.open(&record, Timestamp::now()) {
             Ok(opened) => Ok(Admitted {
                 stream,
-                service: opened.service,
-                context: opened.context,
+                purpose: opened.purpose,
                 key_id: opened.key_id,
                 seal: opened.seal,
             }),
@@ -400,6 +397,13 @@ async fn before<T>(
 // === impl Admitted ===
 
 impl Admitted {
+    /// Tells the dialer that it is not served, and closes.
+    pub async fn refuse(mut self, refusal: Refusal) {
+        let verdict = self.verdict(&Verdict::Refused(refusal));
+        // Whether it arrives is the dialer's affair: it has a deadline of its own.
+        let _ = timeout(REFUSAL_TIMEOUT, write(&mut self.stream, &verdict)).await;
+    }
+
     /// The octets of the `verdict` record, for us or another program to write.
     ///
     /// A capability text of more than 4096 octets or with control characters cannot be said: the verdict is then

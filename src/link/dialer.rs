@@ -43,7 +43,7 @@ use crate::{
     net::{Address, Stream},
     nodes::{self, Node},
     proto::link::{
-        Channel, Context, Opening, Verdict,
+        Channel, Context, MailContext, Opening, Verdict,
         context::OpenBody,
         dialer::{self, Proving, Ready, Waiting},
         record::{Kind, PREFACE},
@@ -90,15 +90,31 @@ impl Dialer {
 
     /// Opens a link to `node` for the session of `context`.
     pub async fn open(&self, node: &Node, context: &Context) -> Result<Opened, LinkError> {
-        let body =
-            OpenBody::new(context.protocol.service(), context).map_err(LinkError::Context)?;
+        let body = OpenBody::session(context).map_err(LinkError::Context)?;
+        self.open_for(node, &body).await
+    }
+
+    /// Opens a link to `node` for mail: the next octet is the node's, in LMTP.
+    ///
+    /// # Errors
+    ///
+    /// When there is no link, or the node does not begin with LMTP.
+    pub async fn open_mail(&self, node: &Node, context: &MailContext) -> Result<Stream, LinkError> {
+        let opened = self.open_for(node, &OpenBody::mail(context)).await?;
+        match opened.opening {
+            Opening::Silent => Ok(opened.stream),
+            _ => Err(LinkError::Opening),
+        }
+    }
+
+    async fn open_for(&self, node: &Node, body: &OpenBody) -> Result<Opened, LinkError> {
         let dial = self
             .dials
             .get(&node.name)
             .ok_or_else(|| LinkError::UnknownNode(node.name.clone()))?;
         self.keep(dial);
         if let Some((stream, ready)) = dial.pool.take() {
-            match dial.open_ready(stream, ready, &body).await {
+            match dial.open_ready(stream, ready, body).await {
                 // Nothing of a verdict came, so no session reached its client: a second try doubles nothing.
                 Err(LinkError::Lost { began: false, .. }) => {
                     tracing::debug!(node = %node.name, "a link proven ahead died, dialling afresh");
@@ -106,7 +122,7 @@ impl Dialer {
                 answer => return answer,
             }
         }
-        Box::pin(dial.open_fresh(&body)).await
+        Box::pin(dial.open_fresh(body)).await
     }
 
     /// Drops the links proven ahead, for good: what is opened from now on is dialled afresh.

@@ -40,6 +40,9 @@ pub enum LinkError {
     /// The node did not prove itself, or did not take our proof.
     #[error("the node is not proven")]
     NotProven(#[source] NotProven),
+    /// A node opens a link for mail with something else than LMTP: a fault of the node.
+    #[error("the node does not begin with LMTP")]
+    Opening,
     /// The kernel gives no randomness.
     #[error("cannot get randomness from the kernel")]
     Random(#[source] getrandom::Error),
@@ -134,6 +137,7 @@ impl LinkError {
             Self::Lost { .. } => "lost",
             Self::Mismatch(_) => "mismatch",
             Self::NotProven(_) => "not-proven",
+            Self::Opening => "opening",
             Self::Random(_) => "random",
             Self::Refused(_) => "refused",
             Self::TimedOut { .. } => "timed-out",
@@ -154,6 +158,7 @@ impl LinkError {
             Self::Lost { .. }
             | Self::Mismatch(_)
             | Self::NotProven(_)
+            | Self::Opening
             | Self::Refused(Refusal::Forbidden | Refusal::Unavailable)
             | Self::TimedOut { .. }
             | Self::Tls(_)
@@ -170,6 +175,7 @@ impl LinkError {
             | Self::Lost { .. }
             | Self::Mismatch(_)
             | Self::NotProven(_)
+            | Self::Opening
             | Self::Random(_)
             | Self::TimedOut { .. }
             | Self::Tls(_)

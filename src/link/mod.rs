@@ -6,12 +6,13 @@
 //!
 //! ```text
 //! Dialer:   pool (ready) or connect -> [TLS] -> preface, hello, prove, proven -> open -> verdict -> Opened
+//! Gate:     who may connect -> a place -> Admitter -> whoever serves it
 //! Admitter: quota -> [TLS] -> hello, preface, prove -> proven -> wait for open -> Admitted -> verdict (by the caller)
 //! ```
 //!
 //! Exactly the link's records are read, never an octet more: what follows belongs to client and real server. Neither
-//! half decides what a link is for, which node is whose home, or who may connect to the listener at all. Nothing here
-//! logs a peer's octets.
+//! half decides what a link is for or which node is whose home; who may connect to a listener at all, [`Gate`] knows. Nothing
+//! here logs a peer's octets.
 //!
 //! On failure: [`LinkError`] says whose fault it is and what to check; [`AdmitError`] is for counter and log, the peer
 //! is closed without a word. Limits: every wait has a deadline, a link that died in the pool is replaced once.
@@ -20,6 +21,7 @@ mod admitter;
 mod connect;
 mod dialer;
 mod error;
+mod gate;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,7 @@ pub use self::{
     admitter::{AdmitError, Admitted, Admitter},
     dialer::{Dialer, Opened},
     error::{LinkError, Mismatch, NotProven, Step},
+    gate::{Gate, GateParts, GateSettings, Listener},
     tls::SetupError,
 };
 pub use crate::proto::link::node::NodeKey;

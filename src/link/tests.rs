@@ -26,7 +26,7 @@ use crate::{
     proto::{
         denial::Denial,
         link::{
-            Channel, Context, Opening, Refusal, Verdict,
+            Channel, Context, MailContext, Opening, Purpose, Refusal, Verdict,
             context::OpenBody,
             dialer as machine, node as peer,
             record::{Kind, PREFACE},
@@ -76,7 +76,7 @@ fn node_settings() -> AdmitSettings {
         keys: vec![NodeKey {
             id: KeyId::parse("proxy1").unwrap(),
             key: Key::new([7; 32]),
-            services: vec![Service::Imap],
+            services: vec![Service::Imap, Service::Mailstore],
             from: Vec::new(),
             not_after: None,
         }],
@@ -305,8 +305,7 @@ async fn a_fresh_link_opens_over_everything() {
             tokio::join!(front.open(), server.answer(ready(), b"* said at once\r\n"));
         let opened = opened.unwrap();
         assert_eq!(opened.opening, Opening::Ready("IMAP4rev1".to_owned()));
-        assert_eq!(admitted.context, context());
-        assert_eq!(admitted.service, Service::Imap);
+        assert_eq!(admitted.purpose, Purpose::Session(context()));
         assert_eq!(admitted.key_id.as_str(), "proxy1");
         assert_eq!(
             matches!(admitted.stream, Stream::TlsServer(_)),
@@ -349,6 +348,42 @@ async fn a_refusal_says_why() {
     }
 }
 
+/// One link carries many messages, so it begins and ends like any other: only what it is opened with differs.
+#[tokio::test]
+async fn links_are_opened_for_mail_too() {
+    let mail = MailContext {
+        session: SessionId::from_random([6; 12]),
+    };
+    for over in ALL {
+        let mut server = Server::start(over, node_settings()).await;
+        let ahead = Front::with_one_ready(&mut server).await;
+        let fresh = Front::new(server.node(), dial_settings());
+        let open = |front: &Front| {
+            let (dialer, node, mail) = (front.dialer.clone(), front.node.clone(), mail.clone());
+            patiently(async move { dialer.open_mail(&node, &mail).await })
+        };
+        for front in [&ahead, &fresh] {
+            let silent = Verdict::Ok(Opening::Silent);
+            let (stream, admitted) =
+                tokio::join!(open(front), server.answer(silent, b"220 hello\r\n"));
+            assert_eq!(admitted.purpose, Purpose::Mail(mail.clone()));
+            assert_eq!(admitted.purpose.service(), Service::Mailstore);
+            read(&mut stream.unwrap(), b"220 hello\r\n").await;
+        }
+        let (wrong, _) = tokio::join!(open(&fresh), server.answer(ready(), b""));
+        assert!(matches!(wrong, Err(LinkError::Opening)));
+        let refuse = async {
+            let admitted = server.ended().await.unwrap();
+            admitted.refuse(Refusal::Unavailable).await;
+        };
+        let (refused, ()) = tokio::join!(open(&fresh), refuse);
+        assert!(matches!(
+            refused,
+            Err(LinkError::Refused(Refusal::Unavailable))
+        ));
+    }
+}
+
 #[tokio::test]
 async fn what_follows_open_in_one_write_stays_in_the_stream() {
     for over in [Over::Plain, Over::Unix] {
@@ -364,7 +399,7 @@ async fn what_follows_open_in_one_write_stays_in_the_stream() {
             }
         };
         let proving = greeted(&mut stream).await;
-        let body = OpenBody::new(Service::Imap, &context()).unwrap();
+        let body = OpenBody::session(&context()).unwrap();
         let (mut octets, _) = proving.open_early(&body).unwrap();
         octets.extend_from_slice(b"a1 SELECT INBOX\r\n");
         stream.write_all(&octets).await.unwrap();

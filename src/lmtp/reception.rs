@@ -60,7 +60,8 @@ impl<R> Reception<R> {
         }
     }
 
-    /// The next event; never [`Event::More`]. An answer that it asks for is given before the next call.
+    /// The next event; never [`Event::More`]. An answer that it asks for is given before the next call. A call that is
+    /// dropped while it waits has taken nothing.
     ///
     /// # Errors
     ///
@@ -115,6 +116,13 @@ impl<R> Reception<R> {
     /// Says what became of the message for the next recipient.
     pub fn answer(&mut self, reply: &Reply) {
         self.server.answer(reply, &mut self.out);
+    }
+
+    /// Says that it is over, for a reason of ours; as RFC 5321, 3.8 has it, by a 421 at any time.
+    pub async fn bye(mut self, reply: &Reply) {
+        reply.write(&mut self.out);
+        // It is over, whether it was heard or not.
+        let _ = self.write().await;
     }
 
     /// Writes what there is to write.

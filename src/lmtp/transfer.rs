@@ -28,6 +28,9 @@ use crate::{
 /// Read at one time, in octets.
 const READ_BYTES: usize = 4096;
 
+/// Less of a message than that waits for more of it: one that comes in small pieces costs no write for each.
+const WRITE_BYTES: usize = 16 * 1024;
+
 /// Why a connection is of no further use.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
@@ -105,13 +108,16 @@ impl Transfer {
         }
     }
 
-    /// Sends some of the message.
+    /// Sends some of the message; a little may wait for the next call or for `finish`.
     ///
     /// # Errors
     ///
     /// The message is broken: ask `broken`.
     pub async fn body(&mut self, octets: &[u8]) -> Result<(), TransferError> {
         self.client.body(octets, &mut self.out);
+        if self.out.len() < WRITE_BYTES {
+            return Ok(());
+        }
         self.write(Instant::now() + self.timeouts.data).await
     }
 

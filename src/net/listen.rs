@@ -7,7 +7,10 @@ use std::{
     fs::{self, File, Permissions},
     io,
     net::SocketAddr,
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net::{UnixListener, UnixStream},
+    },
     path::Path,
     sync::Arc,
     time::Duration,
@@ -17,7 +20,7 @@ use rustix::process::{Resource, Rlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::AsyncWriteExt as _,
-    net::{TcpListener, TcpStream, UnixListener},
+    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
@@ -44,12 +47,12 @@ pub struct Accepted {
     pub permit: OwnedSemaphorePermit,
 }
 
-/// Listens on a TCP address. An IPv6 address serves IPv6 only, so that `0.0.0.0` and `[::]` can stand side by side.
+/// Listens on a TCP address, for a runtime that need not be there yet. An IPv6 address serves IPv6 only, so that `0.0.0.0` and `[::]` can stand side by side.
 ///
 /// # Errors
 ///
 /// When the address is taken, not ours, or needs a right that we lack.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -62,17 +65,17 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
-/// Listens on a Unix socket that everybody may connect to: who may stay is decided by peer credentials. A socket file
-/// that a dead process left behind is replaced; one that somebody listens on is an error, and so is any other file.
+/// Listens on a Unix socket whose file has this mode. A socket file that a dead process left behind is replaced; one that
+/// somebody listens on is an error, and so is any other file. It is for the runtime, as TCP's.
 ///
 /// # Errors
 ///
 /// When the path is in use or cannot be made.
-pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
-    match std::os::unix::net::UnixStream::connect(path) {
+pub fn listen_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    match UnixStream::connect(path) {
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
         // Refused: a file is there and nobody listens on it, which is as true of a file that is no socket.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -84,7 +87,8 @@ pub fn listen_unix(path: &Path) -> io::Result<UnixListener> {
         Err(_) => {}
     }
     let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o666))?;
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
@@ -224,6 +228,7 @@ mod tests {
     #[tokio::test]
     async fn connections_over_the_limit_are_told_and_closed() {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
         let address = listener.local_addr().unwrap();
         let (accepted_tx, mut accepted) = tokio::sync::mpsc::unbounded_channel();
         let tasks = Tasks::new();
@@ -257,13 +262,13 @@ mod tests {
     async fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("link.sock");
-        let live = listen_unix(&path).unwrap();
+        let live = listen_unix(&path, 0o666).unwrap();
         assert_eq!(
-            listen_unix(&path).unwrap_err().kind(),
+            listen_unix(&path, 0o666).unwrap_err().kind(),
             io::ErrorKind::AddrInUse
         );
         drop(live);
-        listen_unix(&path).unwrap();
+        listen_unix(&path, 0o666).unwrap();
     }
 
     #[tokio::test]
@@ -271,11 +276,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("precious");
         fs::write(&path, "kept").unwrap();
-        listen_unix(&path).unwrap_err();
+        listen_unix(&path, 0o666).unwrap_err();
         assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        listen_unix(&link).unwrap_err();
+        listen_unix(&link, 0o666).unwrap_err();
         assert_eq!(fs::read_link(&link).unwrap(), path);
     }
 }

@@ -8,6 +8,7 @@
 
 mod address;
 mod listen;
+mod quiet;
 mod stream;
 pub mod tls;
 
@@ -15,6 +16,7 @@ pub use address::Address;
 pub use listen::{
     Accepted, accept_each, is_descriptor_limit, listen, listen_unix, raise_descriptor_limit,
 };
+pub use quiet::Quiet;
 pub use stream::{Plain, Stream};
 
 use std::{io, time::Duration};

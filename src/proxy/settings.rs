@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::{link, names::Protocol, net::tls, proto::server, relay};
+use crate::{names::Protocol, net::tls, proto::server, relay};
 
 /// The proxy role.
 #[derive(Clone, Debug)]
@@ -25,8 +25,6 @@ pub struct Settings {
     pub max_connections: usize,
     /// How long a drain waits for sessions before it closes them; default 30 s.
     pub drain_timeout: Duration,
-    /// The link.
-    pub dial: link::DialSettings,
     /// The relay of IMAP sessions.
     pub imap_relay: relay::Settings,
     /// The relay of POP3 sessions.

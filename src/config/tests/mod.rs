@@ -177,20 +177,30 @@ fn a_file_without_problems_gives_all_settings() {
     let config = folder.read(BOTH, None).unwrap();
     assert_eq!(config.warnings, [""; 0]);
     let front = config.front.unwrap();
-    let tls: Vec<_> = front.proxy.listeners.iter().map(|one| one.tls).collect();
+    let tls: Vec<_> = front
+        .proxy
+        .unwrap()
+        .listeners
+        .iter()
+        .map(|one| one.tls)
+        .collect();
     use crate::proxy::ListenTls::{Implicit, Starttls};
     assert_eq!(tls, [Starttls, Implicit]);
     let tls: Vec<_> = front.nodes.nodes.iter().map(|node| node.tls).collect();
     assert_eq!(tls, [true, false]);
     let node = config.node.unwrap();
-    assert_eq!(node.peers, [0, 77]);
-    assert_eq!(node.from.len(), 6);
+    assert_eq!(node.gate.peers, [0, 77]);
+    assert_eq!(node.gate.from.len(), 6);
 }
 
 #[test]
 fn keys_and_types_are_checked() {
     assert_cases(&[
-        ("[proxy]", "[delivery]\n[proxy]", &["delivery: unknown key"]),
+        (
+            "[proxy]",
+            "[deliver]\n[proxy]",
+            &["deliver: unknown key, did you mean delivery?"],
+        ),
         (
             "[proxy]",
             "[proxy]\nlogin_timout = '1s'",
@@ -780,7 +790,7 @@ fn the_acceptor_is_checked() {
         1,
     );
     let node = folder.read(&text, None).unwrap().node.unwrap();
-    assert_eq!(node.peers, [0, 77, 98, 99, 123]);
+    assert_eq!(node.gate.peers, [0, 77, 98, 99, 123]);
 }
 
 #[test]
@@ -788,11 +798,13 @@ fn a_node_may_serve_pop3_alone_or_too() {
     let folder = Folder::new();
     let pop3 = BOTH.replace("[acceptor.imap]", "[acceptor.pop3]");
     let node = folder.read(&pop3, None).unwrap().node.unwrap();
-    assert!(node.handover.imap.is_none() && node.handover.pop3.is_some());
+    let handover = node.acceptor.unwrap().handover;
+    assert!(handover.imap.is_none() && handover.pop3.is_some());
     let (_, section) = pop3.split_once("[acceptor.pop3]").unwrap();
     let both = format!("{BOTH}[acceptor.pop3]{section}");
     let node = folder.read(&both, None).unwrap().node.unwrap();
-    assert!(node.handover.imap.is_some() && node.handover.pop3.is_some());
+    let handover = node.acceptor.unwrap().handover;
+    assert!(handover.imap.is_some() && handover.pop3.is_some());
 
     let socket = pop3.replace("kind = \"login\"", "kind = 'dovecot-imap-master'");
     assert_eq!(
@@ -805,7 +817,16 @@ fn a_node_may_serve_pop3_alone_or_too() {
     let problems = folder.problems(neither, None);
     assert_eq!(
         problems,
-        ["acceptor.imap.kind: missing (expected \"login\" or \"exec\" or \"dovecot-imap-master\")"]
+        [
+            "acceptor.imap: missing (expected a table [acceptor.imap] or [acceptor.pop3], or a section [mailstore])"
+        ]
+    );
+    let mail = folder.read(&format!("{neither}[mailstore]\n"), None);
+    let node = mail.unwrap().node.unwrap();
+    assert!(node.acceptor.is_none() && node.mailstore.is_some());
+    assert_eq!(
+        folder.problems("[mailstore]\n", Some(Role::Node)),
+        ["acceptor: missing (expected a section [acceptor])"]
     );
 }
 
@@ -830,8 +851,8 @@ fn servers_to_be_started_are_checked() {
         .unwrap()
         .node
         .unwrap();
-    let (Some(Kind::Exec(imap)), Some(Kind::Exec(pop3))) = (node.handover.imap, node.handover.pop3)
-    else {
+    let handover = node.acceptor.unwrap().handover;
+    let (Some(Kind::Exec(imap)), Some(Kind::Exec(pop3))) = (handover.imap, handover.pop3) else {
         panic!("not the kind");
     };
     assert_eq!((imap.arguments.len(), imap.environment.len()), (1, 0));
@@ -956,7 +977,7 @@ fn all_problems_of_a_file_come_at_once() {
             "acceptor.uids",
             "acceptor.listen",
             "acceptor.key",
-            "acceptor.imap.kind",
+            "acceptor.imap",
         ]
     );
 }
@@ -975,7 +996,7 @@ fn each_process_reads_its_own_sections() {
     let (front, node) = BOTH.split_at(BOTH.find("[acceptor]").unwrap());
     assert_eq!(
         folder.problems(node, Some(Role::Front)),
-        ["proxy: missing (expected a section [proxy] to run a front)"]
+        ["proxy: missing (expected a section [proxy] or [delivery] to run a front)"]
     );
     assert_eq!(
         folder.problems(front, Some(Role::Node)),
@@ -983,7 +1004,9 @@ fn each_process_reads_its_own_sections() {
     );
     assert_eq!(
         folder.problems("", None),
-        ["proxy: missing (expected a section [proxy] to run a front, or [acceptor] to run a node)"]
+        [
+            "proxy: missing (expected a section [proxy] or [delivery] to run a front, or [acceptor] to run a node)"
+        ]
     );
     assert!(folder.read(front, None).unwrap().node.is_none());
     assert!(folder.read(node, None).unwrap().front.is_none());

@@ -10,7 +10,7 @@
 //! node    hello    channel, idle limit, nonce, name     sent on accept, before anything is read
 //! dialer  prove    nonce, key id, MAC                   I know the key, for this node, these nonces, this channel
 //! node    proven   MAC                                  so do I
-//! dialer  open     service, context, MAC                exactly one per link
+//! dialer  open     service, context, MAC                exactly one per link: a session, or mail
 //! node    verdict  ok + opening | refused + reason, MAC
 //! ```
 //!
@@ -31,7 +31,7 @@ mod vectors;
 
 use std::fmt;
 
-pub use context::Context;
+pub use context::{Context, MailContext, Purpose};
 
 /// What the real server says first on a session handed to it, and so what the proxy reads before it says OK.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -45,7 +45,7 @@ pub enum Opening {
     /// Nothing more: the session has begun, and these are its capabilities (without the word CAPABILITY); at most
     /// [`record::MAX_CAPABILITY_BYTES`] octets without control characters.
     Ready(String),
-    /// Nothing until asked (Dovecot's pop3).
+    /// Nothing until asked (Dovecot's pop3); on a link for mail LMTP begins.
     Silent,
     /// A tagged OK, after any untagged lines.
     Tagged,

@@ -18,8 +18,8 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::{
-    Channel, Context, Refusal, Verdict,
-    context::ContextError,
+    Channel, Refusal, Verdict,
+    context::{ContextError, Purpose},
     record::{Hello, Kind, NONCE_BYTES, Open, Prove, RecordError, unseal, unsealed},
     schedule::{Binding, Schedule, StepKey, Transcript},
 };
@@ -144,9 +144,7 @@ pub struct Proven {
 #[derive(Debug)]
 pub struct Opened {
     /// What for.
-    pub service: Service,
-    /// For whom.
-    pub context: Context,
+    pub purpose: Purpose,
     /// Which key proved the peer.
     pub key_id: KeyId,
     /// Makes the verdict.
@@ -290,10 +288,9 @@ impl Proven {
             key: self.schedule.verdict,
             transcript,
         };
-        match Context::decode(open.context, service) {
-            Ok(context) => Ok(Opened {
-                service,
-                context,
+        match Purpose::decode(open.context, service) {
+            Ok(purpose) => Ok(Opened {
+                purpose,
                 key_id,
                 seal,
             }),

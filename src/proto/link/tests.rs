@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    Channel, Context, Opening, Refusal, Verdict,
+    Channel, MailContext, Opening, Purpose, Refusal, Verdict,
     context::{ContextError, Field, OpenBody, tests::sample},
     dialer::{self, Dialer},
     node::{self, Keys, Node, NodeKey},
@@ -53,7 +53,7 @@ struct Pair {
     known: Vec<NodeKey>,
     peer: Option<IpAddr>,
     now: Timestamp,
-    context: Context,
+    purpose: Purpose,
     verdict: Verdict,
 }
 
@@ -72,7 +72,7 @@ impl Pair {
             known: vec![known_key("other", 0x22), known_key("proxy1", 0x11)],
             peer: Some("10.0.0.7".parse().unwrap()),
             now: at("2026-01-01T00:00:00Z"),
-            context: sample(),
+            purpose: Purpose::Session(sample()),
             verdict: Verdict::Ok(Opening::Ready("IMAP4rev1 IDLE".to_owned())),
         }
     }
@@ -92,8 +92,26 @@ impl Pair {
         }
     }
 
-    fn all() -> [Self; 3] {
-        [Self::new(), Self::early(), Self::tls()]
+    /// For mail, over TLS.
+    fn mail() -> Self {
+        Self {
+            purpose: Purpose::Mail(MailContext {
+                session: sample().session,
+            }),
+            verdict: Verdict::Ok(Opening::Silent),
+            ..Self::tls()
+        }
+    }
+
+    fn all() -> [Self; 4] {
+        [Self::new(), Self::early(), Self::tls(), Self::mail()]
+    }
+
+    fn body(&self) -> OpenBody {
+        match &self.purpose {
+            Purpose::Mail(context) => OpenBody::mail(context),
+            Purpose::Session(context) => OpenBody::session(context).unwrap(),
+        }
     }
 
     fn key(mut self, change: impl Fn(&mut NodeKey)) -> Self {
@@ -129,13 +147,13 @@ impl Pair {
     }
 
     /// The whole exchange with `meddle` in between; returns what the node took and what the dialer heard.
-    fn meddled(&self, meddle: Meddler<'_>) -> Result<(Context, Verdict), Refused> {
+    fn meddled(&self, meddle: Meddler<'_>) -> Result<(Purpose, Verdict), Refused> {
         let pass = |kind, octets: &[u8]| {
             let mut octets = octets.to_vec();
             meddle(kind, &mut octets);
             octets
         };
-        let body = OpenBody::new(Service::Imap, &self.context).unwrap();
+        let body = self.body();
         let (hello, greeted) = self.greet();
         let proving = self.dialer().hello(&pass(Kind::Hello, &hello))?;
         let prove = proving.prove().to_vec();
@@ -158,12 +176,11 @@ impl Pair {
         };
         let opened = proven.open(&pass(Kind::Open, &open), self.now)?;
         assert_eq!(opened.key_id.as_str(), self.key_id);
-        assert_eq!(opened.service, Service::Imap);
         let verdict = pass(Kind::Verdict, &opened.seal.verdict(&self.verdict));
-        Ok((opened.context, waiting.verdict(&verdict)?))
+        Ok((opened.purpose, waiting.verdict(&verdict)?))
     }
 
-    fn run(&self) -> Result<(Context, Verdict), Refused> {
+    fn run(&self) -> Result<(Purpose, Verdict), Refused> {
         self.meddled(&|_, _| {})
     }
 
@@ -181,7 +198,7 @@ impl Pair {
     }
 
     /// Puts `with` in the place of the record of this kind.
-    fn replaced(&self, kind: Kind, with: &[u8]) -> Result<(Context, Verdict), Refused> {
+    fn replaced(&self, kind: Kind, with: &[u8]) -> Result<(Purpose, Verdict), Refused> {
         self.meddled(&|of, octets| {
             if of == kind {
                 *octets = with.to_vec();
@@ -198,7 +215,7 @@ fn known_key(id: &str, fill: u8) -> NodeKey {
     NodeKey {
         id: KeyId::parse(id).unwrap(),
         key: Key::new([fill; 32]),
-        services: vec![Service::Imap, Service::Pop3],
+        services: vec![Service::Imap, Service::Mailstore],
         from: Vec::new(),
         not_after: None,
     }
@@ -222,7 +239,7 @@ const EXCHANGE: [Kind; 5] = [
 #[test]
 fn a_link_is_proven_opened_and_answered() {
     for pair in Pair::all() {
-        assert_eq!(pair.run(), Ok((pair.context.clone(), pair.verdict.clone())));
+        assert_eq!(pair.run(), Ok((pair.purpose.clone(), pair.verdict.clone())));
         let refused = Pair {
             verdict: Verdict::Refused(Refusal::Limit),
             ..pair
@@ -242,7 +259,7 @@ fn an_early_open_is_the_same_record_as_a_late_one() {
 fn under_tls_nothing_is_opened_before_the_node_is_proven() {
     let pair = Pair::tls();
     let proving = pair.dialer().hello(&pair.greet().0).unwrap();
-    let body = OpenBody::new(Service::Imap, &pair.context).unwrap();
+    let body = pair.body();
     assert!(proving.open_early(&body).is_err());
 }
 
@@ -488,7 +505,10 @@ fn a_node_without_the_key_is_refused() {
 fn a_key_opens_only_its_services() {
     let key_id = KeyId::parse("proxy1").unwrap();
     for pair in Pair::all() {
-        for services in [vec![], vec![Service::Pop3, Service::Mailstore]] {
+        let others = [Service::Imap, Service::Mailstore, Service::Pop3]
+            .into_iter()
+            .filter(|service| *service != pair.purpose.service());
+        for services in [vec![], others.collect()] {
             let pair = pair.clone().key(|key| key.services = services.clone());
             assert_eq!(
                 pair.run(),
@@ -554,7 +574,7 @@ fn a_key_ends_at_its_time_also_on_a_link_proven_ahead() {
 fn a_malformed_context_of_a_proven_peer_is_answered() {
     // A dialer of a later version, say: everything is right but the context.
     let pair = Pair::new();
-    let mut body = OpenBody::new(Service::Imap, &pair.context).unwrap();
+    let mut body = pair.body();
     let hops = body.unsealed.len() - 4;
     body.unsealed[hops] = 99;
     let (hello, greeted) = pair.greet();
@@ -577,7 +597,7 @@ fn a_malformed_context_of_a_proven_peer_is_answered() {
 #[test]
 fn a_service_that_is_not_known_is_closed_without_a_word() {
     let pair = Pair::new();
-    let mut body = OpenBody::new(Service::Imap, &pair.context).unwrap();
+    let mut body = pair.body();
     body.unsealed[5..9].copy_from_slice(b"imao");
     let (hello, greeted) = pair.greet();
     let proving = pair.dialer().hello(&hello).unwrap();

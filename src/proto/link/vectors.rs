@@ -6,7 +6,7 @@ use hkdf::Hkdf;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Channel, Context, Opening, Refusal, Verdict,
+    Channel, Context, MailContext, Opening, Purpose, Refusal, Verdict,
     context::{OpenBody, tests::sample},
     dialer::Dialer,
     node::{Keys, Node, NodeKey},
@@ -14,7 +14,7 @@ use super::{
     schedule::{Binding, Schedule},
 };
 use crate::{
-    names::{AccountName, ClientAddr, KeyId, LocalAddr, NodeName, Protocol, Service, SessionId},
+    names::{AccountName, ClientAddr, KeyId, LocalAddr, NodeName, Protocol, SessionId},
     secret::Key,
 };
 
@@ -29,7 +29,7 @@ struct Vector {
     node: &'static str,
     node_nonce: [u8; 32],
     dialer_nonce: [u8; 32],
-    context: Context,
+    purpose: Purpose,
     verdict: Verdict,
 }
 
@@ -38,7 +38,7 @@ fn counting(first: u8) -> [u8; 32] {
     std::array::from_fn(|n| first.wrapping_add(n as u8))
 }
 
-fn vectors() -> [Vector; 3] {
+fn vectors() -> [Vector; 4] {
     let small = Context {
         account: AccountName::parse("bob").unwrap(),
         session: SessionId::parse("s1").unwrap(),
@@ -61,7 +61,7 @@ fn vectors() -> [Vector; 3] {
             node: "node1",
             node_nonce: counting(0x20),
             dialer_nonce: counting(0x40),
-            context: sample(),
+            purpose: Purpose::Session(sample()),
             verdict: Verdict::Ok(Opening::Ready("IMAP4rev1 IDLE".to_owned())),
         },
         Vector {
@@ -72,7 +72,7 @@ fn vectors() -> [Vector; 3] {
             node: "node-2.example.org",
             node_nonce: counting(0xa0),
             dialer_nonce: counting(0xc0),
-            context: small.clone(),
+            purpose: Purpose::Session(small.clone()),
             verdict: Verdict::Ok(Opening::PlusOk),
         },
         Vector {
@@ -83,11 +83,24 @@ fn vectors() -> [Vector; 3] {
             node: "n",
             node_nonce: [0xdd; 32],
             dialer_nonce: [0xcc; 32],
-            context: Context {
+            purpose: Purpose::Session(Context {
                 protocol: Protocol::Imap,
                 ..small
-            },
+            }),
             verdict: Verdict::Refused(Refusal::Limit),
+        },
+        Vector {
+            title: "plain, mailstore, silent",
+            channel: Channel::None,
+            key: counting(0x01),
+            key_id: "delivery",
+            node: "node1",
+            node_nonce: counting(0x21),
+            dialer_nonce: counting(0x41),
+            purpose: Purpose::Mail(MailContext {
+                session: SessionId::parse("d1").unwrap(),
+            }),
+            verdict: Verdict::Ok(Opening::Silent),
         },
     ]
 }
@@ -110,12 +123,11 @@ impl Vector {
             NodeName::parse(self.node).unwrap(),
             KeyId::parse(self.key_id).unwrap(),
         );
-        let service = self.context.protocol.service();
         let keys = Keys {
             known: vec![NodeKey {
                 id: key_id.clone(),
                 key: Key::new(self.key),
-                services: vec![Service::Imap, Service::Pop3],
+                services: vec![self.purpose.service()],
                 from: Vec::new(),
                 not_after: None,
             }],
@@ -141,10 +153,13 @@ impl Vector {
         let prove = proving.prove().to_vec();
         let node = greeted.prove(&prove, &keys, None, now).unwrap();
         let proven = node.proven().to_vec();
-        let body = OpenBody::new(service, &self.context).unwrap();
+        let body = match &self.purpose {
+            Purpose::Mail(context) => OpenBody::mail(context),
+            Purpose::Session(context) => OpenBody::session(context).unwrap(),
+        };
         let (open, waiting) = proving.proven(&proven).unwrap().open(&body);
         let opened = node.open(&open, now).unwrap();
-        assert_eq!(opened.context, self.context);
+        assert_eq!(opened.purpose, self.purpose);
         let verdict = opened.seal.verdict(&self.verdict);
         assert_eq!(waiting.verdict(&verdict).as_ref(), Ok(&self.verdict));
         [hello, prove, proven, open, verdict]

@@ -1,4 +1,7 @@
-//! What a front tells a node about user and client when it opens a link, and its form on the wire.
+//! What a front tells a node when it opens a link, and its form on the wire.
+//!
+//! A link for a session carries all that the front knows of user and client ([`Context`]). One for mail carries only who opened it
+//! ([`MailContext`]): what the node must know of a message and of its recipients comes with each message ([`mail`]).
 //!
 //! Fields in any order, each as
 //!
@@ -109,7 +112,7 @@ pub enum ContextError {
     /// A required field is not there.
     #[error("the context lacks its {0:?}")]
     Missing(Field),
-    /// The link is opened for another service than the protocol's.
+    /// The link's service is not that of the context's protocol.
     #[error("the link's service is not that of the context's protocol")]
     Service,
     /// A value is too long, too short, or has octets that it may not have.
@@ -137,6 +140,22 @@ impl Field {
     }
 }
 
+/// What the dialer of a link for mail says when it opens it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MailContext {
+    /// The id of the delivery that opens it, for every log on the way; those that use the link later tell theirs.
+    pub session: SessionId,
+}
+
+/// What a link is opened for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Purpose {
+    /// Messages, one after the other.
+    Mail(MailContext),
+    /// One session.
+    Session(Context),
+}
+
 /// An `open` record but for its MAC: made before a link is taken, so that a context that cannot be sent costs none, and
 /// the same for a second try.
 #[derive(Clone, Debug)]
@@ -145,16 +164,77 @@ pub struct OpenBody {
 }
 
 impl OpenBody {
-    /// Encodes service and context.
-    pub fn new(service: Service, context: &Context) -> Result<Self, ContextError> {
-        if context.protocol.service() != service {
-            return Err(ContextError::Service);
-        }
+    /// For the session of a context.
+    ///
+    /// # Errors
+    ///
+    /// When a text of the context can't be sent.
+    pub fn session(context: &Context) -> Result<Self, ContextError> {
+        let mut fields = Self::fields(context.protocol.service());
+        context.encode(&mut fields)?;
+        Ok(Self::of(&fields))
+    }
+
+    /// For mail.
+    pub fn mail(context: &MailContext) -> Self {
+        let mut fields = Self::fields(Service::Mailstore);
+        context.encode(&mut fields);
+        Self::of(&fields)
+    }
+
+    /// The fields as far as the service.
+    fn fields(service: Service) -> Vec<u8> {
         let mut fields = Vec::new();
         put_word(&mut fields, service.as_str().as_bytes());
-        context.encode(&mut fields)?;
+        fields
+    }
+
+    fn of(fields: &[u8]) -> Self {
+        Self {
+            unsealed: unsealed(Kind::Open, fields),
+        }
+    }
+}
+
+// === impl Purpose ===
+
+impl Purpose {
+    /// The service that the link is opened for.
+    pub const fn service(&self) -> Service {
+        match self {
+            Self::Mail(_) => Service::Mailstore,
+            Self::Session(context) => context.protocol.service(),
+        }
+    }
+
+    /// The session or delivery that opens it.
+    pub const fn session(&self) -> &SessionId {
+        match self {
+            Self::Mail(context) => &context.session,
+            Self::Session(context) => &context.session,
+        }
+    }
+
+    /// Reads the fields of an `open` for `service`.
+    pub(super) fn decode(octets: &[u8], service: Service) -> Result<Self, ContextError> {
+        match service {
+            Service::Imap | Service::Pop3 => Context::decode(octets, service).map(Self::Session),
+            Service::Mailstore => MailContext::decode(octets).map(Self::Mail),
+        }
+    }
+}
+
+// === impl MailContext ===
+
+impl MailContext {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put(out, Field::Session, self.session.as_str().as_bytes());
+    }
+
+    fn decode(octets: &[u8]) -> Result<Self, ContextError> {
+        let values = Values::split(octets)?;
         Ok(Self {
-            unsealed: unsealed(Kind::Open, &fields),
+            session: values.name(Field::Session, SessionId::from_bytes)?,
         })
     }
 }
@@ -184,7 +264,7 @@ impl Context {
     }
 
     /// Reads the fields of an `open` for `service`.
-    pub(super) fn decode(octets: &[u8], service: Service) -> Result<Self, ContextError> {
+    fn decode(octets: &[u8], service: Service) -> Result<Self, ContextError> {
         let values = Values::split(octets)?;
         let protocol = values.protocol()?;
         if protocol.service() != service {
@@ -332,4 +412,10 @@ pub fn fuzz(data: &[u8]) {
             assert_eq!(Context::decode(&octets, service), Ok(context));
         }
     }
+    if let Ok(context) = MailContext::decode(data) {
+        let mut octets = Vec::new();
+        context.encode(&mut octets);
+        assert_eq!(MailContext::decode(&octets), Ok(context));
+    }
+    mail::fuzz(data);
 }

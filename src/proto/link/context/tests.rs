@@ -27,7 +27,7 @@ fn encoded(context: &Context) -> Vec<u8> {
     octets
 }
 
-fn field(id: u8, value: &[u8]) -> Vec<u8> {
+pub(super) fn field(id: u8, value: &[u8]) -> Vec<u8> {
     let mut octets = vec![id];
     octets.extend_from_slice(&(value.len() as u16).to_be_bytes());
     octets.extend_from_slice(value);
@@ -86,14 +86,14 @@ fn the_largest_context_fits_into_an_open() {
         home: "h".repeat(4095),
         ..sample()
     };
-    let body = OpenBody::new(Service::Imap, &largest).unwrap();
+    let body = OpenBody::session(&largest).unwrap();
     assert!(body.unsealed.len() + 32 <= 4 + Kind::Open.max_body());
     let longer = Context {
         home: "h".repeat(4096),
         ..largest
     };
     assert_eq!(
-        OpenBody::new(Service::Imap, &longer).unwrap_err(),
+        OpenBody::session(&longer).unwrap_err(),
         ContextError::Value(Field::Home)
     );
 }
@@ -201,13 +201,43 @@ fn values_that_cannot_be_are_refused() {
 fn a_service_is_opened_for_its_own_protocol() {
     for service in [Service::Pop3, Service::Mailstore] {
         assert_eq!(
-            OpenBody::new(service, &sample()).unwrap_err(),
-            ContextError::Service
-        );
-        assert_eq!(
             Context::decode(&encoded(&sample()), service),
             Err(ContextError::Service)
         );
+    }
+    // Behind the header: the word, and its length before it.
+    let body = OpenBody::session(&sample()).unwrap().unsealed;
+    assert_eq!(body[4..9], *b"\x04imap");
+    let mail = MailContext {
+        session: sample().session,
+    };
+    let body = OpenBody::mail(&mail).unsealed;
+    assert_eq!(body[4..14], *b"\x09mailstore");
+}
+
+#[test]
+fn a_link_for_mail_is_opened_with_an_id_and_no_account() {
+    let mail = MailContext {
+        session: sample().session,
+    };
+    let mut octets = Vec::new();
+    mail.encode(&mut octets);
+    assert_eq!(octets, field(2, sample().session.as_str().as_bytes()));
+    let decode = |octets: &[u8]| Purpose::decode(octets, Service::Mailstore);
+    assert_eq!(decode(&octets), Ok(Purpose::Mail(mail.clone())));
+    fuzz(&octets);
+    // A later front may say more, of whatever kind.
+    let longer = [octets.clone(), field(1, b"\n"), field(99, b"")].concat();
+    assert_eq!(decode(&longer), Ok(Purpose::Mail(mail)));
+    let twice = [octets.clone(), octets.clone()].concat();
+    assert_eq!(decode(&twice), Err(ContextError::Duplicate(2)));
+    assert_eq!(decode(b""), Err(ContextError::Missing(Field::Session)));
+    for value in [&b""[..], b"a b", b"a\r", &[b'a'; 65]] {
+        let wrong = decode(&field(2, value));
+        assert_eq!(wrong, Err(ContextError::Value(Field::Session)), "{value:?}");
+    }
+    for len in 1..octets.len() {
+        assert_eq!(decode(&octets[..len]), Err(ContextError::Cut), "{len}");
     }
 }
 

@@ -19,11 +19,11 @@ const PAUSE: Duration = Duration::from_secs(60);
 
 /// When each address was last spoken of.
 #[derive(Debug, Default)]
-pub(super) struct Quiet(Mutex<HashMap<IpAddr, Instant>>);
+pub struct Quiet(Mutex<HashMap<IpAddr, Instant>>);
 
 impl Quiet {
     /// Whether this address may be logged now; if so, it may not for the next minute.
-    pub(super) fn is_news(&self, address: IpAddr) -> bool {
+    pub fn is_news(&self, address: IpAddr) -> bool {
         let now = Instant::now();
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if seen

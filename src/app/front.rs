@@ -1,0 +1,201 @@
+//! The front: clients of the proxy, MTAs of the delivery role, or both.
+//!
+//! The two roles share directory, nodes and links. What may need a right that only root has is done in [`Front::bind`],
+//! while the process has one thread; serving needs none. On failure: an [`AppError`], and nothing is served.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls::ServerConfig;
+use tokio::sync::Semaphore;
+
+use super::{AppError, Process, Socket, Tcp};
+use crate::{
+    config,
+    delivery::{self, Delivery},
+    directory::Directory,
+    link::Dialer,
+    net::{self, tls},
+    nodes::Nodes,
+    proxy::{self, Proxy},
+    relay::Relay,
+};
+
+/// Descriptors that are not connections: listeners, directory, links kept ready, pipes, logs.
+const SPARE_DESCRIPTORS: u64 = 256;
+/// Descriptors of one proxied session: the client's socket and the link's.
+const SESSION_DESCRIPTORS: u64 = 2;
+/// Descriptors of an MTA's connection: its socket, and the file of a large message. Its links are fewer than those.
+const MTA_DESCRIPTORS: u64 = 3;
+
+/// A front that has all that it needs to be root for.
+pub(super) struct Front {
+    config: config::Front,
+    /// Of the proxy.
+    tls: Option<Arc<ServerConfig>>,
+    proxy: Vec<Tcp>,
+    delivery: Vec<Socket>,
+    admin: Option<Tcp>,
+    /// Client connections at one time.
+    limit: usize,
+}
+
+impl Front {
+    /// Reads the certificate and binds all listeners.
+    pub(super) fn bind(config: config::Front, admin: Option<SocketAddr>) -> Result<Self, AppError> {
+        let limit = connections(&config);
+        let proxy = config.proxy.as_ref();
+        let tls = proxy
+            .and_then(|settings| settings.tls.as_ref())
+            .map(tls::server_config)
+            .transpose()
+            .map_err(AppError::Tls)?;
+        let listeners = proxy.map_or(&[][..], |settings| &settings.listeners);
+        let proxy = listeners
+            .iter()
+            .map(|listener| Tcp::bind(listener.address))
+            .collect::<Result<_, _>>()?;
+        let listeners = config
+            .delivery
+            .as_ref()
+            .map_or(&[][..], |settings| &settings.listeners);
+        let delivery = listeners
+            .iter()
+            .map(|listener| match listener {
+                delivery::Listener::Tcp(address) => Ok(Socket::Tcp(Tcp::bind(*address)?)),
+                delivery::Listener::Unix { path, mode } => Socket::bind_unix(path, *mode),
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            tls,
+            proxy,
+            delivery,
+            admin: admin.map(Tcp::bind).transpose()?,
+            limit,
+            config,
+        })
+    }
+
+    /// Serves until a signal ends the process.
+    pub(super) async fn serve(self) -> Result<(), AppError> {
+        let process = Process::new()?;
+        let Process { metrics, tasks, .. } = &process;
+        let config::Front {
+            proxy,
+            delivery,
+            directory,
+            nodes,
+            dial,
+        } = self.config;
+        let drain = drain_timeout(proxy.as_ref(), delivery.as_ref());
+        let directory = Directory::start(directory, metrics.clone(), tasks.clone())
+            .map_err(AppError::Directory)?;
+        let dialer =
+            Dialer::new(&nodes, dial, metrics.clone(), tasks.clone()).map_err(AppError::Link)?;
+        let nodes = Nodes::new(&nodes);
+        if let Some(settings) = proxy {
+            let parts = proxy::Parts {
+                tls: self.tls,
+                directory: directory.clone(),
+                nodes: nodes.clone(),
+                dialer: dialer.clone(),
+                imap_relay: Relay::new(settings.imap_relay, metrics.clone(), tasks.clone()),
+                pop3_relay: Relay::new(settings.pop3_relay, metrics.clone(), tasks.clone()),
+                metrics: metrics.clone(),
+                tasks: tasks.clone(),
+                settings,
+            };
+            serve_clients(parts, self.proxy, self.limit)?;
+        }
+        if let Some(settings) = delivery {
+            let parts = delivery::Parts {
+                settings,
+                directory: directory.clone(),
+                nodes,
+                dialer,
+                metrics: metrics.clone(),
+                tasks: tasks.clone(),
+            };
+            serve_mtas(parts, self.delivery)?;
+        }
+        process.answer(self.admin, move || trouble(directory.clone()))?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "front is up");
+        process.run(drain).await;
+        Ok(())
+    }
+}
+
+/// Starts the proxy role.
+fn serve_clients(parts: proxy::Parts, sockets: Vec<Tcp>, limit: usize) -> Result<(), AppError> {
+    let (listeners, tasks) = (parts.settings.listeners.clone(), parts.tasks.clone());
+    let proxy = Proxy::new(parts);
+    let limit = Arc::new(Semaphore::new(limit));
+    for (socket, listener) in sockets.into_iter().zip(listeners) {
+        let socket = socket.listen()?;
+        tracing::info!(address = %listener.address, protocol = listener.protocol.as_str(), "listening");
+        let serve = proxy.clone().listen(socket, listener, Arc::clone(&limit));
+        tasks.spawn("listener", serve);
+    }
+    Ok(())
+}
+
+/// Starts the delivery role.
+fn serve_mtas(parts: delivery::Parts, sockets: Vec<Socket>) -> Result<(), AppError> {
+    let tasks = parts.tasks.clone();
+    let delivery = Delivery::new(parts);
+    for socket in sockets {
+        let delivery = delivery.clone();
+        match socket {
+            Socket::Tcp(socket) => {
+                tracing::info!(address = %socket.address, protocol = "lmtp", "listening");
+                tasks.spawn("listener", delivery.listen(socket.listen()?));
+            }
+            Socket::Unix(socket) => {
+                tracing::info!(path = %socket.path.display(), protocol = "lmtp", "listening");
+                tasks.spawn("listener", delivery.listen_unix(socket.listen()?));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What keeps the front from serving, for monitors.
+async fn trouble(directory: Directory) -> Option<String> {
+    let reachable = directory.is_reachable().await;
+    (!reachable).then(|| "directory is not reachable".to_owned())
+}
+
+/// The longer of the roles' own.
+fn drain_timeout(
+    proxy: Option<&proxy::Settings>,
+    delivery: Option<&delivery::Settings>,
+) -> Duration {
+    let proxy = proxy.map(|settings| settings.drain_timeout);
+    let delivery = delivery.map(|settings| settings.drain_timeout);
+    proxy.max(delivery).unwrap_or_default()
+}
+
+/// How many client connections there may be: what is configured, or what the descriptor limit allows.
+fn connections(config: &config::Front) -> usize {
+    let descriptors = net::raise_descriptor_limit();
+    let Some(proxy) = &config.proxy else {
+        return 0;
+    };
+    let mtas = config
+        .delivery
+        .as_ref()
+        .map_or(0, |settings| settings.max_connections as u64);
+    let possible = descriptors
+        .saturating_sub(SPARE_DESCRIPTORS)
+        .saturating_sub(mtas.saturating_mul(MTA_DESCRIPTORS))
+        / SESSION_DESCRIPTORS;
+    let possible = usize::try_from(possible).unwrap_or(usize::MAX).max(1);
+    if possible < proxy.max_connections {
+        tracing::warn!(
+            max_connections = proxy.max_connections,
+            descriptors,
+            possible,
+            "the descriptor limit is too low for max_connections, serving fewer"
+        );
+    }
+    proxy.max_connections.min(possible)
+}

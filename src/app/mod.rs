@@ -1,0 +1,226 @@
+//! Putting a process together, and taking it down in order.
+//!
+//! ```text
+//! front:  bind all ─> directory, nodes, links ─> accept ─> SIGTERM ─> stop accepting ─> wait ─> close what is left
+//! node:   bind all ─> real servers checked    ─> accept ─> SIGTERM ─> stop accepting ─> wait ─> close what is left
+//! ```
+//!
+//! Everything is bound before anything is served: a process that starts serves all of its listeners or none. A second
+//! signal during the drain ends it at once. Whatever fails is returned, with the address or file it failed on; the exit
+//! code is `main`'s affair.
+
+mod front;
+mod node;
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, UnixListener},
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use self::{front::Front, node::Node};
+use crate::{
+    admin,
+    config::Config,
+    directory, handover,
+    link::SetupError,
+    mailstore,
+    metrics::Metrics,
+    net::{self, tls},
+    tasks::Tasks,
+};
+
+/// Why a process did not start or could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// Which.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory cannot be set up.
+    #[error("cannot set up the directory")]
+    Directory(#[source] directory::StartError),
+    /// The hand-over to a real server cannot work as configured.
+    #[error("cannot set up the hand-over")]
+    Handover(#[source] handover::StartError),
+    /// Link cryptography cannot be set up.
+    #[error("cannot set up the link")]
+    Link(#[source] SetupError),
+    /// Messages cannot be stored as configured.
+    #[error("cannot set up the mailstore")]
+    Mailstore(#[source] mailstore::StartError),
+    /// Counters cannot be set up.
+    #[error("cannot set up metrics")]
+    Metrics(#[source] prometheus::Error),
+    /// The configuration has no section for this process.
+    #[error("{0}")]
+    Role(&'static str),
+    /// The runtime or its signal handlers cannot be set up.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    /// The certificate cannot be used.
+    #[error("cannot use the certificate of [proxy.tls]")]
+    Tls(#[source] tls::TlsError),
+}
+
+/// Runs the front until a signal ends it.
+///
+/// # Errors
+///
+/// Whatever keeps it from starting.
+pub fn run_front(config: Config) -> Result<(), AppError> {
+    let front = config.front.ok_or(AppError::Role(
+        "the configuration has no [proxy] and no [delivery] section",
+    ))?;
+    let front = Front::bind(front, config.admin.front)?;
+    runtime()?.block_on(front.serve())
+}
+
+/// Runs the node until a signal ends it.
+///
+/// # Errors
+///
+/// Whatever keeps it from starting.
+pub fn run_node(config: Config) -> Result<(), AppError> {
+    let node = config.node.ok_or(AppError::Role(
+        "the configuration has no [acceptor] section",
+    ))?;
+    let node = Node::bind(node, config.admin.node)?;
+    runtime()?.block_on(node.serve())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, AppError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(AppError::Runtime)
+}
+
+/// What front and node have in common.
+struct Process {
+    metrics: Metrics,
+    tasks: Tasks,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Process {
+    fn new() -> Result<Self, AppError> {
+        Ok(Self {
+            metrics: Metrics::new().map_err(AppError::Metrics)?,
+            tasks: Tasks::new(),
+            interrupt: signal(SignalKind::interrupt()).map_err(AppError::Runtime)?,
+            terminate: signal(SignalKind::terminate()).map_err(AppError::Runtime)?,
+        })
+    }
+
+    /// Answers monitors: not ready while it stops, or for what `trouble` says.
+    fn answer<F>(
+        &self,
+        socket: Option<Tcp>,
+        trouble: impl Fn() -> F + Clone + Send + Sync + 'static,
+    ) -> Result<(), AppError>
+    where
+        F: Future<Output = Option<String>> + Send + 'static,
+    {
+        let Some(socket) = socket else { return Ok(()) };
+        let socket = socket.listen()?;
+        let tasks = self.tasks.clone();
+        let readiness = move || {
+            let stopping = tasks.is_stopping().then(|| "stopping".to_owned());
+            let trouble = trouble();
+            async move { stopping.into_iter().chain(trouble.await).collect() }
+        };
+        let answers = admin::serve(socket, self.metrics.clone(), readiness, self.tasks.clone());
+        self.tasks.background("admin", answers);
+        Ok(())
+    }
+
+    /// Runs until a signal; then stops accepting, waits for sessions and closes those that are left. A second signal
+    /// cuts the wait short.
+    async fn run(mut self, drain: Duration) {
+        self.signal().await;
+        self.tasks.stop();
+        tracing::info!(
+            tasks = self.tasks.len(),
+            limit_s = drain.as_secs(),
+            "stopping"
+        );
+        let tasks = self.tasks.clone();
+        let cut = tokio::select! {
+            cut = tasks.drain(drain) => cut,
+            () = self.signal() => tasks.drain(Duration::ZERO).await,
+        };
+        tracing::info!(cut, "stopped");
+    }
+
+    /// Ends at SIGINT or SIGTERM.
+    async fn signal(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// A bound TCP socket.
+struct Tcp {
+    socket: std::net::TcpListener,
+    address: SocketAddr,
+}
+
+impl Tcp {
+    fn bind(address: SocketAddr) -> Result<Self, AppError> {
+        let socket = net::listen(address).map_err(|source| AppError::Bind {
+            address: address.to_string(),
+            source,
+        })?;
+        Ok(Self { socket, address })
+    }
+
+    /// Hands it to the runtime.
+    fn listen(self) -> Result<TcpListener, AppError> {
+        TcpListener::from_std(self.socket).map_err(AppError::Runtime)
+    }
+}
+
+/// A bound Unix socket.
+struct Unix {
+    socket: std::os::unix::net::UnixListener,
+    path: PathBuf,
+}
+
+impl Unix {
+    /// Hands it to the runtime.
+    fn listen(self) -> Result<UnixListener, AppError> {
+        UnixListener::from_std(self.socket).map_err(AppError::Runtime)
+    }
+}
+
+/// A bound socket of either kind.
+enum Socket {
+    Tcp(Tcp),
+    Unix(Unix),
+}
+
+impl Socket {
+    fn bind_unix(path: &Path, mode: u32) -> Result<Self, AppError> {
+        let socket = net::listen_unix(path, mode).map_err(|source| AppError::Bind {
+            address: path.display().to_string(),
+            source,
+        })?;
+        let path = path.to_owned();
+        Ok(Self::Unix(Unix { socket, path }))
+    }
+}

@@ -1,0 +1,171 @@
+//! The node: links, and what each is opened for: sessions, mail, or both.
+//!
+//! ```text
+//! gate ─> opened for ─┬─ a session ─> acceptor
+//!                     ├─ mail ──────> mailstore
+//!                     └─ what this node does not serve: refused, with a line that says so
+//! ```
+//!
+//! What may need a right that only root has besides those that the roles need is done in [`Node::bind`], while the process has
+//! one thread. On failure: an [`AppError`], and nothing is served.
+
+use std::net::SocketAddr;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{AppError, Process, Socket, Tcp};
+use crate::{
+    acceptor::{self, Acceptor},
+    config,
+    handover::Handover,
+    link::{Admitted, Admitter, Gate, GateParts, Listener},
+    mailstore::{self, Mailstore},
+    net,
+    proto::link::{Purpose, Refusal},
+    relay::Relay,
+};
+
+/// Everybody may connect to a Unix socket of links: peers are checked by uid.
+const LINK_SOCKET_MODE: u32 = 0o666;
+
+/// A node with its sockets.
+pub(super) struct Node {
+    config: config::Node,
+    /// Each with its TLS.
+    links: Vec<(Socket, bool)>,
+    admin: Option<Tcp>,
+}
+
+impl Node {
+    /// Binds all listeners.
+    pub(super) fn bind(config: config::Node, admin: Option<SocketAddr>) -> Result<Self, AppError> {
+        net::raise_descriptor_limit();
+        let links = config.gate.listeners.iter().map(bind);
+        Ok(Self {
+            links: links.collect::<Result<_, _>>()?,
+            admin: admin.map(Tcp::bind).transpose()?,
+            config,
+        })
+    }
+
+    /// Serves until a signal ends the process.
+    pub(super) async fn serve(self) -> Result<(), AppError> {
+        let process = Process::new()?;
+        let Process { metrics, tasks, .. } = &process;
+        let config::Node {
+            gate,
+            bounds,
+            acceptor,
+            mailstore,
+            drain_timeout,
+        } = self.config;
+        let name = gate.admit.node.clone();
+        let gate = Gate::new(GateParts {
+            from: gate.from,
+            peers: gate.peers,
+            admitter: Admitter::new(gate.admit, metrics.clone()).map_err(AppError::Link)?,
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+        });
+        let acceptor = match acceptor {
+            Some(settings) => Some(Acceptor::new(acceptor::Parts {
+                handover: Handover::new(settings.handover, metrics.clone(), tasks)
+                    .map_err(AppError::Handover)?,
+                relay: Relay::new(settings.relay, metrics.clone(), tasks.clone()),
+                tasks: tasks.clone(),
+            })),
+            None => None,
+        };
+        let mailstore = match mailstore {
+            Some(settings) => Some(
+                Mailstore::new(mailstore::Parts {
+                    settings,
+                    bounds,
+                    metrics: metrics.clone(),
+                    tasks: tasks.clone(),
+                })
+                .map_err(AppError::Mailstore)?,
+            ),
+            None => None,
+        };
+        let services = Services {
+            acceptor,
+            mailstore,
+        };
+        for (socket, tls) in self.links {
+            let (gate, services) = (gate.clone(), services.clone());
+            let serve = move |admitted, permit| services.clone().serve(admitted, permit);
+            match socket {
+                Socket::Tcp(socket) => {
+                    tasks.spawn("listener", gate.listen(socket.listen()?, tls, serve))
+                }
+                Socket::Unix(socket) => {
+                    tasks.spawn("listener", gate.listen_unix(socket.listen()?, serve))
+                }
+            };
+        }
+        process.answer(self.admin, || std::future::ready(None))?;
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %name, "node is up");
+        process.run(drain_timeout).await;
+        Ok(())
+    }
+}
+
+fn bind(listener: &Listener) -> Result<(Socket, bool), AppError> {
+    match listener {
+        Listener::Tcp { address, tls } => {
+            let socket = Tcp::bind(*address)?;
+            tracing::info!(%address, tls, "listening for links");
+            Ok((Socket::Tcp(socket), *tls))
+        }
+        Listener::Unix(path) => {
+            let socket = Socket::bind_unix(path, LINK_SOCKET_MODE)?;
+            tracing::info!(path = %path.display(), "listening for links");
+            Ok((socket, false))
+        }
+    }
+}
+
+/// Whom links are for.
+#[derive(Clone)]
+struct Services {
+    acceptor: Option<Acceptor>,
+    mailstore: Option<Mailstore>,
+}
+
+impl Services {
+    async fn serve(self, admitted: Admitted, permit: OwnedSemaphorePermit) {
+        let Admitted {
+            stream,
+            purpose,
+            key_id,
+            seal,
+        } = admitted;
+        match (purpose, self.acceptor, self.mailstore) {
+            (Purpose::Session(context), Some(acceptor), _) => {
+                acceptor.serve(stream, context, key_id, seal, permit).await;
+            }
+            (Purpose::Mail(context), _, Some(mailstore)) => {
+                // Boxed: a link that waits to be opened need not have room for it.
+                Box::pin(mailstore.serve(stream, context, key_id, seal, permit)).await;
+            }
+            (purpose, ..) => {
+                let service = purpose.service().as_str();
+                tracing::error!(
+                    session = %purpose.session(),
+                    key = %key_id,
+                    service,
+                    reason = "service is not served here",
+                    "link refused"
+                );
+                let admitted = Admitted {
+                    stream,
+                    purpose,
+                    key_id,
+                    seal,
+                };
+                admitted.refuse(Refusal::Unavailable).await;
+            }
+        }
+    }
+}
