@@ -273,7 +273,7 @@ fn front(root: &mut Section<'_>, system: &System) -> Option<Front> {
         .then(|| proxy::read(&mut root.table("proxy")));
     let delivery = root
         .has("delivery")
-        .then(|| delivery::read(&mut root.table("delivery"), system));
+        .then(|| delivery::read(&mut root.table("delivery")));
     Some(Front {
         proxy: wanted(proxy)?,
         delivery: wanted(delivery)?,

@@ -10,7 +10,7 @@
 //! with its owner or not at all, whoever else makes it at the same time and whenever this process ends.
 //!
 //! ```text
-//! mkdir .pigeonair-PID-N -> open -> ours, 0700? -> fchmod, fchown -> rename, not over anything -> home
+//! mkdir .pigeonair-PID-N -> open -> ours, 0700? -> fchmod, fchown -> rename, not over anything -> fsync -> home
 //! ```
 //!
 //! Nothing is made below a folder that others than root and this process can write to or own: they could swap what was made.
@@ -61,16 +61,17 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Whether somebody may be served. Zero is refused whatever is configured.
+    /// Whether somebody may be served. Zero is refused whatever is configured, and so is -1: to the kernel it says
+    /// "as before".
     ///
     /// # Errors
     ///
     /// Which bound is broken.
     pub fn check(&self, uid: u32, gid: u32) -> Result<(), &'static str> {
-        if uid == 0 || !self.uids.contains(&uid) {
+        if uid == 0 || uid == u32::MAX || !self.uids.contains(&uid) {
             return Err("uid is outside this node's bounds");
         }
-        if gid == 0 || !self.gids.contains(&gid) {
+        if gid == 0 || gid == u32::MAX || !self.gids.contains(&gid) {
             return Err("gid is outside this node's bounds");
         }
         Ok(())
@@ -228,15 +229,25 @@ impl Home {
     ///
     /// Whatever makes it no home of that uid.
     pub fn prepare(&self, uid: u32, gid: u32) -> Result<(), HomeError> {
-        self.prepare_watched(uid, gid, &mut |_, _| {})
+        self.open(uid, gid).map(drop)
     }
 
-    fn prepare_watched(
+    /// The same, for who works in it: the descriptor names the folder that was checked, whatever its path leads to later.
+    /// It is a mere place (`O_PATH`): what is done from it needs its own rights. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes it no home of that uid.
+    pub fn open(&self, uid: u32, gid: u32) -> Result<OwnedFd, HomeError> {
+        self.open_watched(uid, gid, &mut |_, _| {})
+    }
+
+    fn open_watched(
         &self,
         uid: u32,
         gid: u32,
         watch: &mut dyn FnMut(Moment, &str),
-    ) -> Result<(), HomeError> {
+    ) -> Result<OwnedFd, HomeError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut folder =
             rustix::fs::open(self.root.clone() + "/", flags, Mode::empty()).map_err(|errno| {
@@ -261,7 +272,7 @@ impl Home {
         let stat = rustix::fs::fstat(&folder)
             .map_err(|errno| self.failed(self.components.len(), errno))?;
         if stat.st_uid == uid {
-            Ok(())
+            Ok(folder)
         } else {
             Err(HomeError::Owner {
                 path,
@@ -290,6 +301,7 @@ impl Home {
             .and_then(|made| {
                 watch(Moment::Rename, component);
                 rename(parent, &temporary, component).map_err(failed)?;
+                sync(parent).map_err(failed)?;
                 Ok(made)
             });
         match result {
@@ -408,6 +420,11 @@ fn rename(parent: BorrowedFd<'_>, from: &str, to: &str) -> Result<(), Errno> {
         Err(Errno::INVAL) => rustix::fs::renameat(parent, from, parent, to),
         renamed => renamed,
     }
+}
+
+/// What was made is to be there after a power failure too: mail may be acknowledged in it.
+fn sync(parent: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::fs::fsync(open(parent, ".", OFlags::RDONLY)?)
 }
 
 /// Removes a temporary folder. What fails leaves an empty folder behind, and that is all.

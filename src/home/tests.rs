@@ -196,15 +196,15 @@ fn meddled(
     meddle: impl Fn(&str),
 ) -> Result<(), HomeError> {
     let mut done = false;
-    let result =
-        Home::locate(root, home)
-            .unwrap()
-            .prepare_watched(UID, GID, &mut |moment, name| {
-                if moment == at && (name == component || at == Moment::Made) && !done {
-                    done = true;
-                    meddle(name);
-                }
-            });
+    let result = Home::locate(root, home)
+        .unwrap()
+        .open_watched(UID, GID, &mut |moment, name| {
+            if moment == at && (name == component || at == Moment::Made) && !done {
+                done = true;
+                meddle(name);
+            }
+        })
+        .map(drop);
     assert!(done, "the moment never came");
     result
 }

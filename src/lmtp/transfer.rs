@@ -129,7 +129,11 @@ impl Transfer {
     pub async fn finish(&mut self) -> Result<Vec<Fate>, TransferError> {
         self.client.finish(&mut self.out);
         match self.step(Instant::now() + self.timeouts.answer).await? {
-            Step::Done(fates) => Ok(fates),
+            Step::Done(fates) => {
+                // A connection that waits for its next message holds nothing of the last one.
+                (self.input, self.out) = (BytesMut::new(), BytesMut::new());
+                Ok(fates)
+            }
             Step::Data | Step::More | Step::Ready => Err(TransferError::Closed),
         }
     }

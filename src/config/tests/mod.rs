@@ -2,6 +2,7 @@
 
 #![expect(clippy::too_many_lines, reason = "tables of cases")]
 
+mod delivery;
 mod samples;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
