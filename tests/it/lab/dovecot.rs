@@ -149,6 +149,11 @@ fn write_snippets(settings: &Settings<'_>) {
         ),
     )
     .unwrap();
+    fs::write(
+        dir.join("lmtp.conf"),
+        include_str!("../../../config/dovecot/lmtp.conf"),
+    )
+    .unwrap();
     let forwarded = match settings.users {
         Users::Ldap(_) => "",
         Users::Forwarded => {
