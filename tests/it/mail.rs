@@ -395,7 +395,11 @@ fn only_crlf_dot_crlf_ends_a_message() {
 #[test]
 fn fifty_mebibytes_arrive_at_two_homes() {
     let (ann, bob) = (ann(), bob());
-    let mut cluster = Cluster::mail().user(&ann).user(&bob).start();
+    let mut cluster = Cluster::mail()
+        .delivery("max_message_size = \"60MiB\"")
+        .user(&ann)
+        .user(&bob)
+        .start();
     cluster.start_postfix(
         Route::Unix,
         Recipients::Known,

@@ -70,14 +70,14 @@ impl Dovecot {
         let configuration = dir.join("dovecot.conf");
         let dir = dir.display();
         let lmtp = if settings.lmtp {
-            format!("!include {dir}/lmtp.conf\n")
+            include_str!("../../../config/dovecot/lmtp.conf")
         } else {
-            String::new()
+            ""
         };
         fs::write(
             &configuration,
             format!(
-                "{main}!include {dir}/imap-master.conf\n{lmtp}{}\n",
+                "{main}!include {dir}/imap-master.conf\n{lmtp}\n{}\n",
                 settings.extra
             ),
         )
