@@ -209,7 +209,9 @@ pub(super) struct Master {
 impl Master {
     /// Connects, and waits until a process of Dovecot's is there.
     pub(super) async fn connect(socket: &Path) -> Result<Self, MasterError> {
-        let stream = net::connect_unix(socket).await.map_err(MasterError::Connect)?;
+        let stream = net::connect_unix(socket)
+            .await
+            .map_err(MasterError::Connect)?;
         let mut master = Self {
             stream,
             input: BytesMut::new(),

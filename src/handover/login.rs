@@ -79,10 +79,12 @@ impl Client {
 
 /// Connects to the real server.
 pub(super) async fn connect(server: &Address) -> Result<Stream, Refused> {
-    net::connect(server).await.map_err(|source| Refused::Connect {
-        server: server.clone(),
-        source,
-    })
+    net::connect(server)
+        .await
+        .map_err(|source| Refused::Connect {
+            server: server.clone(),
+            source,
+        })
 }
 
 /// Connects and logs in on behalf of the context's account.

@@ -76,7 +76,8 @@ impl<R> Reception<R> {
                 Event::More => {}
                 event => {
                     if matches!(event, Event::Close(_)) {
-                        self.write().await?;
+                        // It may have gone with its QUIT.
+                        let _ = self.write().await;
                     }
                     return Ok(event);
                 }

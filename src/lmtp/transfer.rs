@@ -135,7 +135,8 @@ impl Transfer {
     ///
     /// The message is broken: ask `broken`.
     pub async fn body(&mut self, octets: &[u8]) -> Result<(), TransferError> {
-        if self.early.is_some() {
+        // What was heard together with the reply to DATA waits in the input.
+        if self.early.is_some() || !self.input.is_empty() && self.hears_the_end()? {
             return Ok(());
         }
         self.client.body(octets, &mut self.out);
@@ -170,11 +171,12 @@ impl Transfer {
             return Ok(fates);
         }
         self.client.finish(&mut self.out);
-        let step = self.step(Instant::now() + self.timeouts.answer).await?;
-        // An idle connection holds no more than it needs.
-        (self.input, self.out) = (BytesMut::new(), BytesMut::new());
-        match step {
-            Step::Done(fates) => Ok(fates),
+        match self.step(Instant::now() + self.timeouts.answer).await? {
+            Step::Done(fates) => {
+                // A connection that waits for its next message holds nothing of the last one.
+                (self.input, self.out) = (BytesMut::new(), BytesMut::new());
+                Ok(fates)
+            }
             Step::Data | Step::More | Step::Ready => Err(TransferError::Closed),
         }
     }
