@@ -29,9 +29,11 @@ mod tests;
 pub use self::settings::{Kind, MaildirSettings, Naming, ServerSettings, Settings};
 pub use crate::store::StartError;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::{io::AsyncWriteExt as _, sync::OwnedSemaphorePermit, time::timeout};
+use tokio::{
+    io::AsyncWriteExt as _, sync::OwnedSemaphorePermit, task::spawn_blocking, time::timeout,
+};
 
 use self::{
     maildir::Maildir,
@@ -56,6 +58,9 @@ use crate::{
     store::{self, Store},
     tasks::Tasks,
 };
+
+/// How long it may take to open or make a home.
+const HOME_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The mailstore role. Clones share everything.
 #[derive(Clone, Debug)]
@@ -204,7 +209,7 @@ impl Mailstore {
             };
             let went_on = match event {
                 Ok(Event::Recipient(recipient)) => {
-                    self.inner.recipient(&mut link, recipient);
+                    self.inner.recipient(&mut link, recipient).await;
                     Ok(())
                 }
                 Ok(Event::Begin(envelope)) => self.inner.message(&mut link, envelope).await,
@@ -245,7 +250,7 @@ impl Link {
 
 impl Inner {
     /// Decides about a recipient.
-    fn recipient(&self, link: &mut Link, recipient: Recipient) {
+    async fn recipient(&self, link: &mut Link, recipient: Recipient) {
         let Recipient { address, private } = recipient;
         let facts = private.as_deref().map(RecipientFacts::decode);
         let account = match &facts {
@@ -253,7 +258,7 @@ impl Inner {
             Some(Err(_)) | None => None,
         };
         let judged = match facts {
-            Some(Ok(facts)) => self.judge(&facts).map(|()| facts),
+            Some(Ok(facts)) => self.judge(&facts).await.map(|()| facts),
             Some(Err(error)) => Err(Verdict::misconfigured(chain(&error))),
             None => Err(Verdict::misconfigured("RCPT without facts")),
         };
@@ -275,13 +280,27 @@ impl Inner {
         }
     }
 
-    /// Whether this node serves such an account.
-    fn judge(&self, facts: &RecipientFacts) -> Result<(), Verdict> {
+    /// Whether this node serves such an account. The node's own server finds its home made, as it does at a login: it
+    /// has no right to make one itself.
+    async fn judge(&self, facts: &RecipientFacts) -> Result<(), Verdict> {
+        let RecipientFacts { uid, gid, home, .. } = facts;
+        let (uid, gid) = (*uid, *gid);
         self.bounds
-            .check(facts.uid, facts.gid)
+            .check(uid, gid)
             .map_err(Verdict::misconfigured)?;
-        Home::locate(&self.bounds.home_root, &facts.home)?;
-        Ok(())
+        let home = Home::locate(&self.bounds.home_root, home)?;
+        if matches!(self.way, Way::Maildir(_)) {
+            return Ok(());
+        }
+        let made = spawn_blocking(move || home.prepare(uid, gid));
+        match timeout(HOME_TIMEOUT, made).await {
+            Ok(Ok(made)) => Ok(made?),
+            Ok(Err(panicked)) => Err(Verdict::Failed(Cause::Failed, panicked.to_string())),
+            Err(_) => {
+                let reason = "the home is not there in time".to_owned();
+                Err(Verdict::Failed(Cause::TimedOut, reason))
+            }
+        }
     }
 
     /// One message, from DATA to its answers.

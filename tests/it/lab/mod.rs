@@ -406,7 +406,7 @@ impl Builder {
             .tempdir_in("/tmp")
             .unwrap();
         let root = dir.path();
-        for folder in ["bin", "front", "ldap", "logs", "nodes", "tmp"] {
+        for folder in ["bin", "front", "ldap", "logs", "nodes", "run", "tmp"] {
             fs::create_dir(root.join(folder)).unwrap();
         }
         let everyones = fs::Permissions::from_mode(0o1777);
@@ -881,6 +881,8 @@ impl Cluster {
         text += &self.delivery_toml(builder);
         let configuration = self.path("front/pigeonair.toml");
         fs::write(&configuration, text).unwrap();
+        // Where it makes its sockets.
+        chown(self.path("run"), Some(FRONT_UID), Some(FRONT_UID)).unwrap();
         for entry in fs::read_dir(self.path("front")).unwrap() {
             chown(entry.unwrap().path(), Some(FRONT_UID), Some(FRONT_UID)).unwrap();
         }
