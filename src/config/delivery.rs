@@ -108,7 +108,7 @@ fn waits(section: &mut Section<'_>) -> (Timeouts, Timeouts) {
     (mta, node)
 }
 
-fn spool(section: &mut Section<'_>) -> spool::Settings {
+pub(super) fn spool(section: &mut Section<'_>) -> spool::Settings {
     let default = spool::Settings::default();
     let memory = section.or("spool_memory", &form::size(4096..=1 << 30), default.memory);
     let form = form::path("the path of a folder");
@@ -185,7 +185,7 @@ fn is_hostname(text: &str) -> bool {
 }
 
 /// What the system calls itself.
-fn system_hostname() -> String {
+pub(super) fn system_hostname() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
         .map(|name| name.trim().to_owned())

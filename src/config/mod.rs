@@ -292,7 +292,7 @@ fn node(root: &mut Section<'_>, system: &System) -> Option<Node> {
     let acceptor = root
         .has("acceptor")
         .then(|| acceptor::read(&mut root.table("acceptor"), has_mailstore, system));
-    let mailstore = has_mailstore.then(|| mailstore::read(&mut root.table("mailstore"), system));
+    let mailstore = has_mailstore.then(|| mailstore::read(&mut root.table("mailstore")));
     let acceptor = acceptor??;
     Some(Node {
         gate: acceptor.gate,
