@@ -4,9 +4,9 @@ SHELL := /bin/bash
 CARGO ?= cargo
 
 # What the tests run against and with; the demo installs its own, smaller list.
-PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap \
+PACKAGES := btrfs-progs slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap \
 	courier-authlib courier-authlib-pipe curl fetchmail getmail6 isync libcourier-unicode4 libgamin0 \
-	mutt neomutt offlineimap3 openssl procps python3 shellcheck util-linux
+	mutt neomutt offlineimap3 openssl procps python3 shellcheck strace util-linux
 # What Cyrus needs.
 PACKAGES += libical3 libicu72 libjansson4 libpcre3 libpq5 libsasl2-modules \
 	libsasl2-modules-db libsqlite3-0 libwrap0 libxapian30 libxml2 sasl2-bin
