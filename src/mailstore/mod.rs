@@ -119,6 +119,14 @@ impl Mailstore {
     ///
     /// Whatever keeps messages from being stored as files.
     pub fn new(parts: Parts) -> Result<Self, StartError> {
+        let mailstore = Self::assemble(parts)?;
+        let inner = Arc::clone(&mailstore.inner);
+        let check = async move { inner.way.check().await };
+        mailstore.inner.tasks.background("mailstore check", check);
+        Ok(mailstore)
+    }
+
+    fn assemble(parts: Parts) -> Result<Self, StartError> {
         let Parts {
             settings,
             bounds,
@@ -136,7 +144,7 @@ impl Mailstore {
             Kind::Lmtp(server) => ("lmtp", Way::lmtp(server, &hostname, timeouts)),
             Kind::Maildir(maildir) => ("maildir", Way::maildir(maildir, &bounds, timeouts)?),
         };
-        let mailstore = Self {
+        Ok(Self {
             inner: Arc::new(Inner {
                 way,
                 lmtp: lmtp::Settings {
@@ -150,12 +158,9 @@ impl Mailstore {
                 timeouts,
                 bounds,
                 reporter: Reporter { metrics, kind },
-                tasks: tasks.clone(),
+                tasks,
             }),
-        };
-        let checked = Arc::clone(&mailstore.inner);
-        tasks.background("mailstore check", async move { checked.way.check().await });
-        Ok(mailstore)
+        })
     }
 
     /// One link that is opened for mail, until it ends; `permit` is its place.
@@ -207,7 +212,10 @@ impl Mailstore {
                     self.inner.recipient(&mut link, recipient);
                     Ok(())
                 }
-                Ok(Event::Begin(envelope)) => self.inner.message(&mut link, envelope).await,
+                Ok(Event::Begin(envelope)) => {
+                    // Boxed: a link between messages need not have room for one.
+                    Box::pin(self.inner.message(&mut link, envelope)).await
+                }
                 Ok(Event::Close(closed)) => break Ok(closed),
                 // What belongs to a message is heard where it is received; this is the rest of one that was refused.
                 Ok(Event::Body(_) | Event::Discard(_) | Event::End | Event::More) => Ok(()),

@@ -868,6 +868,8 @@ impl Cluster {
         text += &self.delivery_toml(builder);
         let configuration = self.path("front/pigeonair.toml");
         fs::write(&configuration, text).unwrap();
+        // Its delivery role makes a socket there.
+        chown(self.path("front"), Some(FRONT_UID), Some(FRONT_UID)).unwrap();
         for entry in fs::read_dir(self.path("front")).unwrap() {
             chown(entry.unwrap().path(), Some(FRONT_UID), Some(FRONT_UID)).unwrap();
         }
