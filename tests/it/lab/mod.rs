@@ -296,6 +296,7 @@ pub(crate) struct Builder {
     table: String,
     ldap: Ldap,
     descriptors: Option<u64>,
+    front_uid: u32,
     single: bool,
 }
 
@@ -368,6 +369,14 @@ impl Builder {
         Self { ldap, ..self }
     }
 
+    /// Starts the front as root; default a user of its own.
+    pub(crate) fn front_as_root(self) -> Self {
+        Self {
+            front_uid: 0,
+            ..self
+        }
+    }
+
     /// How many descriptors the front may have.
     pub(crate) fn descriptors(self, number: u64) -> Self {
         Self {
@@ -419,6 +428,7 @@ impl Builder {
             users: Vec::new(),
             front: None,
             front_command: Vec::new(),
+            front_uid: FRONT_UID,
             nodes: Vec::new(),
             slapd: None,
             postfix: None,
@@ -484,6 +494,7 @@ pub(crate) struct Cluster {
     pub(crate) front: Option<Process>,
     /// How the front is started.
     front_command: Vec<String>,
+    front_uid: u32,
     pub(crate) nodes: Vec<Node>,
     pub(crate) slapd: Option<Slapd>,
     postfix: Option<Postfix>,
@@ -508,6 +519,7 @@ impl Cluster {
             table: String::new(),
             ldap: Ldap::Plain,
             descriptors: None,
+            front_uid: FRONT_UID,
             single: false,
         }
     }
@@ -869,14 +881,17 @@ impl Cluster {
         let configuration = self.path("front/pigeonair.toml");
         fs::write(&configuration, text).unwrap();
         // Its delivery role makes a socket there.
-        chown(self.path("front"), Some(FRONT_UID), Some(FRONT_UID)).unwrap();
+        let owner = Some(builder.front_uid);
+        chown(self.path("front"), owner, owner).unwrap();
         for entry in fs::read_dir(self.path("front")).unwrap() {
-            chown(entry.unwrap().path(), Some(FRONT_UID), Some(FRONT_UID)).unwrap();
+            let path = entry.unwrap().path();
+            chown(path, owner, owner).unwrap();
         }
         let program = self.program("front", &configuration);
         let limit = builder
             .descriptors
             .map(|number| format!("--nofile={number}"));
+        self.front_uid = builder.front_uid;
         self.front_command = limit
             .into_iter()
             .flat_map(|limit| ["prlimit".to_owned(), limit, "--".to_owned()])
@@ -886,7 +901,7 @@ impl Cluster {
     }
 
     fn launch_front(&mut self) {
-        let id = FRONT_UID.to_string();
+        let id = self.front_uid.to_string();
         let command: Vec<&str> = self.front_command.iter().map(String::as_str).collect();
         let mut front = Process::start_as(
             "front",
