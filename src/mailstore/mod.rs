@@ -29,7 +29,7 @@ mod tests;
 pub use self::settings::{Kind, MaildirSettings, Naming, ServerSettings, Settings};
 pub use crate::store::StartError;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::{
     io::AsyncWriteExt as _, sync::OwnedSemaphorePermit, task::spawn_blocking, time::timeout,
@@ -58,9 +58,6 @@ use crate::{
     store::{self, Store},
     tasks::Tasks,
 };
-
-/// How long it may take to open or make a home.
-const HOME_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The mailstore role. Clones share everything.
 #[derive(Clone, Debug)]
@@ -124,6 +121,14 @@ impl Mailstore {
     ///
     /// Whatever keeps messages from being stored as files.
     pub fn new(parts: Parts) -> Result<Self, StartError> {
+        let mailstore = Self::assemble(parts)?;
+        let inner = Arc::clone(&mailstore.inner);
+        let check = async move { inner.way.check().await };
+        mailstore.inner.tasks.background("mailstore check", check);
+        Ok(mailstore)
+    }
+
+    fn assemble(parts: Parts) -> Result<Self, StartError> {
         let Parts {
             settings,
             bounds,
@@ -141,7 +146,7 @@ impl Mailstore {
             Kind::Lmtp(server) => ("lmtp", Way::lmtp(server, &hostname, timeouts)),
             Kind::Maildir(maildir) => ("maildir", Way::maildir(maildir, &bounds, timeouts)?),
         };
-        let mailstore = Self {
+        Ok(Self {
             inner: Arc::new(Inner {
                 way,
                 lmtp: lmtp::Settings {
@@ -155,12 +160,9 @@ impl Mailstore {
                 timeouts,
                 bounds,
                 reporter: Reporter { metrics, kind },
-                tasks: tasks.clone(),
+                tasks,
             }),
-        };
-        let checked = Arc::clone(&mailstore.inner);
-        tasks.background("mailstore check", async move { checked.way.check().await });
-        Ok(mailstore)
+        })
     }
 
     /// One link that is opened for mail, until it ends; `permit` is its place.
@@ -212,7 +214,10 @@ impl Mailstore {
                     self.inner.recipient(&mut link, recipient).await;
                     Ok(())
                 }
-                Ok(Event::Begin(envelope)) => self.inner.message(&mut link, envelope).await,
+                Ok(Event::Begin(envelope)) => {
+                    // Boxed: a link between messages need not have room for one.
+                    Box::pin(self.inner.message(&mut link, envelope)).await
+                }
                 Ok(Event::Close(closed)) => break Ok(closed),
                 // What belongs to a message is heard where it is received; this is the rest of one that was refused.
                 Ok(Event::Body(_) | Event::Discard(_) | Event::End | Event::More) => Ok(()),
@@ -280,24 +285,24 @@ impl Inner {
         }
     }
 
-    /// Whether this node serves such an account. The node's own server finds its home made, as it does at a login: it
-    /// has no right to make one itself.
+    /// Whether this node serves such an account. A home that is missing is made for the node's own server, which as the
+    /// account can't; the kind `maildir` makes it with the Maildir.
     async fn judge(&self, facts: &RecipientFacts) -> Result<(), Verdict> {
-        let RecipientFacts { uid, gid, home, .. } = facts;
-        let (uid, gid) = (*uid, *gid);
+        let (uid, gid) = (facts.uid, facts.gid);
         self.bounds
             .check(uid, gid)
             .map_err(Verdict::misconfigured)?;
-        let home = Home::locate(&self.bounds.home_root, home)?;
-        if matches!(self.way, Way::Maildir(_)) {
+        let home = Home::locate(&self.bounds.home_root, &facts.home)?;
+        let Way::Lmtp(server) = &self.way else {
             return Ok(());
-        }
-        let made = spawn_blocking(move || home.prepare(uid, gid));
-        match timeout(HOME_TIMEOUT, made).await {
-            Ok(Ok(made)) => Ok(made?),
-            Ok(Err(panicked)) => Err(Verdict::Failed(Cause::Failed, panicked.to_string())),
+        };
+        // A file system that hangs must not hang the event loop.
+        let prepared = spawn_blocking(move || home.prepare(uid, gid));
+        match timeout(server.settings.server_timeout, prepared).await {
+            Ok(Ok(prepared)) => Ok(prepared?),
+            Ok(Err(error)) => Err(Verdict::Failed(Cause::Failed, error.to_string())),
             Err(_) => {
-                let reason = "the home is not there in time".to_owned();
+                let reason = "the home could not be looked at in time".to_owned();
                 Err(Verdict::Failed(Cause::TimedOut, reason))
             }
         }

@@ -19,6 +19,7 @@
 //! | `outside` | metrics, health, and the log's line of a session |
 //! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
+//! | `rights` | the capabilities that the processes keep |
 //! | `sessions` | after login it is bytes: large messages, IDLE, early commands, half-closed connections |
 //! | `single` | one machine without LDAP |
 //! | `stopping` | SIGTERM: what goes on, what is told, what is cut |
@@ -49,6 +50,7 @@ mod mail;
 mod outside;
 mod pop3;
 mod refusals;
+mod rights;
 mod sessions;
 mod single;
 mod smtp;

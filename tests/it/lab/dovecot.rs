@@ -88,7 +88,7 @@ impl Dovecot {
             address: settings.address,
             pop3: pop3(settings.address),
             imap_master: settings.dir.join("run/imap-master"),
-            lmtp: settings.dir.join("run/lmtp"),
+            lmtp: settings.dir.join("run/lmtp-pigeonair"),
             name,
             configuration,
             logs: logs.to_owned(),

@@ -56,7 +56,7 @@ impl Cluster {
 
     /// The delivery role's Unix socket.
     pub(crate) fn lmtp_socket(&self) -> PathBuf {
-        self.path("run/lmtp.sock")
+        self.path("front/lmtp.sock")
     }
 
     /// Starts Postfix.

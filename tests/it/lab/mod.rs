@@ -297,6 +297,7 @@ pub(crate) struct Builder {
     through: Option<u16>,
     ldap: Ldap,
     descriptors: Option<u64>,
+    front_uid: u32,
     single: bool,
 }
 
@@ -377,6 +378,14 @@ impl Builder {
         Self { ldap, ..self }
     }
 
+    /// Starts the front as root; default a user of its own.
+    pub(crate) fn front_as_root(self) -> Self {
+        Self {
+            front_uid: 0,
+            ..self
+        }
+    }
+
     /// How many descriptors the front may have.
     pub(crate) fn descriptors(self, number: u64) -> Self {
         Self {
@@ -406,7 +415,7 @@ impl Builder {
             .tempdir_in("/tmp")
             .unwrap();
         let root = dir.path();
-        for folder in ["bin", "front", "ldap", "logs", "nodes", "run", "tmp"] {
+        for folder in ["bin", "front", "ldap", "logs", "nodes", "tmp"] {
             fs::create_dir(root.join(folder)).unwrap();
         }
         let everyones = fs::Permissions::from_mode(0o1777);
@@ -428,6 +437,7 @@ impl Builder {
             users: Vec::new(),
             front: None,
             front_command: Vec::new(),
+            front_uid: FRONT_UID,
             nodes: Vec::new(),
             slapd: None,
             postfix: None,
@@ -493,6 +503,7 @@ pub(crate) struct Cluster {
     pub(crate) front: Option<Process>,
     /// How the front is started.
     front_command: Vec<String>,
+    front_uid: u32,
     pub(crate) nodes: Vec<Node>,
     pub(crate) slapd: Option<Slapd>,
     postfix: Option<Postfix>,
@@ -518,6 +529,7 @@ impl Cluster {
             through: None,
             ldap: Ldap::Plain,
             descriptors: None,
+            front_uid: FRONT_UID,
             single: false,
         }
     }
@@ -881,15 +893,18 @@ impl Cluster {
         text += &self.delivery_toml(builder);
         let configuration = self.path("front/pigeonair.toml");
         fs::write(&configuration, text).unwrap();
-        // Where it makes its sockets.
-        chown(self.path("run"), Some(FRONT_UID), Some(FRONT_UID)).unwrap();
+        // Its delivery role makes a socket there.
+        let owner = Some(builder.front_uid);
+        chown(self.path("front"), owner, owner).unwrap();
         for entry in fs::read_dir(self.path("front")).unwrap() {
-            chown(entry.unwrap().path(), Some(FRONT_UID), Some(FRONT_UID)).unwrap();
+            let path = entry.unwrap().path();
+            chown(path, owner, owner).unwrap();
         }
         let program = self.program("front", &configuration);
         let limit = builder
             .descriptors
             .map(|number| format!("--nofile={number}"));
+        self.front_uid = builder.front_uid;
         self.front_command = limit
             .into_iter()
             .flat_map(|limit| ["prlimit".to_owned(), limit, "--".to_owned()])
@@ -899,7 +914,7 @@ impl Cluster {
     }
 
     fn launch_front(&mut self) {
-        let id = FRONT_UID.to_string();
+        let id = self.front_uid.to_string();
         let command: Vec<&str> = self.front_command.iter().map(String::as_str).collect();
         let mut front = Process::start_as(
             "front",
