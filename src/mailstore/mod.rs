@@ -31,7 +31,9 @@ pub use crate::store::StartError;
 
 use std::sync::Arc;
 
-use tokio::{io::AsyncWriteExt as _, sync::OwnedSemaphorePermit, time::timeout};
+use tokio::{
+    io::AsyncWriteExt as _, sync::OwnedSemaphorePermit, task::spawn_blocking, time::timeout,
+};
 
 use self::{
     maildir::Maildir,
@@ -209,7 +211,7 @@ impl Mailstore {
             };
             let went_on = match event {
                 Ok(Event::Recipient(recipient)) => {
-                    self.inner.recipient(&mut link, recipient);
+                    self.inner.recipient(&mut link, recipient).await;
                     Ok(())
                 }
                 Ok(Event::Begin(envelope)) => {
@@ -253,7 +255,7 @@ impl Link {
 
 impl Inner {
     /// Decides about a recipient.
-    fn recipient(&self, link: &mut Link, recipient: Recipient) {
+    async fn recipient(&self, link: &mut Link, recipient: Recipient) {
         let Recipient { address, private } = recipient;
         let facts = private.as_deref().map(RecipientFacts::decode);
         let account = match &facts {
@@ -261,7 +263,7 @@ impl Inner {
             Some(Err(_)) | None => None,
         };
         let judged = match facts {
-            Some(Ok(facts)) => self.judge(&facts).map(|()| facts),
+            Some(Ok(facts)) => self.judge(&facts).await.map(|()| facts),
             Some(Err(error)) => Err(Verdict::misconfigured(chain(&error))),
             None => Err(Verdict::misconfigured("RCPT without facts")),
         };
@@ -283,13 +285,27 @@ impl Inner {
         }
     }
 
-    /// Whether this node serves such an account.
-    fn judge(&self, facts: &RecipientFacts) -> Result<(), Verdict> {
+    /// Whether this node serves such an account. A home that is missing is made for the node's own server, which as the
+    /// account can't; the kind `maildir` makes it with the Maildir.
+    async fn judge(&self, facts: &RecipientFacts) -> Result<(), Verdict> {
+        let (uid, gid) = (facts.uid, facts.gid);
         self.bounds
-            .check(facts.uid, facts.gid)
+            .check(uid, gid)
             .map_err(Verdict::misconfigured)?;
-        Home::locate(&self.bounds.home_root, &facts.home)?;
-        Ok(())
+        let home = Home::locate(&self.bounds.home_root, &facts.home)?;
+        let Way::Lmtp(server) = &self.way else {
+            return Ok(());
+        };
+        // A file system that hangs must not hang the event loop.
+        let prepared = spawn_blocking(move || home.prepare(uid, gid));
+        match timeout(server.settings.server_timeout, prepared).await {
+            Ok(Ok(prepared)) => Ok(prepared?),
+            Ok(Err(error)) => Err(Verdict::Failed(Cause::Failed, error.to_string())),
+            Err(_) => {
+                let reason = "the home could not be looked at in time".to_owned();
+                Err(Verdict::Failed(Cause::TimedOut, reason))
+            }
+        }
     }
 
     /// One message, from DATA to its answers.
