@@ -4,7 +4,12 @@
 //! that what it gives up is not given up by the test; `meddle` does the same and stops at a moment.
 
 mod delivery;
+mod disk;
 mod hostile;
+mod mailbox;
+mod order;
+mod rights;
+mod trace;
 
 use std::{
     fs,
@@ -21,19 +26,39 @@ const UID: u32 = 20_101;
 const GID: u32 = 20_102;
 const MAIL: &[u8] = b"Subject: x\r\n\r\nbody\r\n";
 
+/// A folder that may be a file system of its own.
+enum Root {
+    Folder(tempfile::TempDir),
+    Mounted(disk::Mounted),
+    Borrowed(PathBuf),
+}
+
+impl Root {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Folder(folder) => folder.path(),
+            Self::Mounted(mounted) => mounted.path(),
+            Self::Borrowed(path) => path,
+        }
+    }
+}
+
 struct Lab {
-    root: tempfile::TempDir,
+    root: Root,
     folder: &'static str,
     permanent: bool,
 }
 
 impl Lab {
     fn new() -> Self {
+        Self::at_root(Root::Folder(tempfile::tempdir().unwrap()))
+    }
+
+    fn at_root(root: Root) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "these tests become other users: run them as root"
         );
-        let root = tempfile::tempdir().unwrap();
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
         Self {
             root,
@@ -181,4 +206,13 @@ fn names(folder: &Path) -> Vec<String> {
 fn owned(path: &Path) -> (u32, u32, u32) {
     let metadata = fs::symlink_metadata(path).unwrap();
     (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)
+}
+/// This test once more, in a process of its own that finds `variable` set.
+fn again(test: &str, variable: &str, value: &Path) -> Vec<std::ffi::OsString> {
+    let setting = format!("{variable}={}", value.display());
+    let program = std::env::current_exe().unwrap();
+    let mut words = vec!["env".into(), setting.into(), program.into()];
+    let options = ["--exact", test, "--nocapture", "--test-threads=1"];
+    words.extend(options.map(Into::into));
+    words
 }
