@@ -531,8 +531,13 @@ fn mail_waits_in_the_queue_for_what_is_away() {
             "node" => cluster.restart_acceptor("n1"),
             _ => cluster.slapd().restart(),
         }
-        cluster.postfix().restart();
-        settled(&mut cluster, &id);
+        let postfix = cluster.postfix();
+        postfix.restart();
+        // One that it was about to try is otherwise left alone for minutes.
+        eventually(&format!("{case} is back, and the queue empty"), || {
+            postfix.flush();
+            postfix.queue().is_empty()
+        });
         for user in users {
             has(&cluster, user, case, &message);
         }
