@@ -76,7 +76,11 @@ test: deps ## Run all tests against real slapd, Dovecot and Postfix (root)
 
 .PHONY: test-full
 test-full: deps ## The same with the long ones (root)
-	$(CARGO) test --locked -- --include-ignored
+	PIGEONAIR_FULL=1 PIGEONAIR_TEST_PATIENCE=1800 $(CARGO) test --locked
+
+.PHONY: bench
+bench: ## Measure CPU time and memory per message beside Dovecot's LMTP proxy (root)
+	$(CARGO) bench --locked
 
 # What is found goes to fuzz/artifacts, what is learned to fuzz/target; the seeds in fuzz/corpus stay as they are.
 .PHONY: fuzz

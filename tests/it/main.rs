@@ -15,6 +15,7 @@
 //! | `links` | whoever comes to a link port and is no proxy, or one that may not |
 //! | `logins` | every way to log in, on every channel, at every kind of node |
 //! | `mail` | mail by SMTP through Postfix and the delivery role to the mailbox at home |
+//! | `faults` | mail when processes, links and disks fail in the middle |
 //! | `outside` | metrics, health, and the log's line of a session |
 //! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
@@ -39,6 +40,7 @@ mod client;
 mod descriptors;
 mod directory;
 mod failures;
+mod faults;
 mod fidelity;
 mod hostile;
 mod lab;

@@ -294,6 +294,7 @@ pub(crate) struct Builder {
     delivery: Option<String>,
     mailstore: String,
     table: String,
+    through: Option<u16>,
     ldap: Ldap,
     descriptors: Option<u64>,
     front_uid: u32,
@@ -320,6 +321,14 @@ impl Builder {
             node.link = if tls { Link::Tls } else { Link::Plain };
         }
         self
+    }
+
+    /// The front dials all nodes at this port of the cluster's address, where the test has somebody between.
+    pub(crate) fn through(self, port: u16) -> Self {
+        Self {
+            through: Some(port),
+            ..self
+        }
     }
 
     pub(crate) fn user(mut self, user: &User) -> Self {
@@ -517,6 +526,7 @@ impl Cluster {
             delivery: None,
             mailstore: String::new(),
             table: String::new(),
+            through: None,
             ldap: Ldap::Plain,
             descriptors: None,
             front_uid: FRONT_UID,
@@ -869,7 +879,10 @@ impl Cluster {
                 text,
                 "\n[[nodes.node]]\nname = \"{}\"\naddress = \"{}\"\nkey_id = \"front\"\nkey_file = \"{key}\"\n{}\n",
                 spec.name,
-                self.link(spec, index),
+                match builder.through {
+                    Some(port) => format!("{}:{port}", self.ip),
+                    None => self.link(spec, index),
+                },
                 spec.entry,
             )
             .unwrap();
