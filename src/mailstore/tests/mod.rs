@@ -4,6 +4,7 @@
 //! socket pair, or the octets that one would send. Links are opened elsewhere: what they carry begins behind the verdict.
 
 mod dovecot;
+mod links;
 mod maildir;
 mod scripted;
 

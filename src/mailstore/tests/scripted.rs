@@ -47,6 +47,7 @@ impl Scripted {
     }
 
     /// Serves for as long as it is polled.
+    #[allow(clippy::too_many_lines, reason = "a table of commands")]
     async fn serve(&self, manners: Manners) {
         let mut left = manners.closes_after.unwrap_or(usize::MAX);
         loop {
