@@ -54,6 +54,8 @@ pub struct Metrics {
     pub spooled: IntCounterVec,
     /// `spooled_bytes_total`: octets of them.
     pub spooled_bytes: IntCounter,
+    /// `stored_total{kind,result}`: messages at a node, per recipient; result `stored` or why not.
+    pub stored: IntCounterVec,
     /// `panics_total`: tasks that ended by panicking.
     panics: IntCounter,
 }
@@ -146,6 +148,11 @@ impl Metrics {
                 "spooled_bytes_total",
                 "Octets of messages for several homes.",
             )?)?,
+            stored: new.counters(
+                "stored_total",
+                "Messages at this node, per recipient.",
+                &["kind", "result"],
+            )?,
             panics: new.add(IntCounter::new(
                 "panics_total",
                 "Tasks that ended by panicking.",

@@ -283,8 +283,8 @@ fn deliver(arguments: &[&str], message: &[u8]) -> (i32, String) {
     (output.status.code().unwrap(), notes)
 }
 
-/// A server for one message: takes everything up to the dot and says `reply` then.
-fn answer(listener: &UnixListener, reply: &str) {
+/// A server for one message: takes everything up to the dot and says `reply` then. Returns whether the dot came.
+fn answer(listener: &UnixListener, reply: &str) -> bool {
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(b"220 x\r\n").unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap());
@@ -299,9 +299,9 @@ fn answer(listener: &UnixListener, reply: &str) {
             }
             ".\r\n" => {
                 stream.write_all(reply.as_bytes()).unwrap();
-                return;
+                return true;
             }
-            "" => return,
+            "" => return false,
             _ if in_message => continue,
             _ => "250-x\r\n250 8BITMIME\r\n",
         };
@@ -353,6 +353,31 @@ fn what_became_of_a_message_is_an_exit_code_that_mtas_know() {
     let nothing = deliver(&arguments, b"");
     let expected = "4.3.0 no message on standard input\n".to_owned();
     assert_eq!(nothing, (75, expected));
+}
+
+/// An MTA that is killed while it writes closes the pipe as one that has written all: the part must not be delivered.
+#[test]
+fn the_message_of_a_killed_writer_is_not_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("lmtp");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let (program, socket) = (env!("CARGO_BIN_EXE_pigeonair"), socket.display());
+    // More than a pipe holds: when the shell has written it, the program has begun to read.
+    for (end, is_ended) in [("exec 3>&-; wait", true), ("kill -9 $$", false)].repeat(5) {
+        let script = format!(
+            "rm -f pipe; mkfifo pipe\n\
+             {program} deliver --server {socket} ann <pipe 2>>errors &\n\
+             exec 3>pipe\nprintf 'Subject: x\\n\\n%0200000d' 0 >&3\n{end}\n"
+        );
+        let mut writer = Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(dir.path())
+            .spawn()
+            .unwrap();
+        let ended = answer(&listener, "250 2.0.0 Stored.\r\n");
+        writer.wait().unwrap();
+        assert_eq!(ended, is_ended, "{end}");
+    }
 }
 
 /// A mistake in the MTA's configuration must neither return mail nor lose it.

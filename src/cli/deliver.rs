@@ -12,7 +12,7 @@
 //! The MTA returns a message to its sender for most exit codes, so everything that is not a refusal by the server is
 //! "try again": a server that is away or breaks off, a message that can't be read, a mistake on the command line or in here. The
 //! one line for standard error begins with an enhanced code (RFC 3463), which Postfix takes before the exit code.
-//! The end of the message can't be told from the death of the process that writes it: when our parent is gone by then,
+//! The end of the message can't be told from the death of the process that writes it: when our parent is dying by then,
 //! the message is not ended. What is left of standard input after a refusal is read and dropped: a writer that meets a closed
 //! pipe may take that for the failure. All of it ends within 15 minutes, before an MTA would kill us (Postfix 1000
 //! seconds; to Exim a time-out is final). RFC 2033.
@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, getppid};
 use tokio::{
     fs::File,
     io::{AsyncRead, AsyncReadExt as _},
@@ -130,8 +131,8 @@ pub(super) fn run(options: &Options) -> Result<(), NotDelivered> {
         .enable_all()
         .build()
         .map_err(NotDelivered::Runtime)?;
-    let parent = rustix::process::getppid();
-    let is_orphan = || rustix::process::getppid() != parent;
+    let parent = Parent(getppid());
+    let is_orphan = || parent.is_gone();
     let done = contained(|| {
         runtime.block_on(async {
             let input = io::stdin().as_fd().try_clone_to_owned();
@@ -237,6 +238,31 @@ async fn send(
         }
     }
     Ok(())
+}
+
+/// Whoever started us, and writes the message.
+struct Parent(Option<Pid>);
+
+impl Parent {
+    /// Whether it is dead or dying. A process that dies closes its files before it has another parent, but after the kernel
+    /// has marked it (`PF_EXITING` among the flags in proc(5), which every user may read unless `hidepid` is set). One that
+    /// died before we began is not noticed.
+    fn is_gone(&self) -> bool {
+        let stat = self.0.map(|pid| format!("/proc/{pid}/stat"));
+        let stat = stat.and_then(|path| std::fs::read_to_string(path).ok());
+        getppid() != self.0 || stat.is_some_and(|stat| is_exiting(&stat))
+    }
+}
+
+/// Whether the process of a line of proc(5) has begun to die.
+fn is_exiting(stat: &str) -> bool {
+    const PF_EXITING: u32 = 4;
+    // Behind the name, which may hold anything: state, parent, group, session, terminal, its group, flags.
+    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields);
+    let flags = fields.and_then(|fields| fields.split(' ').nth(6));
+    flags
+        .and_then(|flags| flags.parse::<u32>().ok())
+        .is_some_and(|flags| flags & PF_EXITING != 0)
 }
 
 /// How a message begins.
@@ -701,6 +727,21 @@ mod tests {
             let (told, heard) = server.deliver(&[recipient], message.as_bytes()).await;
             assert_eq!((told.as_str(), heard.as_str()), (expected, LHLO.0));
         }
+    }
+
+    #[test]
+    fn a_dying_process_is_told_from_a_living_one() {
+        for (stat, expected) in [
+            ("7 (sh) R 1 7 7 0 -1 4194304 62 0 0 4 4", false),
+            ("7 (sh) R 1 7 7 0 -1 4194308 62 0 0 0 0", true),
+            ("7 (a) R 4 4 4 4 4 4) R 1 7 7 0 -1 4194304 62", false),
+            ("7 (sh) Z 1 7 7 0 -1 4228108 62", true),
+            ("", false),
+        ] {
+            assert_eq!(is_exiting(stat), expected, "{stat}");
+        }
+        let own = std::fs::read_to_string("/proc/self/stat").unwrap();
+        assert!(!is_exiting(&own), "{own}");
     }
 
     #[test]

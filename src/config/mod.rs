@@ -273,7 +273,7 @@ fn front(root: &mut Section<'_>, system: &System) -> Option<Front> {
         .then(|| proxy::read(&mut root.table("proxy")));
     let delivery = root
         .has("delivery")
-        .then(|| delivery::read(&mut root.table("delivery"), system));
+        .then(|| delivery::read(&mut root.table("delivery")));
     Some(Front {
         proxy: wanted(proxy)?,
         delivery: wanted(delivery)?,
@@ -292,7 +292,7 @@ fn node(root: &mut Section<'_>, system: &System) -> Option<Node> {
     let acceptor = root
         .has("acceptor")
         .then(|| acceptor::read(&mut root.table("acceptor"), has_mailstore, system));
-    let mailstore = has_mailstore.then(|| mailstore::read(&mut root.table("mailstore"), system));
+    let mailstore = has_mailstore.then(|| mailstore::read(&mut root.table("mailstore")));
     let acceptor = acceptor??;
     Some(Node {
         gate: acceptor.gate,

@@ -13,7 +13,7 @@
 //! Limits: those of [`Server`](crate::proto::lmtp::Server); [`Timeouts`](crate::lmtp::Timeouts). When the process stops the
 //! next command hears 421; a message that has begun is finished.
 
-use std::{collections::HashMap, slice, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
@@ -21,18 +21,18 @@ use tokio::sync::{Semaphore, oneshot};
 use super::{
     Inner,
     forward::{Sending, Start, spool_failure},
+    message::{Home, Message},
     recipient::{self, Accepted},
     report::{self, Failure, Report, Stage, Verdict},
 };
 use crate::{
     lmtp::{Interrupted, Reception},
-    names::{ClientAddr, NodeName, SessionId},
+    names::{ClientAddr, SessionId},
     net::Stream,
-    nodes::Node,
     outcome::Blame,
     proto::{
         link::context::mail::{KEYWORD, MAX_LINE_BYTES, MessageFacts},
-        lmtp::{Address, Cause, Closed, Envelope, Event, Recipient, Reply},
+        lmtp::{Address, Cause, Closed, Envelope, Event, Reply},
     },
     spool::{Spool, Spooled},
 };
@@ -49,24 +49,9 @@ pub(super) struct Conversation {
     session: SessionId,
 }
 
-/// A message that was begun.
-struct Message {
-    report: Report,
-    recipients: Vec<Accepted>,
-    homes: Vec<Home>,
-    /// For each recipient, which of the homes is its.
-    home_of: Vec<usize>,
-}
-
-/// A node, and the message for the recipients there.
-struct Home {
-    node: Arc<Node>,
-    envelope: Envelope<Recipient>,
-}
-
 /// Where the octets of a message go.
 enum Sink {
-    Home(Sending),
+    Home(Box<Sending>),
     /// Nowhere: it is known what becomes of the message.
     Known(Vec<Verdict>),
     Spool(Spool),
@@ -167,60 +152,27 @@ impl Conversation {
             size: 0,
             started: Instant::now(),
         };
-        let facts = match self.facts(&report.session, &envelope) {
-            Ok(facts) => facts,
-            Err(failure) => {
-                let verdicts = vec![Verdict::Failed(failure.clone()); envelope.recipients.len()];
-                self.conclude(&report, &envelope.recipients, &verdicts);
-                self.reception.refuse(&failure.cause.reply());
-                return Ok(());
-            }
-        };
-        let message = Message::new(report, envelope, &facts);
-        match message.homes.as_slice() {
-            [_] => self.straight(message).await,
-            _ => self.spooled(message).await,
-        }
-    }
-
-    /// What nodes are told of a message, unless it goes round in circles.
-    fn facts(
-        &self,
-        session: &SessionId,
-        envelope: &Envelope<Accepted>,
-    ) -> Result<MessageFacts, Failure> {
-        let failed = |cause, reason: String| Failure {
-            cause,
-            stage: Stage::Message,
-            blame: Blame::Client,
-            reason,
-        };
-        // Of what somebody in front says only that is believed.
-        let hops = match &envelope.private {
-            Some(octets) => {
-                MessageFacts::decode(octets)
-                    .map_err(|error| failed(Cause::Failed, error.to_string()))?
-                    .hops
-            }
-            None => 0,
-        };
-        let hops = hops.saturating_add(1);
-        if hops > MAX_HOPS {
-            let reason = format!("has passed {MAX_HOPS} deliveries already");
-            return Err(failed(Cause::Loop, reason));
-        }
-        Ok(MessageFacts {
-            session: session.clone(),
+        let metrics = self.delivery.metrics.clone();
+        let hops = hops(&envelope);
+        let facts = MessageFacts {
+            session: report.session.clone(),
             client: self.client,
-            hops,
-        })
+            hops: *hops.as_ref().unwrap_or(&MAX_HOPS),
+        };
+        let (mut message, homes) = Message::new(metrics, report, envelope, &facts);
+        if let Err(failure) = hops {
+            self.reception.refuse(&failure.cause.reply());
+            message.or_else(Verdict::Failed(failure));
+            return Ok(());
+        }
+        match <[Home; 1]>::try_from(homes) {
+            Ok([home]) => self.straight(message, home).await,
+            Err(homes) => self.spooled(message, homes).await,
+        }
     }
 
     /// A message for one home.
-    async fn straight(&mut self, mut message: Message) -> Result<(), Interrupted> {
-        let Some(home) = message.homes.pop() else {
-            return Ok(());
-        };
+    async fn straight(&mut self, mut message: Message, home: Home) -> Result<(), Interrupted> {
         let forwarder = &self.delivery.forwarder;
         let session = &message.report.session;
         let start = forwarder.begin(&home.node, session, home.envelope).await;
@@ -228,7 +180,9 @@ impl Conversation {
             Start::Data(sending) => Sink::Home(sending),
             Start::Done(verdicts) => {
                 if let Some(reply) = same_reply(&verdicts) {
-                    self.conclude(&message.report, &message.recipients, &verdicts);
+                    for verdict in &verdicts {
+                        message.tell(verdict);
+                    }
                     self.reception.refuse(&reply);
                     return Ok(());
                 }
@@ -239,7 +193,10 @@ impl Conversation {
             return Ok(());
         };
         let verdicts = match sink {
-            Sink::Home(sending) => sending.finish().await,
+            Sink::Home(sending) => {
+                message.or_else(Verdict::unknown());
+                sending.finish().await
+            }
             Sink::Known(verdicts) => verdicts,
             Sink::Spool(_) => Vec::new(),
         };
@@ -247,25 +204,30 @@ impl Conversation {
     }
 
     /// A message for several homes.
-    async fn spooled(&mut self, mut message: Message) -> Result<(), Interrupted> {
+    async fn spooled(&mut self, mut message: Message, homes: Vec<Home>) -> Result<(), Interrupted> {
         let spool = Spool::new(self.delivery.settings.spool.clone());
         let sink = Sink::Spool(spool);
         let Some(sink) = self.receive(&mut message, sink).await? else {
             return Ok(());
         };
-        let verdicts = match sink {
-            Sink::Spool(spool) => match spool.finish().await {
-                Ok(octets) => {
-                    let coming = self.spread(&mut message, &octets);
-                    return self.answer(message, coming).await;
-                }
-                Err(error) => message.all_failed(&spool_failure(&error)),
-            },
-            Sink::Known(verdicts) => verdicts,
-            Sink::Home(_) => Vec::new(),
+        let octets = match sink {
+            Sink::Spool(spool) => spool.finish().await,
+            Sink::Known(verdicts) => {
+                return self.answer(message, vec![Coming::here(verdicts)]).await;
+            }
+            Sink::Home(_) => return Ok(()),
         };
-        message.home_of.fill(0);
-        self.answer(message, vec![Coming::here(verdicts)]).await
+        match octets {
+            Ok(octets) => {
+                message.or_else(Verdict::unknown());
+                let coming = self.spread(&message.report, homes, &octets);
+                self.answer(message, coming).await
+            }
+            Err(error) => {
+                let verdicts = vec![Verdict::Failed(spool_failure(&error)); message.len()];
+                self.answer(message, vec![Coming::here(verdicts)]).await
+            }
+        }
     }
 
     /// Takes the octets of a message; none when the server answers for it itself.
@@ -278,20 +240,16 @@ impl Conversation {
         match self.octets(message, sink).await {
             Ok(Received::Complete(sink)) => Ok(Some(sink)),
             Ok(Received::Discarded(cause)) => {
-                let failure = Failure {
+                message.or_else(Verdict::Failed(Failure {
                     cause,
                     stage: Stage::Body,
                     blame: Blame::Client,
                     reason: "the rest of the message is not read".to_owned(),
-                };
-                let verdicts = message.all_failed(&failure);
-                self.conclude(&message.report, &message.recipients, &verdicts);
+                }));
                 Ok(None)
             }
             Err(interrupted) => {
-                let verdict = Verdict::Abandoned(interrupted.to_string());
-                let verdicts = vec![verdict; message.recipients.len()];
-                self.conclude(&message.report, &message.recipients, &verdicts);
+                message.or_else(Verdict::Abandoned(interrupted.to_string()));
                 Err(interrupted)
             }
         }
@@ -320,7 +278,7 @@ impl Conversation {
     }
 
     /// Forwards a message to all of its homes: a task for each, so many at a time.
-    fn spread(&self, message: &mut Message, octets: &Spooled) -> Vec<Coming> {
+    fn spread(&self, report: &Report, homes: Vec<Home>, octets: &Spooled) -> Vec<Coming> {
         let Inner {
             metrics,
             settings,
@@ -339,7 +297,7 @@ impl Conversation {
         let start = |home: Home| {
             let (told, coming) = oneshot::channel();
             let (forwarder, limit) = (forwarder.clone(), Arc::clone(&limit));
-            let (session, octets) = (message.report.session.clone(), octets.clone());
+            let (session, octets) = (report.session.clone(), octets.clone());
             let forwarding = Box::pin(async move {
                 let _permit = limit.acquire_owned().await;
                 let Home { node, mut envelope } = home;
@@ -351,26 +309,19 @@ impl Conversation {
             tasks.spawn("forward", forwarding);
             Coming::Awaited(coming)
         };
-        std::mem::take(&mut message.homes)
-            .into_iter()
-            .map(start)
-            .collect()
+        homes.into_iter().map(start).collect()
     }
 
     /// Answers in the order of the recipients, each as soon as those before it are known.
     async fn answer(
         &mut self,
-        message: Message,
+        mut message: Message,
         mut coming: Vec<Coming>,
     ) -> Result<(), Interrupted> {
-        let Message {
-            report,
-            recipients,
-            home_of,
-            ..
-        } = message;
         let mut gone = Ok(());
-        for (accepted, home) in recipients.iter().zip(home_of) {
+        while let Some(home) = message.next_home() {
+            // What is known of all recipients at once comes as if from one home.
+            let home = if coming.len() == 1 { 0 } else { home };
             let verdict = match coming.get_mut(home) {
                 Some(coming) => {
                     if !coming.is_here() && gone.is_ok() {
@@ -381,74 +332,9 @@ impl Conversation {
                 }
                 None => Verdict::unknown(),
             };
-            let reply = verdict.reply();
-            self.conclude(
-                &report,
-                slice::from_ref(accepted),
-                slice::from_ref(&verdict),
-            );
-            self.reception.answer(&reply);
+            self.reception.answer(&message.tell(&verdict));
         }
         gone
-    }
-
-    /// A line and a count for each recipient.
-    fn conclude(&self, report: &Report, recipients: &[Accepted], verdicts: &[Verdict]) {
-        for (accepted, verdict) in recipients.iter().zip(verdicts) {
-            let address = &accepted.recipient.address;
-            let recipient = (address, &accepted.account, &*accepted.node);
-            report.conclude(&self.delivery.metrics, recipient, verdict);
-        }
-    }
-}
-
-// === impl Message ===
-
-impl Message {
-    /// Groups its recipients by their homes.
-    fn new(report: Report, envelope: Envelope<Accepted>, facts: &MessageFacts) -> Self {
-        let Envelope {
-            sender,
-            recipients,
-            size,
-            body,
-            smtputf8,
-            private: _,
-        } = envelope;
-        let private = facts.encode();
-        let mut homes: Vec<Home> = Vec::new();
-        let mut home_of = Vec::with_capacity(recipients.len());
-        let mut known = HashMap::<NodeName, usize>::new();
-        for accepted in &recipients {
-            let at = *known.entry(accepted.node.name.clone()).or_insert_with(|| {
-                homes.push(Home {
-                    node: Arc::clone(&accepted.node),
-                    envelope: Envelope {
-                        sender: sender.clone(),
-                        recipients: Vec::new(),
-                        size,
-                        body,
-                        smtputf8,
-                        private: Some(private.clone()),
-                    },
-                });
-                homes.len().saturating_sub(1)
-            });
-            if let Some(home) = homes.get_mut(at) {
-                home.envelope.recipients.push(accepted.recipient.clone());
-            }
-            home_of.push(at);
-        }
-        Self {
-            report,
-            recipients,
-            homes,
-            home_of,
-        }
-    }
-
-    fn all_failed(&self, failure: &Failure) -> Vec<Verdict> {
-        vec![Verdict::Failed(failure.clone()); self.recipients.len()]
     }
 }
 
@@ -465,7 +351,10 @@ impl Sink {
             Self::Known(verdicts) => Self::Known(verdicts),
             Self::Spool(mut spool) => match spool.write(octets).await {
                 Ok(()) => Self::Spool(spool),
-                Err(error) => Self::Known(message.all_failed(&spool_failure(&error))),
+                Err(error) => {
+                    let verdict = Verdict::Failed(spool_failure(&error));
+                    Self::Known(vec![verdict; message.len()])
+                }
             },
         }
     }
@@ -499,6 +388,29 @@ impl Coming {
         // A task that panicked tells nothing.
         verdict.unwrap_or_else(Verdict::unknown)
     }
+}
+
+/// How many deliveries a message has passed, this one included. Of what somebody in front says only that is believed.
+fn hops(envelope: &Envelope<Accepted>) -> Result<u8, Failure> {
+    let failed = |cause, reason: String| Failure {
+        cause,
+        stage: Stage::Message,
+        blame: Blame::Client,
+        reason,
+    };
+    let passed = match &envelope.private {
+        Some(octets) => {
+            MessageFacts::decode(octets)
+                .map_err(|error| failed(Cause::Failed, error.to_string()))?
+                .hops
+        }
+        None => 0,
+    };
+    if passed >= MAX_HOPS {
+        let reason = format!("has passed {passed} deliveries already");
+        return Err(failed(Cause::Loop, reason));
+    }
+    Ok(passed.saturating_add(1))
 }
 
 /// The reply that all verdicts have in common.

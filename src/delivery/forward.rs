@@ -30,7 +30,10 @@ use crate::{
     nodes::Node,
     outcome::{Blame, chain},
     proto::{
-        link::context::{MailContext, mail::KEYWORD},
+        link::{
+            Refusal,
+            context::{MailContext, mail::KEYWORD},
+        },
         lmtp::{Cause, Envelope, Fate, LineEnds, Recipient, SendError, client},
     },
     spool::Spooled,
@@ -50,7 +53,7 @@ pub(super) struct Forwarder {
 #[derive(Debug)]
 pub(super) enum Start {
     /// The node takes it.
-    Data(Sending),
+    Data(Box<Sending>),
     /// It is done with before its octets.
     Done(Vec<Verdict>),
 }
@@ -156,11 +159,11 @@ impl Forwarder {
 
     async fn begun(&self, node: &Arc<Node>, transfer: Transfer, begun: Begun) -> Start {
         match begun {
-            Begun::Data => Start::Data(Sending {
+            Begun::Data => Start::Data(Box::new(Sending {
                 transfer,
                 node: Arc::clone(node),
                 kept: Arc::clone(&self.kept),
-            }),
+            })),
             Begun::Done(fates) => {
                 if transfer.is_open() {
                     self.kept.put(&node.name, transfer).await;
@@ -200,8 +203,9 @@ impl Forwarder {
     async fn connect(&self, node: &Node, session: &SessionId) -> Result<Transfer, Failure> {
         let stream = self.open(node, session).await.map_err(|error| Failure {
             cause: match error {
-                LinkError::UnknownNode(_) => Cause::Misconfigured,
-                LinkError::TimedOut { .. } => Cause::TimedOut,
+                LinkError::Opening
+                | LinkError::Refused(Refusal::Forbidden)
+                | LinkError::UnknownNode(_) => Cause::Misconfigured,
                 _ => Cause::NodeDown,
             },
             stage: Stage::Link,

@@ -68,7 +68,7 @@ impl Kept {
         let now = Instant::now();
         let mut links = self.lock();
         let idle = links.by_node.get_mut(node)?.pop()?;
-        // An old one is left to the next in `watch`: it would be closed in a moment anyway.
+        // One whose time has come is closed; those below it are older.
         (idle.retires > now).then_some(idle.transfer)
     }
 

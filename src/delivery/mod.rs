@@ -8,6 +8,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `conversation` | one connection of an MTA, one message after the other |
+//! | `message` | a message's recipients and their homes, until each is told of |
 //! | `recipient` | from an address to account and home |
 //! | `forward`, `kept` | one message to one home, over links that are kept for the next one |
 //! | `report` | what became of it, in the log and in counters |
@@ -21,6 +22,7 @@
 mod conversation;
 mod forward;
 mod kept;
+mod message;
 mod recipient;
 mod report;
 mod settings;

@@ -59,7 +59,11 @@ pub(super) async fn find(
     })
 }
 
-fn accept(account: &Account, nodes: &Nodes, address: Address) -> Result<Accepted, Failure> {
+pub(super) fn accept(
+    account: &Account,
+    nodes: &Nodes,
+    address: Address,
+) -> Result<Accepted, Failure> {
     let status = |cause, reason: &str| Failure {
         cause,
         stage: Stage::Lookup,

@@ -32,9 +32,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Failed, Refused, login::connect_unix, plain::Plain, witness::Witness};
+use super::{Failed, Refused, plain::Plain, witness::Witness};
 use crate::{
-    net::Stream,
+    net::{self, Stream},
     proto::{
         encode::{IMAP_MASTER_VERSION, ImapMaster},
         link::{CAPABILITY_TAG, Context},
@@ -209,7 +209,9 @@ pub(super) struct Master {
 impl Master {
     /// Connects, and waits until a process of Dovecot's is there.
     pub(super) async fn connect(socket: &Path) -> Result<Self, MasterError> {
-        let stream = connect_unix(socket).await.map_err(MasterError::Connect)?;
+        let stream = net::connect_unix(socket)
+            .await
+            .map_err(MasterError::Connect)?;
         let mut master = Self {
             stream,
             input: BytesMut::new(),

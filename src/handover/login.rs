@@ -4,19 +4,15 @@
 //! server that expects the header of the PROXY protocol gets it before anything else. No deadline is set here (the
 //! caller's covers all of it), and the link is not touched. On failure the connection to the real server is closed.
 
-use std::{io, path::Path, time::Duration};
+use std::io;
 
 use bytes::{Bytes, BytesMut};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpStream, UnixStream},
-    time::sleep,
-};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::Refused;
 use crate::{
     names::Service,
-    net::{Address, Stream},
+    net::{self, Address, Stream},
     proto::{
         encode::{self, ClientId},
         link::Context,
@@ -29,9 +25,6 @@ use crate::{
 
 /// Room for one read; a login has about 2 KiB.
 const READ_BYTES: usize = 4096;
-
-/// Between two tries of a Unix socket whose backlog is full.
-const BACKLOG_PAUSE: Duration = Duration::from_millis(20);
 
 /// Proxies that a session may pass; Dovecot's own number.
 const PROXY_TTL: u8 = 5;
@@ -86,31 +79,12 @@ impl Client {
 
 /// Connects to the real server.
 pub(super) async fn connect(server: &Address) -> Result<Stream, Refused> {
-    let connected =
-        match server {
-            Address::Tcp { host, port } => TcpStream::connect((host.as_str(), *port))
-                .await
-                .and_then(|stream| {
-                    stream.set_nodelay(true)?;
-                    Ok(Stream::Tcp(stream))
-                }),
-            Address::Unix(path) => connect_unix(path).await.map(Stream::Unix),
-        };
-    connected.map_err(|source| Refused::Connect {
-        server: server.clone(),
-        source,
-    })
-}
-
-/// Connects to a Unix socket. There a full backlog is an error at once, not a wait as with TCP: it is tried again for as
-/// long as the caller's deadline lets it.
-pub(super) async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
-    loop {
-        match UnixStream::connect(path).await {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BACKLOG_PAUSE).await,
-            connected => return connected,
-        }
-    }
+    net::connect(server)
+        .await
+        .map_err(|source| Refused::Connect {
+            server: server.clone(),
+            source,
+        })
 }
 
 /// Connects and logs in on behalf of the context's account.

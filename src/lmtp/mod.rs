@@ -37,3 +37,6 @@ impl Default for Timeouts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,9 @@
 //! The server: events of one connection, one after the other.
 //!
 //! Replies are written when the machine needs more input, not one by one: a pipelined envelope gets its answers in one piece.
+//!
+//! Limits: 64 KiB read at one time inside a message and 4 KiB between messages, so that a connection which only waits holds
+//! little, and so that what is answered in one piece is bounded too.
 
 use std::io;
 
@@ -13,11 +16,14 @@ use tokio::{
 use super::Timeouts;
 use crate::{
     net::Stream,
-    proto::lmtp::{Event, Reply, Server, Settings},
+    proto::lmtp::{Envelope, Event, Reply, Server, Settings},
 };
 
-/// Read at one time, in octets.
+/// Read at one time inside a message, in octets.
 const READ_BYTES: usize = 64 * 1024;
+
+/// Read at one time between messages.
+const READ_IDLE_BYTES: usize = 4 * 1024;
 
 /// Why a conversation ended without QUIT.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +47,6 @@ pub struct Reception<R> {
     timeouts: Timeouts,
     input: BytesMut,
     out: BytesMut,
-    in_message: bool,
 }
 
 impl<R> Reception<R> {
@@ -56,7 +61,6 @@ impl<R> Reception<R> {
             timeouts,
             input: BytesMut::new(),
             out,
-            in_message: false,
         }
     }
 
@@ -72,19 +76,22 @@ impl<R> Reception<R> {
                 Event::More => {}
                 event => {
                     if matches!(event, Event::Close(_)) {
-                        self.write().await?;
+                        // It may have gone with its QUIT.
+                        let _ = self.write().await;
                     }
-                    self.in_message = matches!(event, Event::Body(_) | Event::Discard(_));
                     return Ok(event);
                 }
             }
             self.write().await?;
-            let limit = if self.in_message {
-                self.timeouts.data
+            let (limit, most) = if self.server.is_in_message() {
+                (self.timeouts.data, READ_BYTES)
             } else {
-                self.timeouts.command
+                if self.input.is_empty() && self.input.capacity() > READ_IDLE_BYTES {
+                    self.input = BytesMut::new();
+                }
+                (self.timeouts.command, READ_IDLE_BYTES)
             };
-            self.input.reserve(READ_BYTES);
+            self.input.reserve(most);
             let read = timeout_at(
                 Instant::now() + limit,
                 self.stream.read_buf(&mut self.input),
@@ -97,6 +104,11 @@ impl<R> Reception<R> {
         }
     }
 
+    /// The envelope of the pending recipient.
+    pub fn envelope(&self) -> Option<&Envelope<R>> {
+        self.server.envelope()
+    }
+
     /// Takes the pending recipient.
     pub fn accept_recipient(&mut self, recipient: R) {
         self.server.accept_recipient(recipient, &mut self.out);
@@ -104,7 +116,6 @@ impl<R> Reception<R> {
 
     /// Takes the message that is about to begin.
     pub fn accept_message(&mut self) {
-        self.in_message = true;
         self.server.accept_message(&mut self.out);
     }
 
@@ -123,6 +134,12 @@ impl<R> Reception<R> {
         reply.write(&mut self.out);
         // It is over, whether it was heard or not.
         let _ = self.write().await;
+    }
+
+    /// Room for octets, in both directions.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.input.capacity().saturating_add(self.out.capacity())
     }
 
     /// Writes what there is to write.

@@ -7,12 +7,14 @@
 //! TCP keepalive and TCP_USER_TIMEOUT ([`tune`]).
 
 mod address;
+mod connect;
 mod listen;
 mod quiet;
 mod stream;
 pub mod tls;
 
 pub use address::Address;
+pub use connect::{connect, connect_unix};
 pub use listen::{
     Accepted, accept_each, is_descriptor_limit, listen, listen_unix, raise_descriptor_limit,
 };

@@ -2,6 +2,8 @@
 
 #![expect(clippy::too_many_lines, reason = "tables of cases")]
 
+mod delivery;
+mod mailstore;
 mod samples;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
@@ -821,11 +823,11 @@ fn a_node_may_serve_pop3_alone_or_too() {
             "acceptor.imap: missing (expected a table [acceptor.imap] or [acceptor.pop3], or a section [mailstore])"
         ]
     );
-    let mail = folder.read(&format!("{neither}[mailstore]\n"), None);
+    let mail = folder.read(&format!("{neither}[mailstore]\nkind = 'maildir'\n"), None);
     let node = mail.unwrap().node.unwrap();
     assert!(node.acceptor.is_none() && node.mailstore.is_some());
     assert_eq!(
-        folder.problems("[mailstore]\n", Some(Role::Node)),
+        folder.problems("[mailstore]\nkind = 'maildir'\n", Some(Role::Node)),
         ["acceptor: missing (expected a section [acceptor])"]
     );
 }

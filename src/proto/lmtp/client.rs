@@ -257,6 +257,16 @@ impl Client {
         self.open && matches!(self.state, State::Ready)
     }
 
+    /// Whether the server takes the private parameter. Known once it is ready.
+    pub fn takes_private(&self) -> bool {
+        self.offers.private
+    }
+
+    /// Whether the server takes addresses that are not ASCII. Known once it is ready.
+    pub fn takes_utf8(&self) -> bool {
+        self.offers.smtputf8
+    }
+
     /// The connection is over: one fate for each recipient of the message that was on its way, none if there was none.
     pub fn broken(self) -> Vec<Fate> {
         match self.state {

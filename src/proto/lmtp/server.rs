@@ -189,6 +189,14 @@ impl<R> Server<R> {
         }
     }
 
+    /// The envelope of the pending recipient, with those that were accepted before.
+    pub fn envelope(&self) -> Option<&Envelope<R>> {
+        match &self.state {
+            State::Recipient(envelope) => Some(envelope),
+            _ => None,
+        }
+    }
+
     /// Takes the pending recipient, and keeps what the driver knows of it until the message begins. Without one it does
     /// nothing.
     pub fn accept_recipient(&mut self, recipient: R, out: &mut BytesMut) {
@@ -232,6 +240,11 @@ impl<R> Server<R> {
             }
             state => state,
         };
+    }
+
+    /// Whether what comes next are octets of a message.
+    pub fn is_in_message(&self) -> bool {
+        matches!(self.state, State::Body(_))
     }
 
     /// Says what became of the message for the next recipient (RFC 2033, 4.2). Without one it does nothing.

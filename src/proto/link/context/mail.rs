@@ -16,6 +16,9 @@ pub const KEYWORD: &str = "PIGEONAIR";
 /// The longest MAIL or RCPT line that the facts may make, in octets: three for each of the largest facts, and an address.
 pub const MAX_LINE_BYTES: usize = 16 * 1024;
 
+/// The most deliveries that a message may pass, as Dovecot's proxies have it: more is a loop.
+pub const MAX_HOPS: u8 = 5;
+
 /// What a node is told of a message.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MessageFacts {
