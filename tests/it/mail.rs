@@ -571,18 +571,25 @@ fn a_loop_ends() {
 
 #[test]
 fn a_full_mailbox_takes_no_more() {
-    let ann = ann().quota(20_000);
-    let cluster = Cluster::mail().user(&ann).start();
-    let mut client = Smtp::connect_unix(&cluster.lmtp_socket());
-    client.command("LHLO client.example.net").says("250-");
-    let message = message("full", "0123456789abcdef\r\n".repeat(500));
-    let mut deliver = || {
-        client
-            .deliver(SENDER, &[&ann.address()], &message)
-            .remove(0)
-    };
-    deliver().says("250 ");
-    deliver().says("250 ");
-    deliver().says("452 4.2.2 ");
-    assert_eq!(cluster.inbox(&ann).len(), 2);
+    for (over_quota, reply) in [("try-later", "452 4.2.2 "), ("refuse", "552 5.2.2 ")] {
+        let ann = ann().quota(20_000);
+        let cluster = Cluster::build()
+            .node(NodeSpec::new("n1", Kind::Login).store(Store::Maildir))
+            .delivery("")
+            .mailstore(&format!("over_quota = \"{over_quota}\""))
+            .user(&ann)
+            .start();
+        let mut client = Smtp::connect_unix(&cluster.lmtp_socket());
+        client.command("LHLO client.example.net").says("250-");
+        let message = message("full", "0123456789abcdef\r\n".repeat(500));
+        let mut deliver = || {
+            client
+                .deliver(SENDER, &[&ann.address()], &message)
+                .remove(0)
+        };
+        deliver().says("250 ");
+        deliver().says("250 ");
+        deliver().says(reply);
+        assert_eq!(cluster.inbox(&ann).len(), 2);
+    }
 }
