@@ -4,8 +4,8 @@ SHELL := /bin/bash
 CARGO ?= cargo
 
 # What the tests run against and with; the demo installs its own, smaller list.
-PACKAGES := btrfs-progs slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap \
-	courier-authlib courier-authlib-pipe curl fetchmail getmail6 isync libcourier-unicode4 libgamin0 \
+PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap postfix postfix-ldap \
+	btrfs-progs courier-authlib courier-authlib-pipe curl fetchmail getmail6 isync libcourier-unicode4 libgamin0 \
 	mutt neomutt offlineimap3 openssl procps python3 shellcheck strace util-linux
 # What Cyrus needs.
 PACKAGES += libical3 libicu72 libjansson4 libpcre3 libpq5 libsasl2-modules \
@@ -71,12 +71,16 @@ check: ## Formatting, lints, documentation and scripts, with no warning let thro
 	shellcheck -x $(SCRIPTS)
 
 .PHONY: test
-test: deps ## Run all tests against real slapd and Dovecot (root)
+test: deps ## Run all tests against real slapd, Dovecot and Postfix (root)
 	$(CARGO) test --locked
 
 .PHONY: test-full
 test-full: deps ## The same with the long ones (root)
-	$(CARGO) test --locked -- --include-ignored
+	PIGEONAIR_FULL=1 PIGEONAIR_TEST_PATIENCE=1800 $(CARGO) test --locked
+
+.PHONY: bench
+bench: ## Measure CPU time and memory per message beside Dovecot's LMTP proxy (root)
+	$(CARGO) bench --locked
 
 # What is found goes to fuzz/artifacts, what is learned to fuzz/target; the seeds in fuzz/corpus stay as they are.
 .PHONY: fuzz

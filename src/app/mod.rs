@@ -11,6 +11,9 @@
 
 mod front;
 mod node;
+mod rights;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,
@@ -24,7 +27,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use self::{front::Front, node::Node};
+use self::{front::Front, node::Node, rights::Rights};
 use crate::{
     admin,
     config::Config,
@@ -63,6 +66,9 @@ pub enum AppError {
     /// Counters cannot be set up.
     #[error("cannot set up metrics")]
     Metrics(#[source] prometheus::Error),
+    /// Capabilities that no role needs cannot be given up.
+    #[error("cannot give up capabilities that are not needed")]
+    Rights(#[source] io::Error),
     /// The configuration has no section for this process.
     #[error("{0}")]
     Role(&'static str),
@@ -84,6 +90,7 @@ pub fn run_front(config: Config) -> Result<(), AppError> {
         "the configuration has no [proxy] and no [delivery] section",
     ))?;
     let front = Front::bind(front, config.admin.front)?;
+    Rights::NONE.keep().map_err(AppError::Rights)?;
     runtime()?.block_on(front.serve())
 }
 
@@ -96,7 +103,9 @@ pub fn run_node(config: Config) -> Result<(), AppError> {
     let node = config.node.ok_or(AppError::Role(
         "the configuration has no [acceptor] section",
     ))?;
+    let rights = Rights::of_node(&node);
     let node = Node::bind(node, config.admin.node)?;
+    rights.keep().map_err(AppError::Rights)?;
     runtime()?.block_on(node.serve())
 }
 

@@ -128,13 +128,13 @@ fn bind(listener: &Listener) -> Result<(Socket, bool), AppError> {
 
 /// Whom links are for.
 #[derive(Clone)]
-struct Services {
-    acceptor: Option<Acceptor>,
-    mailstore: Option<Mailstore>,
+pub(super) struct Services {
+    pub(super) acceptor: Option<Acceptor>,
+    pub(super) mailstore: Option<Mailstore>,
 }
 
 impl Services {
-    async fn serve(self, admitted: Admitted, permit: OwnedSemaphorePermit) {
+    pub(super) async fn serve(self, admitted: Admitted, permit: OwnedSemaphorePermit) {
         let Admitted {
             stream,
             purpose,

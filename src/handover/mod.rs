@@ -94,6 +94,16 @@ pub struct Settings {
     pub sessions_file: PathBuf,
 }
 
+impl Settings {
+    /// Whether it takes a process of its own for each session.
+    pub fn starts_servers(&self) -> bool {
+        [&self.imap, &self.pop3]
+            .into_iter()
+            .flatten()
+            .any(|kind| matches!(kind, Kind::Exec(_)))
+    }
+}
+
 /// A way to hand a session over.
 #[derive(Clone, Debug)]
 pub enum Kind {

@@ -11,7 +11,7 @@
 //! checked against the node's own bounds at RCPT: uid and gid, the home's place.
 //!
 //! 250 means stored, whatever breaks later; who hears anything else, or nothing, brings the message again. A message that has
-//! passed more than [`MAX_HOPS`](crate::proto::link::context::mail::MAX_HOPS) deliveries goes in circles.
+//! passed more than [`MAX_HOPS`] deliveries goes in circles.
 //!
 //! Limits: size and recipients of a message, time for each step ([`Settings`]); links by the gate. When the process stops, links
 //! between messages are closed, and messages under way get the time of the drain. What is closed so had no dot, or
@@ -31,7 +31,9 @@ pub use crate::store::StartError;
 
 use std::sync::Arc;
 
-use tokio::{io::AsyncWriteExt as _, sync::OwnedSemaphorePermit, time::timeout};
+use tokio::{
+    io::AsyncWriteExt as _, sync::OwnedSemaphorePermit, task::spawn_blocking, time::timeout,
+};
 
 use self::{
     maildir::Maildir,
@@ -119,6 +121,14 @@ impl Mailstore {
     ///
     /// Whatever keeps messages from being stored as files.
     pub fn new(parts: Parts) -> Result<Self, StartError> {
+        let mailstore = Self::assemble(parts)?;
+        let inner = Arc::clone(&mailstore.inner);
+        let check = async move { inner.way.check().await };
+        mailstore.inner.tasks.background("mailstore check", check);
+        Ok(mailstore)
+    }
+
+    fn assemble(parts: Parts) -> Result<Self, StartError> {
         let Parts {
             settings,
             bounds,
@@ -136,7 +146,7 @@ impl Mailstore {
             Kind::Lmtp(server) => ("lmtp", Way::lmtp(server, &hostname, timeouts)),
             Kind::Maildir(maildir) => ("maildir", Way::maildir(maildir, &bounds, timeouts)?),
         };
-        let mailstore = Self {
+        Ok(Self {
             inner: Arc::new(Inner {
                 way,
                 lmtp: lmtp::Settings {
@@ -150,12 +160,9 @@ impl Mailstore {
                 timeouts,
                 bounds,
                 reporter: Reporter { metrics, kind },
-                tasks: tasks.clone(),
+                tasks,
             }),
-        };
-        let checked = Arc::clone(&mailstore.inner);
-        tasks.background("mailstore check", async move { checked.way.check().await });
-        Ok(mailstore)
+        })
     }
 
     /// One link that is opened for mail, until it ends; `permit` is its place.
@@ -204,7 +211,7 @@ impl Mailstore {
             };
             let went_on = match event {
                 Ok(Event::Recipient(recipient)) => {
-                    self.inner.recipient(&mut link, recipient);
+                    self.inner.recipient(&mut link, recipient).await;
                     Ok(())
                 }
                 Ok(Event::Begin(envelope)) => {
@@ -248,7 +255,7 @@ impl Link {
 
 impl Inner {
     /// Decides about a recipient.
-    fn recipient(&self, link: &mut Link, recipient: Recipient) {
+    async fn recipient(&self, link: &mut Link, recipient: Recipient) {
         let Recipient { address, private } = recipient;
         let facts = private.as_deref().map(RecipientFacts::decode);
         let account = match &facts {
@@ -256,7 +263,7 @@ impl Inner {
             Some(Err(_)) | None => None,
         };
         let judged = match facts {
-            Some(Ok(facts)) => self.judge(&facts).map(|()| facts),
+            Some(Ok(facts)) => self.judge(&facts).await.map(|()| facts),
             Some(Err(error)) => Err(Verdict::misconfigured(chain(&error))),
             None => Err(Verdict::misconfigured("RCPT without facts")),
         };
@@ -278,13 +285,27 @@ impl Inner {
         }
     }
 
-    /// Whether this node serves such an account.
-    fn judge(&self, facts: &RecipientFacts) -> Result<(), Verdict> {
+    /// Whether this node serves such an account. A home that is missing is made for the node's own server, which as the
+    /// account can't; the kind `maildir` makes it with the Maildir.
+    async fn judge(&self, facts: &RecipientFacts) -> Result<(), Verdict> {
+        let (uid, gid) = (facts.uid, facts.gid);
         self.bounds
-            .check(facts.uid, facts.gid)
+            .check(uid, gid)
             .map_err(Verdict::misconfigured)?;
-        Home::locate(&self.bounds.home_root, &facts.home)?;
-        Ok(())
+        let home = Home::locate(&self.bounds.home_root, &facts.home)?;
+        let Way::Lmtp(server) = &self.way else {
+            return Ok(());
+        };
+        // A file system that hangs must not hang the event loop.
+        let prepared = spawn_blocking(move || home.prepare(uid, gid));
+        match timeout(server.settings.server_timeout, prepared).await {
+            Ok(Ok(prepared)) => Ok(prepared?),
+            Ok(Err(error)) => Err(Verdict::Failed(Cause::Failed, error.to_string())),
+            Err(_) => {
+                let reason = "the home could not be looked at in time".to_owned();
+                Err(Verdict::Failed(Cause::TimedOut, reason))
+            }
+        }
     }
 
     /// One message, from DATA to its answers.

@@ -9,6 +9,7 @@ use crate::{
     home::HomeError,
     metrics::Metrics,
     names::{ClientAddr, SessionId},
+    outcome::chain,
     proto::{
         link::context::mail::{MessageFacts, RecipientFacts},
         lmtp::{Address, Cause, Reply},
@@ -123,7 +124,7 @@ impl Verdict {
 
 impl From<HomeError> for Verdict {
     fn from(error: HomeError) -> Self {
-        Self::misconfigured(error.to_string())
+        Self::misconfigured(chain(&error))
     }
 }
 

@@ -68,16 +68,20 @@ pub(super) enum ConnectError {
 }
 
 impl Server {
-    /// A fresh connection.
+    /// A fresh connection, greeted.
     pub(super) async fn connect(&self) -> Result<Transfer, ConnectError> {
         let address = || self.settings.server.clone();
-        let connected = timeout(self.settings.server_timeout, net::connect(&address())).await;
-        let stream = connected
-            .map_err(|_| ConnectError::TimedOut(address()))?
-            .map_err(|error| ConnectError::Connect(address(), error))?;
-        Transfer::greet(stream, self.client.clone(), self.timeouts)
+        let connect = async {
+            let stream = net::connect(&self.settings.server)
+                .await
+                .map_err(|error| ConnectError::Connect(address(), error))?;
+            Transfer::greet(stream, self.client.clone(), self.timeouts)
+                .await
+                .map_err(|error| ConnectError::Greet(address(), error))
+        };
+        timeout(self.settings.server_timeout, connect)
             .await
-            .map_err(|error| ConnectError::Greet(address(), error))
+            .unwrap_or_else(|_| Err(ConnectError::TimedOut(address())))
     }
 
     /// Takes a message, passes it on and answers. `kept` is the link's connection to the server between messages.

@@ -55,7 +55,7 @@ pub struct ServerSettings {
     pub recipient: Naming,
     /// What sets off the detail of a recipient's address, which the account's name then gets too; empty: it has none; default `+`.
     pub recipient_delimiter: String,
-    /// For connecting, and for each answer to an envelope; default 20 seconds.
+    /// Until it has greeted, and for its answers to an envelope; default 20 seconds.
     pub server_timeout: Duration,
 }
 

@@ -14,9 +14,12 @@
 //! | `hostile` | whatever a client says before it has logged in, as transcripts; TLS that is begun and not carried out |
 //! | `links` | whoever comes to a link port and is no proxy, or one that may not |
 //! | `logins` | every way to log in, on every channel, at every kind of node |
+//! | `mail` | mail by SMTP through Postfix and the delivery role to the mailbox at home |
+//! | `faults` | mail when processes, links and disks fail in the middle |
 //! | `outside` | metrics, health, and the log's line of a session |
 //! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
+//! | `rights` | the capabilities that the processes keep |
 //! | `sessions` | after login it is bytes: large messages, IDLE, early commands, half-closed connections |
 //! | `single` | one machine without LDAP |
 //! | `stopping` | SIGTERM: what goes on, what is told, what is cut |
@@ -37,16 +40,20 @@ mod client;
 mod descriptors;
 mod directory;
 mod failures;
+mod faults;
 mod fidelity;
 mod hostile;
 mod lab;
 mod links;
 mod logins;
+mod mail;
 mod outside;
 mod pop3;
 mod refusals;
+mod rights;
 mod sessions;
 mod single;
+mod smtp;
 mod stopping;
 mod talk;
 mod tools;

@@ -38,8 +38,9 @@ fn counting(first: u8) -> [u8; 32] {
     std::array::from_fn(|n| first.wrapping_add(n as u8))
 }
 
-fn vectors() -> [Vector; 4] {
-    let small = Context {
+/// A context without what may be missing.
+fn small() -> Context {
+    Context {
         account: AccountName::parse("bob").unwrap(),
         session: SessionId::parse("s1").unwrap(),
         client: ClientAddr("192.0.2.77:50000".parse().unwrap()),
@@ -51,7 +52,11 @@ fn vectors() -> [Vector; 4] {
         home: "/srv/mail/bob".to_owned(),
         quota: None,
         hops: 0,
-    };
+    }
+}
+
+fn vectors() -> [Vector; 4] {
+    let small = small();
     [
         Vector {
             title: "plain, IMAP, every field, ready",

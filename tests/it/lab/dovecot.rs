@@ -5,10 +5,9 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use super::{Process, adapt, fill, slapd::SERVICE_PASSWORD, wait_for_port};
+use super::{Process, adapt, fill, group, slapd::SERVICE_PASSWORD, wait_for_port};
 
 /// A running Dovecot.
 #[derive(Debug)]
@@ -20,6 +19,11 @@ pub(crate) struct Dovecot {
     pub(crate) pop3: SocketAddr,
     /// Where sockets are taken.
     pub(crate) imap_master: PathBuf,
+    /// Where it takes mail, if it does.
+    pub(crate) lmtp: PathBuf,
+    name: String,
+    configuration: PathBuf,
+    logs: PathBuf,
 }
 
 /// Where Dovecot finds its users.
@@ -43,6 +47,8 @@ pub(crate) struct Settings<'s> {
     pub(crate) users: &'s Users,
     /// Further lines, which win over what stands before them.
     pub(crate) extra: &'s str,
+    /// It takes mail by LMTP.
+    pub(crate) lmtp: bool,
 }
 
 impl Dovecot {
@@ -63,27 +69,44 @@ impl Dovecot {
         );
         let configuration = dir.join("dovecot.conf");
         let dir = dir.display();
+        let lmtp = if settings.lmtp {
+            include_str!("../../../config/dovecot/lmtp.conf")
+        } else {
+            ""
+        };
         fs::write(
             &configuration,
             format!(
-                "{main}!include {dir}/imap-master.conf\n{}\n",
+                "{main}!include {dir}/imap-master.conf\n{lmtp}\n{}\n",
                 settings.extra
             ),
         )
         .unwrap();
-        let mut process = Process::start(
-            &format!("dovecot-{node}"),
-            logs,
-            &["dovecot", "-F", "-c", configuration.to_str().unwrap()],
-        );
-        wait_for_port(&mut process, settings.address);
+        let name = format!("dovecot-{node}");
         Self {
-            process,
+            process: launch(&name, &configuration, logs, settings.address),
             address: settings.address,
             pop3: pop3(settings.address),
             imap_master: settings.dir.join("run/imap-master"),
+            lmtp: settings.dir.join("run/lmtp-pigeonair"),
+            name,
+            configuration,
+            logs: logs.to_owned(),
         }
     }
+
+    /// Starts it once more, whether it still runs or was killed.
+    pub(crate) fn restart(&mut self) {
+        self.process.stop();
+        self.process = launch(&self.name, &self.configuration, &self.logs, self.address);
+    }
+}
+
+fn launch(name: &str, configuration: &Path, logs: &Path, address: SocketAddr) -> Process {
+    let configuration = configuration.to_str().unwrap();
+    let mut process = Process::start(name, logs, &["dovecot", "-F", "-c", configuration]);
+    wait_for_port(&mut process, address);
+    process
 }
 
 /// Writes what a started imap or pop3 reads, with further lines; the sections of the sample's head that start them so.
@@ -165,22 +188,8 @@ fn write_snippets(settings: &Settings<'_>) {
 /// Readable by Dovecot's own user, and by nobody else.
 fn write_for_dovecot(path: &Path, content: &str) {
     super::write_private(path, content);
-    chown(path, None, Some(group())).unwrap();
+    chown(path, None, Some(group("dovecot"))).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
-}
-
-fn group() -> u32 {
-    let output = Command::new("getent")
-        .args(["group", "dovecot"])
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .split(':')
-        .nth(2)
-        .expect("the group dovecot exists once the package is installed")
-        .parse()
-        .unwrap()
 }
 
 /// Where the Dovecot of the node with this index listens.

@@ -1,9 +1,9 @@
 //! A cluster on loopback, for one test.
 //!
 //! ```text
-//! client -> front (uid 64143) -> link -> node "n1" -> Dovecot
-//!             |                          node "n2" -> Dovecot
-//!           slapd
+//! client  -> front (uid 64143) -> link -> node "n1" -> Dovecot
+//! Postfix ->   |                          node "n2" -> Dovecot
+//!            slapd
 //! ```
 //!
 //! [`Cluster::build`] says what differs from the usual; `start` returns when everything answers. The cluster has an
@@ -12,6 +12,8 @@
 //! it shows the end of every log instead. Nothing waits for a time: [`eventually`] waits for a fact.
 
 mod dovecot;
+mod mail;
+mod postfix;
 mod process;
 mod slapd;
 mod tls;
@@ -23,6 +25,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU8, AtomicU64, Ordering},
@@ -34,7 +37,14 @@ use std::{
 use rustls::ClientConfig;
 use tempfile::TempDir;
 
-pub(crate) use self::{dovecot::Dovecot, process::Process, slapd::Slapd, user::User};
+pub(crate) use self::{
+    dovecot::Dovecot,
+    mail::{Recipients, Route, Store},
+    postfix::Postfix,
+    process::Process,
+    slapd::Slapd,
+    user::User,
+};
 
 /// The front runs as this user, who has no name and no rights.
 const FRONT_UID: u32 = 64143;
@@ -107,6 +117,21 @@ fn write_private(path: &Path, content: &str) {
     std::io::Write::write_all(&mut file, content.as_bytes()).unwrap();
 }
 
+/// The gid of a group of an installed package.
+fn group(name: &str) -> u32 {
+    let output = Command::new("getent")
+        .args(["group", name])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .split(':')
+        .nth(2)
+        .expect("the group dovecot exists once the package is installed")
+        .parse()
+        .unwrap()
+}
+
 fn own_address() -> Ipv4Addr {
     static CLUSTERS: AtomicU8 = AtomicU8::new(1);
     let cluster = CLUSTERS.fetch_add(1, Ordering::Relaxed);
@@ -152,6 +177,8 @@ pub(crate) struct NodeSpec {
     entry: &'static str,
     /// The front expects a plain link, whatever the node does.
     front_plain: bool,
+    /// How it stores mail, if it does.
+    store: Option<Store>,
 }
 
 /// What a link runs over.
@@ -177,6 +204,15 @@ impl NodeSpec {
             key: "",
             entry: "",
             front_plain: false,
+            store: None,
+        }
+    }
+
+    /// It stores mail, in this way.
+    pub(crate) fn store(self, store: Store) -> Self {
+        Self {
+            store: Some(store),
+            ..self
         }
     }
 
@@ -255,9 +291,13 @@ pub(crate) struct Builder {
     proxy: String,
     directory: String,
     acceptor: String,
+    delivery: Option<String>,
+    mailstore: String,
     table: String,
+    through: Option<u16>,
     ldap: Ldap,
     descriptors: Option<u64>,
+    front_uid: u32,
     single: bool,
 }
 
@@ -283,6 +323,14 @@ impl Builder {
         self
     }
 
+    /// The front dials all nodes at this port of the cluster's address, where the test has somebody between.
+    pub(crate) fn through(self, port: u16) -> Self {
+        Self {
+            through: Some(port),
+            ..self
+        }
+    }
+
     pub(crate) fn user(mut self, user: &User) -> Self {
         self.users.push(user.clone());
         self
@@ -306,6 +354,19 @@ impl Builder {
         self
     }
 
+    /// The front has the delivery role, with this further line.
+    pub(crate) fn delivery(mut self, line: &str) -> Self {
+        let lines = self.delivery.get_or_insert_default();
+        writeln!(lines, "{line}").unwrap();
+        self
+    }
+
+    /// A further line of `[mailstore]`.
+    pub(crate) fn mailstore(mut self, line: &str) -> Self {
+        writeln!(self.mailstore, "{line}").unwrap();
+        self
+    }
+
     /// A further line of `[nodes]`.
     pub(crate) fn nodes(mut self, line: &str) -> Self {
         writeln!(self.table, "{line}").unwrap();
@@ -315,6 +376,14 @@ impl Builder {
     /// What the connections to LDAP are; default plain.
     pub(crate) fn ldap(self, ldap: Ldap) -> Self {
         Self { ldap, ..self }
+    }
+
+    /// Starts the front as root; default a user of its own.
+    pub(crate) fn front_as_root(self) -> Self {
+        Self {
+            front_uid: 0,
+            ..self
+        }
     }
 
     /// How many descriptors the front may have.
@@ -367,8 +436,11 @@ impl Builder {
             .to_vec(),
             users: Vec::new(),
             front: None,
+            front_command: Vec::new(),
+            front_uid: FRONT_UID,
             nodes: Vec::new(),
             slapd: None,
+            postfix: None,
             ip,
             trust,
             dir,
@@ -429,8 +501,12 @@ pub(crate) struct Cluster {
     secrets: Vec<String>,
     users: Vec<User>,
     pub(crate) front: Option<Process>,
+    /// How the front is started.
+    front_command: Vec<String>,
+    front_uid: u32,
     pub(crate) nodes: Vec<Node>,
     pub(crate) slapd: Option<Slapd>,
+    postfix: Option<Postfix>,
     ip: Ipv4Addr,
     trust: Arc<ClientConfig>,
     dir: TempDir,
@@ -447,9 +523,13 @@ impl Cluster {
             proxy: String::new(),
             directory: String::new(),
             acceptor: String::new(),
+            delivery: None,
+            mailstore: String::new(),
             table: String::new(),
+            through: None,
             ldap: Ldap::Plain,
             descriptors: None,
+            front_uid: FRONT_UID,
             single: false,
         }
     }
@@ -586,6 +666,12 @@ impl Cluster {
         self.node(name).start_acceptor(&logs);
     }
 
+    /// Starts the front once more, whether it still runs or was killed.
+    pub(crate) fn restart_front(&mut self) {
+        self.front().stop();
+        self.launch_front();
+    }
+
     /// The folder of an account's mailbox, whether it is there or not.
     pub(crate) fn home(&self, user: &User) -> PathBuf {
         let node = self.nodes.iter().find(|node| node.name == user.node);
@@ -686,6 +772,7 @@ impl Cluster {
             master_password: MASTER_PASSWORD,
             users: &self.dovecot_users(),
             extra: &spec.dovecot,
+            lmtp: spec.store == Some(Store::Lmtp),
         });
         let configuration = dir.join("pigeonair.toml");
         let mut node = Node {
@@ -764,12 +851,13 @@ impl Cluster {
              [acceptor]\nname = \"{}\"\npeers = [\"{FRONT_UID}\"]\nhome_root = \"{}\"\nsessions_file = \"{dir}/sessions\"\n{}\n\
              [[acceptor.listen]]\n{listen}\n\n\
              [[acceptor.key]]\nid = \"front\"\nfile = \"{dir}/front.key\"\n{}\n\n\
-             {servers}",
+             {servers}\n{}",
             node.admin,
             spec.name,
             node.home_root.display(),
             builder.acceptor,
             spec.key,
+            mail::mailstore_toml(self, builder, spec, node),
         )
     }
 
@@ -791,7 +879,10 @@ impl Cluster {
                 text,
                 "\n[[nodes.node]]\nname = \"{}\"\naddress = \"{}\"\nkey_id = \"front\"\nkey_file = \"{key}\"\n{}\n",
                 spec.name,
-                self.link(spec, index),
+                match builder.through {
+                    Some(port) => format!("{}:{port}", self.ip),
+                    None => self.link(spec, index),
+                },
                 spec.entry,
             )
             .unwrap();
@@ -799,21 +890,32 @@ impl Cluster {
                 text += "tls = false\n";
             }
         }
+        text += &self.delivery_toml(builder);
         let configuration = self.path("front/pigeonair.toml");
         fs::write(&configuration, text).unwrap();
+        // Its delivery role makes a socket there.
+        let owner = Some(builder.front_uid);
+        chown(self.path("front"), owner, owner).unwrap();
         for entry in fs::read_dir(self.path("front")).unwrap() {
-            chown(entry.unwrap().path(), Some(FRONT_UID), Some(FRONT_UID)).unwrap();
+            let path = entry.unwrap().path();
+            chown(path, owner, owner).unwrap();
         }
-        let id = FRONT_UID.to_string();
+        let program = self.program("front", &configuration);
         let limit = builder
             .descriptors
             .map(|number| format!("--nofile={number}"));
-        let program = self.program("front", &configuration);
-        let command: Vec<&str> = limit
-            .iter()
-            .flat_map(|limit| ["prlimit", limit.as_str(), "--"])
-            .chain(program.iter().map(String::as_str))
+        self.front_uid = builder.front_uid;
+        self.front_command = limit
+            .into_iter()
+            .flat_map(|limit| ["prlimit".to_owned(), limit, "--".to_owned()])
+            .chain(program)
             .collect();
+        self.launch_front();
+    }
+
+    fn launch_front(&mut self) {
+        let id = self.front_uid.to_string();
+        let command: Vec<&str> = self.front_command.iter().map(String::as_str).collect();
         let mut front = Process::start_as(
             "front",
             &self.path("logs"),
@@ -966,6 +1068,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         // In the order in which connections are made, so that the logs end with ends.
+        drop(self.postfix.take());
         drop(self.front.take());
         self.nodes.clear();
         drop(self.slapd.take());

@@ -19,6 +19,16 @@ const ADMIN: &str = "cn=admin,dc=example,dc=org";
 const PORT: u16 = 1389;
 const TLS_PORT: u16 = 1636;
 
+/// What sites have that keep further addresses and quotas in LDAP: no schema of Debian's has these.
+const SCHEMA: &str = "\
+attributetype ( 1.3.6.1.4.1.7914.1.2.1.2 NAME 'mailAlternateAddress' EQUALITY caseIgnoreMatch
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 )
+attributetype ( 1.3.6.1.4.1.7914.1.2.1.15 NAME 'mailQuotaSize' EQUALITY integerMatch
+  SYNTAX 1.3.6.1.4.1.1466.115.121.1.27 SINGLE-VALUE )
+objectclass ( 1.3.6.1.4.1.7914.1.2.2.1 NAME 'mailUser' SUP top AUXILIARY
+  MAY ( mailAlternateAddress $ mailQuotaSize ) )
+";
+
 /// A running slapd, and what it takes to start it again.
 #[derive(Debug)]
 pub(crate) struct Slapd {
@@ -53,7 +63,7 @@ impl Slapd {
             &[(
                 "database mdb",
                 &format!(
-                    "TLSCACertificateFile {0}/ca.pem\nTLSCertificateFile {0}/server.pem\n\
+                    "{SCHEMA}\nTLSCACertificateFile {0}/ca.pem\nTLSCertificateFile {0}/server.pem\n\
                      TLSCertificateKeyFile {0}/server.key\n\ndatabase mdb",
                     certificates.display()
                 ),
@@ -116,10 +126,26 @@ impl Slapd {
         self.add_ldif(&person(user));
     }
 
+    /// Gives an attribute of an account another value.
+    pub(crate) fn change(&self, user: &User, attribute: &str, value: &str) {
+        self.apply(
+            "ldapmodify",
+            &format!(
+                "dn:: {}\nchangetype: modify\nreplace: {attribute}\n{attribute}:: {}\n",
+                STANDARD.encode(dn(user)),
+                STANDARD.encode(value)
+            ),
+        );
+    }
+
     fn add_ldif(&self, ldif: &str) {
-        let file = self.dir.join("add.ldif");
+        self.apply("ldapadd", ldif);
+    }
+
+    fn apply(&self, command: &str, ldif: &str) {
+        let file = self.dir.join("change.ldif");
         fs::write(&file, ldif).unwrap();
-        let output = Command::new("ldapadd")
+        let output = Command::new(command)
             .args(["-x", "-H", &self.uri(), "-D", ADMIN, "-w", ADMIN_PASSWORD])
             .arg("-f")
             .arg(&file)
@@ -128,7 +154,7 @@ impl Slapd {
             .unwrap();
         assert!(
             output.status.success(),
-            "ldapadd: {}",
+            "{command}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
     }
@@ -137,12 +163,15 @@ impl Slapd {
 /// The entry of an account; every value in base64, so that any octets can stand there.
 fn person(user: &User) -> String {
     let uid = user.uid.to_string();
-    let mail = format!("u{uid}@example.org");
-    let dn = format!("uid={},ou=people,{BASE}", escape_dn(&user.name));
+    let mail = user.address();
+    let quota = user.quota.map_or(String::new(), |quota| quota.to_string());
     let mut ldif = format!(
-        "\ndn:: {}\nobjectClass: inetOrgPerson\nobjectClass: posixAccount\nobjectClass: inetLocalMailRecipient\n",
-        STANDARD.encode(dn)
+        "\ndn:: {}\nobjectClass: inetOrgPerson\nobjectClass: posixAccount\nobjectClass: inetLocalMailRecipient\n\
+         objectClass: mailUser\n",
+        STANDARD.encode(dn(user))
     );
+    let aliases = user.aliases.iter();
+    let aliases = aliases.map(|alias| ("mailAlternateAddress", alias.as_str()));
     for (attribute, value) in [
         ("uid", user.name.as_str()),
         ("cn", "Somebody"),
@@ -157,12 +186,20 @@ fn person(user: &User) -> String {
         ("gidNumber", &uid),
         ("homeDirectory", &user.home),
         ("employeeType", &user.status),
-    ] {
+        ("mailQuotaSize", &quota),
+    ]
+    .into_iter()
+    .chain(aliases)
+    {
         if !value.is_empty() {
             writeln!(ldif, "{attribute}:: {}", STANDARD.encode(value)).unwrap();
         }
     }
     ldif
+}
+
+fn dn(user: &User) -> String {
+    format!("uid={},ou=people,{BASE}", escape_dn(&user.name))
 }
 
 /// RFC 4514, the plain way: every octet that is not a letter or digit as a hexadecimal pair.

@@ -16,6 +16,10 @@ pub(crate) struct User {
     pub(crate) home: String,
     /// `active`, `disabled`, ...
     pub(crate) status: String,
+    /// Further mail addresses than [`User::address`].
+    pub(crate) aliases: Vec<String>,
+    /// Octets.
+    pub(crate) quota: Option<u64>,
 }
 
 impl User {
@@ -29,7 +33,14 @@ impl User {
             uid,
             home: format!("home{uid}"),
             status: "active".to_owned(),
+            aliases: Vec::new(),
+            quota: None,
         }
+    }
+
+    /// Where mail for it goes.
+    pub(crate) fn address(&self) -> String {
+        format!("u{}@example.org", self.uid)
     }
 
     pub(crate) fn password(self, password: &str) -> Self {
@@ -56,6 +67,19 @@ impl User {
     pub(crate) fn status(self, status: &str) -> Self {
         Self {
             status: status.to_owned(),
+            ..self
+        }
+    }
+
+    /// A further mail address.
+    pub(crate) fn alias(mut self, address: &str) -> Self {
+        self.aliases.push(address.to_owned());
+        self
+    }
+
+    pub(crate) fn quota(self, octets: u64) -> Self {
+        Self {
+            quota: Some(octets),
             ..self
         }
     }
