@@ -31,14 +31,11 @@ use crate::{
     net::Stream,
     outcome::Blame,
     proto::{
-        link::context::mail::{KEYWORD, MAX_LINE_BYTES, MessageFacts},
+        link::context::mail::{KEYWORD, MAX_HOPS, MAX_LINE_BYTES, MessageFacts},
         lmtp::{Address, Cause, Closed, Envelope, Event, Reply},
     },
     spool::{Spool, Spooled},
 };
-
-/// Most deliveries that a message passes; as Dovecot's TTL.
-const MAX_HOPS: u8 = 5;
 
 /// One connection.
 pub(super) struct Conversation {

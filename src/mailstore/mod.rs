@@ -11,7 +11,7 @@
 //! checked against the node's own bounds at RCPT: uid and gid, the home's place.
 //!
 //! 250 means stored, whatever breaks later; who hears anything else, or nothing, brings the message again. A message that has
-//! passed more than [`MAX_HOPS`](crate::proto::link::context::mail::MAX_HOPS) deliveries goes in circles.
+//! passed more than [`MAX_HOPS`] deliveries goes in circles.
 //!
 //! Limits: size and recipients of a message, time for each step ([`Settings`]); links by the gate. When the process stops, links
 //! between messages are closed, and messages under way get the time of the drain. What is closed so had no dot, or

@@ -82,13 +82,7 @@ async fn a_link_brings_one_message_after_the_other() {
     };
     let work = async {
         let stream = dialer.open_mail(&node, &context).await.unwrap();
-        let settings = client::Settings {
-            hostname: "front".to_owned(),
-            line_ends: LineEnds::Exact,
-            private: Some(KEYWORD),
-        };
-        let front = Transfer::greet(stream, settings, Timeouts::default()).await;
-        let mut front = front.unwrap();
+        let mut front = greet(stream).await.unwrap();
         for _ in 0..2 {
             let heard = send(&mut front, envelope(&["u1@a.example"]), &MAIL.repeat(2000)).await;
             assert_eq!(heard, [STORED]);

@@ -275,14 +275,14 @@ async fn a_stop_closes_idle_links_and_lets_messages_end() {
     let (idle, serve_idle) = mailstore.link();
     let (busy, serve_busy) = mailstore.link();
     let idle = async {
-        let mut idle = greet(idle).await.unwrap();
+        let mut idle = greet(Stream::Unix(idle)).await.unwrap();
         let heard = send(&mut idle, envelope(&["u1@a.example"]), MAIL).await;
         assert_eq!(heard, [STORED]);
         idle
     };
     let work = async {
         let mut idle = idle.await;
-        let mut busy = greet(busy).await.unwrap();
+        let mut busy = greet(Stream::Unix(busy)).await.unwrap();
         let begun = busy.begin(envelope(&["u2@a.example"])).await;
         assert!(matches!(begun, Ok(Begun::Data)));
         lab.tasks.stop();

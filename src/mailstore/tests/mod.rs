@@ -111,7 +111,7 @@ impl Lab {
 
 impl Mailstore {
     /// A link to it, as far as LMTP goes, and its service.
-    fn link(&self) -> (UnixStream, impl Future<Output = ()>) {
+    fn link(&self) -> (UnixStream, impl Future<Output = ()> + use<>) {
         let (front, node) = UnixStream::pair().unwrap();
         let mailstore = self.clone();
         let session = SessionId::parse("opener").unwrap();
@@ -124,7 +124,7 @@ impl Mailstore {
     async fn with_front<T>(&self, work: impl AsyncFnOnce(&mut Transfer) -> T) -> T {
         let (front, serve) = self.link();
         let work = async {
-            let mut front = greet(front).await.unwrap();
+            let mut front = greet(Stream::Unix(front)).await.unwrap();
             let result = work(&mut front).await;
             front.quit().await;
             result
@@ -135,13 +135,13 @@ impl Mailstore {
     }
 }
 
-async fn greet(stream: UnixStream) -> Result<Transfer, TransferError> {
+async fn greet(stream: Stream) -> Result<Transfer, TransferError> {
     let settings = client::Settings {
         hostname: "front".to_owned(),
         line_ends: LineEnds::Exact,
         private: Some(KEYWORD),
     };
-    Transfer::greet(Stream::Unix(stream), settings, Timeouts::default()).await
+    Transfer::greet(stream, settings, Timeouts::default()).await
 }
 
 fn message_facts(hops: u8) -> MessageFacts {

@@ -379,7 +379,7 @@ async fn a_front_that_leaves_before_its_dot_ends_no_message_at_the_server() {
     let mailstore = lab.before(server.address(), Naming::Account);
     let (front, serve) = mailstore.link();
     let work = async {
-        let mut front = greet(front).await.unwrap();
+        let mut front = greet(Stream::Unix(front)).await.unwrap();
         let begun = front.begin(envelope(&["u1@a.example"])).await;
         assert!(matches!(begun, Ok(Begun::Data)));
         front.body(&[b'x'; 90_000]).await.unwrap();
