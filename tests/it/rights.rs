@@ -131,9 +131,9 @@ fn a_mailstore_of_maildirs_becomes_users() {
 }
 
 #[test]
-fn a_mailstore_before_a_server_may_nothing() {
+fn a_mailstore_before_a_server_makes_homes() {
     mailstore(
         "[mailstore]\nkind = \"lmtp\"\nserver = \"/run/dovecot/lmtp\"\n",
-        0,
+        CHOWN,
     );
 }
