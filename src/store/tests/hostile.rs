@@ -4,12 +4,15 @@ use std::os::unix::fs::{chown, symlink};
 
 use super::*;
 
-/// A folder that nobody but root may write into, and that must stay as it is.
+/// A Maildir elsewhere that must stay as it is, although the owner could write into it.
 fn precious() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for name in ["cur", "new", "tmp"] {
-        fs::create_dir(folder.path().join(name)).unwrap();
+        let path = folder.path().join(name);
+        fs::create_dir(&path).unwrap();
+        chown(path, Some(UID), None).unwrap();
     }
+    chown(folder.path(), Some(UID), None).unwrap();
     folder
 }
 
@@ -33,10 +36,6 @@ fn replace(path: &Path, with: impl Fn(&Path)) {
 fn links_and_files_in_place_of_folders_are_refused_by_name() {
     for folder in ["", "Maildir", "Maildir/tmp", "Maildir/new", "Maildir/cur"] {
         let precious = precious();
-        // Even one into which the owner could write.
-        for name in ["cur", "new", "tmp", ""] {
-            chown(precious.path().join(name), Some(UID), None).unwrap();
-        }
         let target = precious.path().to_owned();
         let kinds: [&dyn Fn(&Path); 4] = [
             &|path| symlink(&target, path).unwrap(),

@@ -276,7 +276,7 @@ fn a_killed_writer_leaves_nothing_in_new() {
         let lab = Lab::at_root(Root::Borrowed(root.into()));
         let _ = lab.meddle(&owner(), &message(MAIL), |moment| {
             if moment == Moment::Written {
-                std::io::stdout().write_all(b"\nwritten\n").unwrap();
+                io::stdout().write_all(b"\nwritten\n").unwrap();
                 loop {
                     std::thread::park();
                 }

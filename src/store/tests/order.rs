@@ -24,15 +24,11 @@ fn deliver_and_say_so(root: PathBuf) {
     .unwrap();
     let message = message(&[MAIL, &[b'x'; 150_000]].concat());
     runtime().block_on(store.deliver(owner(), message)).unwrap();
-    std::io::stdout().write_all(ANSWER).unwrap();
+    io::stdout().write_all(ANSWER).unwrap();
 }
 
-#[test]
-fn a_message_is_on_the_disk_before_it_is_acknowledged() {
-    if let Some(root) = std::env::var_os(TRACED) {
-        return deliver_and_say_so(root.into());
-    }
-    let lab = Lab::new();
+/// The system calls of a process that delivers into the lab.
+fn traced(lab: &Lab) -> Vec<trace::Call> {
     let trace = tempfile::NamedTempFile::new().unwrap();
     let output = Command::new("strace")
         .args([
@@ -49,8 +45,16 @@ fn a_message_is_on_the_disk_before_it_is_acknowledged() {
         .output()
         .expect("strace (Debian's strace) starts");
     assert!(output.status.success(), "{output:?}");
-    let calls = trace::read(&fs::read_to_string(trace.path()).unwrap());
+    trace::read(&fs::read_to_string(trace.path()).unwrap())
+}
 
+#[test]
+fn a_message_is_on_the_disk_before_it_is_acknowledged() {
+    if let Some(root) = std::env::var_os(TRACED) {
+        return deliver_and_say_so(root.into());
+    }
+    let lab = Lab::new();
+    let calls = traced(&lab);
     let root = format!("{}>", lab.root.path().display());
     let home = format!("{}>", lab.home().display());
     let maildir = format!("{}>", lab.maildir().display());

@@ -8,7 +8,7 @@ use std::{
 use rustix::{
     fs::{Gid, Uid},
     thread::{
-        Capability, CapabilitySets, capabilities, configure_capability_in_ambient_set,
+        CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set,
         set_capabilities, set_keep_capabilities, set_thread_groups, set_thread_res_gid,
         set_thread_res_uid,
     },
@@ -75,7 +75,7 @@ fn threads_keep_three_capabilities_and_no_groups() {
         ..own
     };
     set_capabilities(None, sets).unwrap();
-    configure_capability_in_ambient_set(Capability::ChangeOwnership, true).unwrap();
+    configure_capability_in_ambient_set(CapabilitySet::CHOWN, true).unwrap();
     let lab = Lab::at_root(Root::Borrowed(root.into()));
     let store = Store::start(lab.settings()).unwrap();
     assert_eq!(stores().len(), 4);
