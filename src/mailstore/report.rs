@@ -14,6 +14,7 @@ use crate::{
         link::context::mail::{MessageFacts, RecipientFacts},
         lmtp::{Address, Cause, Reply},
     },
+    store::StoreError,
 };
 
 /// Somebody that a message is for.
@@ -124,7 +125,8 @@ impl Verdict {
 
 impl From<HomeError> for Verdict {
     fn from(error: HomeError) -> Self {
-        Self::misconfigured(chain(&error))
+        let error = StoreError::from(error);
+        Self::Failed(error.cause(), chain(&error))
     }
 }
 

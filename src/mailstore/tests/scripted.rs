@@ -1,6 +1,9 @@
 //! The kind `lmtp` before a server that a few lines play: what it is told, and what is made of whatever it says.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    os::unix::fs::MetadataExt as _,
+    sync::{Arc, Mutex},
+};
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -222,6 +225,23 @@ async fn the_servers_replies_are_passed_on() {
         .await;
     assert_eq!(lab.counted("lmtp", "refused"), 5);
     assert_eq!(lab.counted("lmtp", "deferred"), 1);
+}
+
+#[tokio::test]
+async fn homes_are_made_for_the_server() {
+    let (lab, server) = (Lab::new(), Scripted::new());
+    let mailstore = lab.before(server.address(), Naming::Account);
+    fs::create_dir(lab.root.path().join("u2")).unwrap();
+    let heard = server
+        .with_front(&mailstore, Manners::default(), async |front| {
+            let all = envelope(&["u1@a.example", "u2@a.example"]);
+            send(front, all, MAIL).await
+        })
+        .await;
+    // u2's is root's.
+    assert_eq!(heard, [STORED, "451 4.3.5"]);
+    let stat = fs::metadata(lab.root.path().join("u1")).unwrap();
+    assert_eq!((stat.uid(), stat.gid()), (FIRST_UID + 1, FIRST_UID + 1));
 }
 
 #[tokio::test]

@@ -96,8 +96,15 @@ fn a_disk_without_inodes_is_full_at_each_step() {
     panic!("there was never room");
 }
 
+/// Where the kernel has no btrfs this says so and shows nothing; with `PIGEONAIR_FULL` it fails there.
 #[test]
 fn a_quota_of_the_disk_is_the_owners() {
+    let known = fs::read_to_string("/proc/filesystems").unwrap();
+    let can = known.contains("btrfs") && Path::new("/dev/loop-control").exists();
+    if !can && std::env::var_os("PIGEONAIR_FULL").is_none() {
+        eprintln!("not run: this kernel has no btrfs or no loop devices");
+        return;
+    }
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(256 << 20).unwrap();
     run(
