@@ -6,6 +6,7 @@
 //! | acceptor, any kind | `CHOWN`: a home that is made is given to its account |
 //! | acceptor, kind `exec` | `SETUID`, `SETGID`: servers are started as their users; `KILL`: and ended |
 //! | mailstore, kind `maildir` | `SETUID`, `SETGID`: mail is written as its user; `CHOWN` as above |
+//! | mailstore, kind `lmtp` | `CHOWN` as above |
 //!
 //! Whatever else the process was started with is given up for good, in every set, while it has one thread: those that come
 //! later get what this one has. What is kept is not inherited by programs that are started. For root that alone would mean
@@ -25,7 +26,7 @@ use rustix::{
     },
 };
 
-use crate::config;
+use crate::{config, mailstore};
 
 /// Capabilities and how far programs that are started may get.
 pub(super) struct Rights {
@@ -51,8 +52,11 @@ impl Rights {
                 rights.bounds = false;
             }
         }
-        if config.mailstore.is_some() {
-            rights.kept |= CapabilitySet::CHOWN | CapabilitySet::SETUID | CapabilitySet::SETGID;
+        if let Some(mailstore) = &config.mailstore {
+            rights.kept |= CapabilitySet::CHOWN;
+            if let mailstore::Kind::Maildir(_) = mailstore.kind {
+                rights.kept |= CapabilitySet::SETUID | CapabilitySet::SETGID;
+            }
         }
         rights
     }

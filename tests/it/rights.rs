@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _};
 
 use crate::{
-    client::{Channel, Client},
+    client::{Channel, Client, Method},
     lab::{Cluster, Kind, NodeSpec, User},
 };
 
@@ -99,4 +99,41 @@ fn kind_imap_master_makes_homes() {
 #[test]
 fn kind_exec_starts_and_ends_servers_as_their_users() {
     serve(Kind::Exec, CHOWN | KILL | SETGID | SETUID, u64::MAX);
+}
+
+/// A node with these sections in place of real servers.
+fn mailstore(sections: &str, node_may: u64) {
+    let user = User::new("ann", "n1", 20902);
+    let mut cluster = Cluster::build()
+        .node(NodeSpec::new("n1", Kind::Login).servers(sections))
+        .user(&user)
+        .start();
+    let node = cluster.node("n1").acceptor().id().as_raw_pid();
+    assert_has(node, node_may, node_may);
+
+    // And it has no sessions to offer, which the front and the log hear.
+    let mut client = Client::connect(&cluster, Channel::Implicit);
+    client
+        .login(Method::Login, &user.name, &user.password)
+        .no("UNAVAILABLE");
+    let log = cluster.node_log("n1");
+    let refused = log.lines().find(|line| line.contains("link refused"));
+    let refused = refused.unwrap_or_else(|| panic!("not said: {log}"));
+    assert!(
+        refused.ends_with("key=front service=imap reason=\"service is not served here\""),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_mailstore_of_maildirs_becomes_users() {
+    mailstore("[mailstore]\nkind = \"maildir\"\n", CHOWN | SETGID | SETUID);
+}
+
+#[test]
+fn a_mailstore_before_a_server_makes_homes() {
+    mailstore(
+        "[mailstore]\nkind = \"lmtp\"\nserver = \"/run/dovecot/lmtp\"\n",
+        CHOWN,
+    );
 }
