@@ -422,10 +422,13 @@ async fn what_tls_keeps_back_goes_out_when_the_source_is_dry() {
         let (mut client, ours) = narrow(Kind::TlsServer).await;
         let (mut server, theirs) = connection(Kind::Unix).await;
         let run = start(rig.relay.run(ours, theirs, std::future::pending()));
-        say(&mut server, &vec![7; kib * 1024]).await;
-        settle().await;
-        let mut received = vec![0; kib * 1024];
-        let read = timeout(Duration::from_secs(20), client.read_exact(&mut received)).await;
+        let (sent, mut received) = (vec![7; kib * 1024], vec![0; kib * 1024]);
+        // How much fits before anything is read is the kernel's secret too.
+        let read = async {
+            settle().await;
+            timeout(Duration::from_secs(20), client.read_exact(&mut received)).await
+        };
+        let ((), read) = tokio::join!(say(&mut server, &sent), read);
         read.expect("something is kept back").unwrap();
         drop((client, server));
         run.await.unwrap();
