@@ -122,6 +122,8 @@ struct Process {
     tasks: Tasks,
     interrupt: Signal,
     terminate: Signal,
+    /// Caught and not looked at: a file too large for our limits is an error for whoever writes it, not our end.
+    _file_size: Signal,
 }
 
 impl Process {
@@ -131,6 +133,8 @@ impl Process {
             tasks: Tasks::new(),
             interrupt: signal(SignalKind::interrupt()).map_err(AppError::Runtime)?,
             terminate: signal(SignalKind::terminate()).map_err(AppError::Runtime)?,
+            _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
+                .map_err(AppError::Runtime)?,
         })
     }
 

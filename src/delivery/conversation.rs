@@ -331,7 +331,9 @@ impl Conversation {
             };
             self.reception.answer(&message.tell(&verdict));
         }
-        gone
+        // At once, whatever was sent behind the dot.
+        gone?;
+        self.reception.write().await
     }
 }
 

@@ -204,7 +204,8 @@ impl Forwarder {
         let stream = self.open(node, session).await.map_err(|error| Failure {
             cause: match error {
                 LinkError::Opening
-                | LinkError::Refused(Refusal::Forbidden)
+                // A node without [mailstore] says that it can't.
+                | LinkError::Refused(Refusal::Forbidden | Refusal::Unavailable)
                 | LinkError::UnknownNode(_) => Cause::Misconfigured,
                 _ => Cause::NodeDown,
             },

@@ -93,6 +93,9 @@ struct Stamp([i64; 4], u64, u64, u64);
 /// Why an accounts file was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
+    /// It had accounts, and has none any more.
+    #[error("no [[account]] is left in it")]
+    Empty,
     /// It has accounts that are not right.
     #[error("{path} has problems: {}", problems.join("; "))]
     Accounts {
@@ -245,9 +248,17 @@ fn reload(
         return None;
     }
     Some(match open(path) {
-        Ok((file, stamp)) => (Some(stamp), load(file, path, rules)),
+        Ok((file, stamp)) => (Some(stamp), load(file, path, rules).and_then(not_empty)),
         Err(error) => (stamp, Err(error)),
     })
+}
+
+/// A file that lost all of its accounts is taken for one that is being written: nobody's mail goes back for that.
+fn not_empty(accounts: Accounts) -> Result<Accounts, FileError> {
+    if accounts.logins.is_empty() {
+        return Err(FileError::Empty);
+    }
+    Ok(accounts)
 }
 
 fn load(file: fs::File, path: &Path, rules: &Rules) -> Result<Accounts, FileError> {
@@ -750,8 +761,9 @@ mod tests {
         let (folder, settings) = folder(ANN);
         let path = settings.path.clone();
         let file = opened(settings).unwrap();
-        let versions: [&dyn Fn(); 4] = [
+        let versions: [&dyn Fn(); 5] = [
             &|| write(&path, "nonsense"),
+            &|| write(&path, ""),
             &|| write(&path, &format!("{ANN}{ANN}")),
             &|| fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap(),
             &|| fs::remove_file(&path).unwrap(),

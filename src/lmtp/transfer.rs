@@ -88,6 +88,8 @@ pub struct Transfer {
     out: BytesMut,
     /// What became of the message on its way, if the server has said so before the dot.
     early: Option<Vec<Fate>>,
+    /// Something was said that nobody had asked for.
+    is_spoiled: bool,
 }
 
 impl Transfer {
@@ -108,6 +110,7 @@ impl Transfer {
             input: BytesMut::new(),
             out: BytesMut::new(),
             early: None,
+            is_spoiled: false,
         };
         match transfer.step(Instant::now() + timeouts.command).await? {
             Step::Ready => Ok(transfer),
@@ -173,6 +176,8 @@ impl Transfer {
         self.client.finish(&mut self.out);
         match self.step(Instant::now() + self.timeouts.answer).await? {
             Step::Done(fates) => {
+                // What nobody asked for would be taken for the next message's replies.
+                self.is_spoiled |= !self.input.is_empty();
                 // A connection that waits for its next message holds nothing of the last one.
                 (self.input, self.out) = (BytesMut::new(), BytesMut::new());
                 Ok(fates)
@@ -193,7 +198,7 @@ impl Transfer {
 
     /// Whether another message may be sent.
     pub fn is_open(&self) -> bool {
-        self.client.is_open()
+        self.client.is_open() && !self.is_spoiled
     }
 
     /// The connection is over: one fate for each recipient of the message that was on its way.

@@ -32,7 +32,10 @@ pub use crate::store::StartError;
 use std::sync::Arc;
 
 use tokio::{
-    io::AsyncWriteExt as _, sync::OwnedSemaphorePermit, task::spawn_blocking, time::timeout,
+    io::AsyncWriteExt as _,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+    time::timeout,
 };
 
 use self::{
@@ -59,6 +62,9 @@ use crate::{
     tasks::Tasks,
 };
 
+/// Homes that are opened or made at one time.
+const HOMES_AT_ONCE: usize = 16;
+
 /// The mailstore role. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Mailstore {
@@ -84,6 +90,8 @@ struct Inner {
     lmtp: lmtp::Settings,
     timeouts: Timeouts,
     bounds: Bounds,
+    /// Places for threads that open or make homes.
+    homes: Arc<Semaphore>,
     reporter: Reporter,
     tasks: Tasks,
 }
@@ -159,6 +167,7 @@ impl Mailstore {
                 },
                 timeouts,
                 bounds,
+                homes: Arc::new(Semaphore::new(HOMES_AT_ONCE)),
                 reporter: Reporter { metrics, kind },
                 tasks,
             }),
@@ -296,8 +305,17 @@ impl Inner {
         let Way::Lmtp(server) = &self.way else {
             return Ok(());
         };
-        // A file system that hangs must not hang the event loop.
-        let prepared = spawn_blocking(move || home.prepare(uid, gid));
+        let homes = Arc::clone(&self.homes);
+        // A file system that hangs must not hang the event loop, nor take all threads of the process: whoever still sits in
+        // it keeps his place, even when nobody waits any more.
+        let prepared = async move {
+            let place = homes.acquire_owned().await;
+            let prepare = move || {
+                let _place = place;
+                home.prepare(uid, gid)
+            };
+            spawn_blocking(prepare).await
+        };
         match timeout(server.settings.server_timeout, prepared).await {
             Ok(Ok(prepared)) => Ok(prepared?),
             Ok(Err(error)) => Err(Verdict::Failed(Cause::Failed, error.to_string())),

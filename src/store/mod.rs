@@ -17,7 +17,7 @@
 //! | `leftovers` | what killed writers left in `tmp` |
 //!
 //! It knows no protocol and no directory, takes sender and recipient as they are, and tries nothing twice.
-//! Limits: as many messages at a time as threads, twice as many wait in the queue, all others with their callers. Who gives
+//! Limits: as many messages at a time as threads, a quarter of them for one owner, twice as many wait in the queue, all others with their callers. Who gives
 //! up waiting before a message is in `new` has not delivered it: it is skipped, or removed again.
 //! On failure a `StoreError`; nothing of the message is in `new` then.
 
@@ -30,13 +30,15 @@ mod tests;
 mod text;
 
 use std::{
+    collections::HashMap,
     io,
     os::fd::AsFd as _,
-    sync::{Arc, Mutex, PoisonError, mpsc::sync_channel},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::Ordering, mpsc::sync_channel},
 };
 
 use rustix::io::Errno;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use self::{
     identity::Identity,
@@ -46,10 +48,14 @@ use self::{
 };
 use crate::{
     home::{Bounds, Home, HomeError},
+    metrics::PANICS,
     names::{AccountName, SessionId},
     proto::lmtp::Cause,
     spool::Spooled,
 };
+
+/// Owners remembered before those without a message are forgotten.
+const MAX_OWNERS: usize = 1024;
 
 /// How messages are stored.
 #[derive(Clone, Debug)]
@@ -68,6 +74,7 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub struct Store {
     queue: mpsc::Sender<Job>,
+    owners: Arc<Owners>,
 }
 
 /// Whose message it is.
@@ -169,6 +176,38 @@ struct Job {
     owner: Owner,
     message: Message,
     answer: oneshot::Sender<Result<(), StoreError>>,
+    /// The owner's place; the thread keeps it until it is done, whoever waits.
+    place: OwnedSemaphorePermit,
+}
+
+/// Places for each owner: a home that hangs must not take all threads.
+#[derive(Debug)]
+struct Owners {
+    each: usize,
+    places: Mutex<HashMap<u32, Weak<Semaphore>>>,
+}
+
+impl Owners {
+    fn new(each: usize) -> Self {
+        Self {
+            each,
+            places: Mutex::default(),
+        }
+    }
+
+    /// The places of a uid.
+    fn of(&self, uid: u32) -> Arc<Semaphore> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = places.get(&uid).and_then(Weak::upgrade) {
+            return found;
+        }
+        if places.len() >= MAX_OWNERS {
+            places.retain(|_, places| places.strong_count() > 0);
+        }
+        let new = Arc::new(Semaphore::new(self.each));
+        places.insert(uid, Arc::downgrade(&new));
+        new
+    }
 }
 
 /// What a thread needs.
@@ -235,7 +274,8 @@ impl Store {
                 "mail can be stored for this uid only: no capabilities to become others"
             );
         }
-        Ok(Self { queue })
+        let owners = Arc::new(Owners::new((threads / 4).max(1)));
+        Ok(Self { queue, owners })
     }
 
     /// Stores a message: when it returns well, file and folder are on disk. Dropped before, it gives up.
@@ -244,11 +284,13 @@ impl Store {
     ///
     /// Why not.
     pub async fn deliver(&self, owner: Owner, message: Message) -> Result<(), StoreError> {
+        let place = self.owners.of(owner.uid).acquire_owned().await;
         let (answer, answered) = oneshot::channel();
         let job = Job {
             owner,
             message,
             answer,
+            place: place.map_err(|_| StoreError::Abandoned)?,
         };
         let queued = self.queue.send(job).await;
         queued.map_err(|_| StoreError::Abandoned)?;
@@ -264,12 +306,19 @@ impl Writer {
                 owner,
                 message,
                 answer,
+                place,
             } = job;
             if answer.is_closed() {
                 continue;
             }
             let wanted = || !answer.is_closed();
-            let stored = self.store(&owner, &message, wanted, &mut |_| {});
+            // A thread that panics stays: what it was is undone as it unwinds, or the process has ended.
+            let store = || self.store(&owner, &message, wanted, &mut |_| {});
+            let stored = catch_unwind(AssertUnwindSafe(store)).unwrap_or_else(|_| {
+                PANICS.fetch_add(1, Ordering::Relaxed);
+                Err(StoreError::Abandoned)
+            });
+            drop(place);
             // Only here is the thread itself again: hearing this may make others work.
             let _ = answer.send(stored);
         }
@@ -318,8 +367,10 @@ impl Writer {
         if let Some(limit) = owner.quota.filter(|limit| *limit > 0) {
             // Before it is written its size in the file is not known; as it came it is hardly larger.
             let size = text.len().saturating_add(message.octets.len());
-            quota::check(maildir, limit, size, &name, now).map_err(|_| StoreError::OverQuota {
-                permanent: self.settings.over_quota_is_permanent,
+            let permanent = self.settings.over_quota_is_permanent;
+            let fits = quota::check(maildir, limit, size, &name, now, !permanent);
+            fits.map_err(|_| StoreError::OverQuota {
+                permanent,
                 source: None,
             })?;
         }

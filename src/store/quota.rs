@@ -58,13 +58,15 @@ struct Reading {
 #[derive(Debug)]
 pub(super) struct Full;
 
-/// Whether a message fits below the limit. `temporary` is a name to use in `tmp`; `now` in seconds.
+/// Whether a message fits below the limit. `temporary` is a name to use in `tmp`; `now` in seconds;
+/// whether to believe a count of some minutes ago that says no: not where that would send mail back.
 pub(super) fn check(
     maildir: &Maildir,
     limit: u64,
     size: u64,
     temporary: &str,
     now: i64,
+    believe: bool,
 ) -> Result<(), Full> {
     let fits = |usage: Usage| usage.octets.saturating_add(size) <= limit;
     let (text, age) = read(maildir, now).unwrap_or_default();
@@ -72,7 +74,7 @@ pub(super) fn check(
         if fits(reading.usage) {
             return Ok(());
         }
-        if reading.is_count && age <= MAX_AGE {
+        if believe && reading.is_count && age <= MAX_AGE {
             return Err(Full);
         }
     }

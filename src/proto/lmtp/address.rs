@@ -63,7 +63,12 @@ impl Address {
             None if rest.is_empty() => None,
             Some(_) | None => return Err(AddressError::Syntax),
         };
-        Ok(Self { local, domain })
+        let address = Self { local, domain };
+        // Written down it may need quotes.
+        if address.to_string().len().saturating_add(2) > MAX_PATH_BYTES {
+            return Err(AddressError::TooLong);
+        }
+        Ok(address)
     }
 
     /// The local part, without quotes.
@@ -273,6 +278,10 @@ mod tests {
             long
         );
         assert_eq!(path(&format!("<x{long}>")), Err(AddressError::TooLong));
+        // What has to be quoted does, and must not grow beyond it on our way.
+        let dots = long.replacen("xx", "..", 1);
+        assert_eq!(path(&format!("<{dots}>")), Err(AddressError::TooLong));
+        assert!(path(&format!("<{}>", dots.replacen("xx", "", 1))).is_ok());
         // What is dropped does not count.
         assert!(path(&format!("<@b.example:{long}>")).is_ok());
     }

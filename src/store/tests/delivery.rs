@@ -243,6 +243,7 @@ fn who_gives_up_has_not_delivered() {
         owner: owner(),
         message: message(MAIL),
         answer,
+        place: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
     };
     // The one behind it is served by the same thread.
     let bea = Owner {
@@ -256,6 +257,36 @@ fn who_gives_up_has_not_delivered() {
         store.deliver(bea, behind).await.unwrap();
     });
     assert!(!lab.home().exists());
+}
+
+#[test]
+fn one_owner_does_not_take_all_threads() {
+    let lab = Lab::new();
+    let store = Store::start(Settings {
+        threads: 4,
+        ..lab.settings()
+    })
+    .unwrap();
+    let bea = Owner {
+        uid: UID + 1,
+        home: "bea".to_owned(),
+        ..owner()
+    };
+    let (first, second) = (message(MAIL), message(MAIL));
+    runtime().block_on(async {
+        let taken = store.owners.of(UID).acquire_owned().await.unwrap();
+        let mut waiting = Box::pin(store.deliver(owner(), first));
+        tokio::select! {
+            biased;
+            _ = &mut waiting => panic!("there was no place"),
+            () = std::future::ready(()) => {}
+        }
+        store.deliver(bea, second).await.unwrap();
+        assert!(!lab.home().exists());
+        drop(taken);
+        waiting.await.unwrap();
+    });
+    assert_eq!(lab.names("new").len(), 1);
 }
 
 #[test]
