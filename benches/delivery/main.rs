@@ -31,7 +31,7 @@ use self::{load::Load, processes::Group, setup::Setup};
 /// Octets of a message.
 const MESSAGE_BYTES: usize = 4096;
 /// Octets of the one large message, behind which memory is looked at.
-const LARGE_BYTES: usize = 50 * 1024 * 1024;
+const LARGE_BYTES: usize = 48 * 1024 * 1024;
 
 /// A way from the load to the disk.
 struct Way {
@@ -42,6 +42,8 @@ struct Way {
     /// CPU time per message in microseconds, round by round.
     proxied: Vec<f64>,
     stored: Vec<f64>,
+    /// Of that, the threads that write Maildirs.
+    written: Vec<f64>,
 }
 
 impl Way {
@@ -53,16 +55,20 @@ impl Way {
             load,
             proxied: Vec::new(),
             stored: Vec::new(),
+            written: Vec::new(),
         }
     }
 
     fn round(&mut self, messages: usize) {
-        let before = (self.proxy.cpu(), self.server.cpu());
+        let (proxy, server) = (self.proxy, self.server);
+        let used = || [proxy.cpu(), server.cpu(), server.threads("store")];
+        let before = used();
         self.load.send(messages, MESSAGE_BYTES);
-        let after = (self.proxy.cpu(), self.server.cpu());
-        let each = |begin: f64, end: f64| (end - begin) / messages as f64 * 1e6;
-        self.proxied.push(each(before.0, after.0));
-        self.stored.push(each(before.1, after.1));
+        let after = used();
+        let each = |which: usize| (after[which] - before[which]) / messages as f64 * 1e6;
+        self.proxied.push(each(0));
+        self.stored.push(each(1));
+        self.written.push(each(2));
     }
 }
 
@@ -87,8 +93,10 @@ fn main() {
     println!(
         "{rounds} rounds of {messages} messages of {MESSAGE_BYTES} octets, one recipient each; CPU time per message in microseconds, median (least to most)\n"
     );
-    println!("| way | proxy | against Dovecot's | server behind it | both |");
-    println!("| --- | --- | --- | --- | --- |");
+    println!(
+        "| way | proxy | against Dovecot's | server behind it | of that, Maildir writer | both |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- |");
     let reference = median(&ways[0].proxied);
     for way in &ways {
         let both: Vec<f64> = way
@@ -98,16 +106,21 @@ fn main() {
             .map(|(proxied, stored)| proxied + stored)
             .collect();
         println!(
-            "| {} | {} | {:.2} | {} | {} |",
+            "| {} | {} | {:.2} | {} | {} | {} |",
             way.name,
             shown(&way.proxied),
             median(&way.proxied) / reference,
             shown(&way.stored),
+            if median(&way.written) > 0.0 {
+                shown(&way.written)
+            } else {
+                "-".to_owned()
+            },
             shown(&both),
         );
     }
     println!(
-        "\nPeak memory of the proxy's processes in MiB, before and behind one message of 50 MiB\n"
+        "\nPeak memory of the proxy's processes in MiB, before and behind one message of 48 MiB\n"
     );
     println!("| way | before | behind |");
     println!("| --- | --- | --- |");

@@ -28,6 +28,20 @@ impl Group {
         ticks as f64 / USER_HZ
     }
 
+    /// The same of its own threads of that name which live.
+    pub(crate) fn threads(self, name: &str) -> f64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.0)).unwrap();
+        let ticks: u64 = tasks
+            .filter_map(|task| fs::read_to_string(task.unwrap().path().join("stat")).ok())
+            .filter(|stat| stat.contains(&format!("({name})")))
+            .filter_map(|stat| {
+                let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+                Some(fields[11].parse::<u64>().ok()? + fields[12].parse::<u64>().ok()?)
+            })
+            .sum();
+        ticks as f64 / USER_HZ
+    }
+
     /// The most memory that each of its living processes has had, added up.
     pub(crate) fn peak_mib(self) -> f64 {
         let kib: u64 = members(self.0)

@@ -192,7 +192,7 @@ fn front(dir: &Path, port: u16, link: u16, tls: bool) -> Program {
     let key = key(dir);
     let accounts = dir.join("accounts.toml");
     let account = format!(
-        "[[account]]\nname = \"{USER}\"\npassword = \"{{PLAIN}}x\"\nuid = {UID}\ngid = {UID}\n"
+        "[[account]]\nname = \"{USER}\"\npassword = \"{{SHA}}5en6G6MezRroT3XKqkdPOmY/BfQ=\"\nuid = {UID}\ngid = {UID}\n"
     );
     fs::write(&accounts, account).unwrap();
     fs::set_permissions(&accounts, fs::Permissions::from_mode(0o600)).unwrap();
