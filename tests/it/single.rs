@@ -6,6 +6,7 @@ use crate::{
     client::{Channel, Client, Method},
     lab::{Cluster, Kind, User, eventually},
     pop3::say,
+    smtp::Smtp,
 };
 
 fn works(kind: Kind) {
@@ -68,6 +69,36 @@ fn kind_imap_master() {
 #[test]
 fn kind_exec() {
     works(Kind::Exec);
+}
+
+/// Delivery and home on one machine: the link is the Unix socket.
+#[test]
+fn mail_comes_over_the_same_socket() {
+    let ann = User::new("ann", "local", 20001);
+    let off = User::new("off", "local", 20002).status("disabled");
+    let cluster = Cluster::build()
+        .single(Kind::Login)
+        .delivery("")
+        .user(&ann)
+        .user(&off)
+        .start();
+    let message = b"Subject: hi\r\n\r\nhere\r\n";
+    let mut client = Smtp::connect_unix(&cluster.lmtp_socket());
+    client.command("LHLO client.example.net").says("250-");
+    let heard = client.deliver("sender@example.net", &["Ann+x@example.org"], message);
+    heard[0].says("250 2.0.0 ");
+    client.command("MAIL FROM:<>").says("250 ");
+    for (address, reply) in [
+        ("off@example.org", "550 5.2.1 "),
+        ("nobody@example.org", "550 5.1.1 "),
+        ("ann@elsewhere.example", "550 5.1.1 "),
+    ] {
+        let command = format!("RCPT TO:<{address}>");
+        client.command(&command).says(reply);
+    }
+    let inbox = cluster.inbox(&ann);
+    assert_eq!(inbox.len(), 1);
+    assert!(inbox[0].ends_with(message));
 }
 
 #[test]

@@ -405,6 +405,7 @@ impl Builder {
     pub(crate) fn single(mut self, kind: Kind) -> Self {
         let mut node = NodeSpec::new("local", kind);
         node.link = Link::Unix;
+        node.store = Some(Store::Maildir);
         self.nodes = vec![node];
         self.single = true;
         self
@@ -990,7 +991,7 @@ impl Cluster {
             let accounts = self.text("front/accounts.toml");
             write_private(Path::new(&accounts), &accounts_toml(&builder.users));
             return format!(
-                "[directory]\nkind = \"file\"\n\n[directory.file]\npath = \"{accounts}\"\n\n"
+                "[directory]\nkind = \"file\"\ndomains = [\"example.org\"]\n\n[directory.file]\npath = \"{accounts}\"\n\n"
             );
         };
         let password = format!("{dir}/ldap.password");
