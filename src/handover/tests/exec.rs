@@ -658,7 +658,12 @@ fn inspect_descriptors(pid: &str) {
 /// descriptor that somebody forgot to close.
 fn spawn_inner(test: &str, place: &Place) -> Child {
     let exe = place.0.path().join("tests");
-    fs::copy(env::current_exe().unwrap(), &exe).unwrap();
+    // By another process: what is started beside this test must not inherit a file that is open for writing, or it can't be
+    // executed for a moment.
+    let copied = Command::new("cp")
+        .args([&env::current_exe().unwrap(), &exe])
+        .status();
+    assert!(copied.unwrap().success());
     chown(place.homes(), Some(NODE_UID), Some(NODE_UID)).unwrap();
     let capabilities = "+setuid,+setgid,+chown";
     Command::new("/bin/sh")
