@@ -80,7 +80,7 @@ test-full: deps ## The same with the long ones (root)
 
 .PHONY: bench
 bench: ## Measure CPU time and memory per message beside Dovecot's LMTP proxy (root)
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench delivery
 
 # What is found goes to fuzz/artifacts, what is learned to fuzz/target; the seeds in fuzz/corpus stay as they are.
 .PHONY: fuzz
