@@ -8,8 +8,8 @@
 //!
 //! Every read goes into one buffer per thread, which is never kept while waiting; what the sink does not take at once is
 //! copied aside and dropped when written. Between two plain sockets a read that finds [`SMALL`] octets or more is a
-//! transfer: a pipe is borrowed and pages are spliced through it until the source runs dry and the pipe is empty. Small
-//! talk never sees a pipe, since two system calls beat four; a transfer never sees the buffer.
+//! transfer: a pipe is borrowed and pages are spliced through it until the source runs dry and the pipe is empty. It stays
+//! one until a fill brings less. Small talk sees no pipe, since two system calls beat four; a transfer no buffer.
 //!
 //! Limits: [`BURST`] octets in one go, then the other sessions of the thread have their turn. Held at most: 64 KiB
 //! aside, or one pipe.
@@ -181,6 +181,8 @@ impl Way {
             return self.copy(cx, LARGE, source, sink, counters);
         };
         if !self.transfer {
+            // All that was held is written: a pipe goes back.
+            self.held = Held::Nothing;
             return self.copy(cx, SMALL, source, sink, counters);
         }
         if matches!(self.held, Held::Nothing)
@@ -192,9 +194,10 @@ impl Way {
             return self.copy(cx, LARGE, source, sink, counters);
         };
         let read = pipe.poll_fill(cx, socket);
-        if read.is_pending() {
-            self.held = Held::Nothing;
-            self.transfer = false;
+        match &read {
+            // What comes next is most likely more of it.
+            Poll::Pending => self.held = Held::Nothing,
+            Poll::Ready(read) => self.transfer = matches!(read, Ok(SMALL..)),
         }
         read.map_err(Fault::Source)
     }
