@@ -55,11 +55,22 @@ fn assert_clean(lab: &Lab, stored: usize) {
 fn a_full_disk_is_said_so_and_leaves_nothing_behind() {
     let lab = Lab::at_root(Root::Mounted(Mounted::tmpfs("size=1m")));
     lab.store(&owner(), &message(MAIL)).unwrap();
+    let free = || rustix::fs::statvfs(lab.root.path()).unwrap().f_bfree;
+    let before = free();
     let large = [MAIL, &vec![b'x'; 2 << 20]].concat();
     for _ in 0..3 {
         let error = lab.store(&owner(), &message(&large)).unwrap_err();
         assert_eq!(error.cause(), Cause::DiskFull, "{error}");
         assert_clean(&lab, 1);
+    }
+    // What was cut short is closed, and its room free, a moment after its error is told.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while free() < before {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the room of a failed message was never free again"
+        );
+        std::thread::yield_now();
     }
     // Full to the last octet.
     let filler = lab.root.path().join("filler");
