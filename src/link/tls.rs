@@ -18,13 +18,16 @@ use rustls::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature},
+    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
     server::NoServerSessionStorage,
     version::TLS13,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use crate::proto::link::{EXPORTER_BYTES, EXPORTER_LABEL};
+use crate::{
+    net::tls::provider,
+    proto::link::{EXPORTER_BYTES, EXPORTER_LABEL},
+};
 
 /// Why dialling or admitting cannot be set up: faults of this machine, not of the configuration.
 #[derive(Debug, thiserror::Error)]
@@ -113,11 +116,6 @@ pub(super) fn is_not_tls(error: &io::Error) -> bool {
         .is_some_and(|error| {
             *error == rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)
         })
-}
-
-/// This library's own choice of cryptography, whatever else the process has installed.
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
 }
 
 /// Takes any certificate, but only a handshake that its key has signed.
