@@ -1,14 +1,17 @@
 //! The front: clients of the proxy, MTAs of the delivery role, or both.
 //!
 //! The two roles share directory, nodes and links. What may need a right that only root has is done in [`Front::bind`],
-//! while the process has one thread; serving needs none. On failure: an [`AppError`], and nothing is served.
+//! while the process has one thread; serving needs none. Clients are served by workers, MTAs by the common runtime. On failure: an [`AppError`], and nothing is served.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
-use super::{AppError, Process, Socket, Tcp};
+use super::{
+    AppError, Process, Socket, Tcp,
+    workers::{self, Workers},
+};
 use crate::{
     config,
     delivery::{self, Delivery},
@@ -52,7 +55,7 @@ impl Front {
         let listeners = proxy.map_or(&[][..], |settings| &settings.listeners);
         let proxy = listeners
             .iter()
-            .map(|listener| Tcp::bind(listener.address))
+            .map(|listener| Tcp::bind(listener.address, net::CLIENT, workers::count()))
             .collect::<Result<_, _>>()?;
         let listeners = config
             .delivery
@@ -61,7 +64,9 @@ impl Front {
         let delivery = listeners
             .iter()
             .map(|listener| match listener {
-                delivery::Listener::Tcp(address) => Ok(Socket::Tcp(Tcp::bind(*address)?)),
+                delivery::Listener::Tcp(address) => {
+                    Tcp::bind(*address, net::LINK, 1).map(Socket::Tcp)
+                }
                 delivery::Listener::Unix { path, mode } => Socket::bind_unix(path, *mode),
             })
             .collect::<Result<_, _>>()?;
@@ -69,7 +74,9 @@ impl Front {
             tls,
             proxy,
             delivery,
-            admin: admin.map(Tcp::bind).transpose()?,
+            admin: admin
+                .map(|address| Tcp::bind(address, net::LINK, 1))
+                .transpose()?,
             limit,
             config,
         })
@@ -92,20 +99,23 @@ impl Front {
         let dialer =
             Dialer::new(&nodes, dial, metrics.clone(), tasks.clone()).map_err(AppError::Link)?;
         let nodes = Nodes::new(&nodes);
-        if let Some(settings) = proxy {
-            let parts = proxy::Parts {
-                tls: self.tls,
-                directory: directory.clone(),
-                nodes: nodes.clone(),
-                dialer: dialer.clone(),
-                imap_relay: Relay::new(settings.imap_relay, metrics.clone(), tasks.clone()),
-                pop3_relay: Relay::new(settings.pop3_relay, metrics.clone(), tasks.clone()),
-                metrics: metrics.clone(),
-                tasks: tasks.clone(),
-                settings,
-            };
-            serve_clients(parts, self.proxy, self.limit)?;
-        }
+        let _workers = match proxy {
+            Some(settings) => {
+                let parts = proxy::Parts {
+                    tls: self.tls,
+                    directory: directory.clone(),
+                    nodes: nodes.clone(),
+                    dialer: dialer.clone(),
+                    imap_relay: Relay::new(settings.imap_relay, metrics.clone(), tasks.clone()),
+                    pop3_relay: Relay::new(settings.pop3_relay, metrics.clone(), tasks.clone()),
+                    metrics: metrics.clone(),
+                    tasks: tasks.clone(),
+                    settings,
+                };
+                Some(serve_clients(&parts, self.proxy, self.limit)?)
+            }
+            None => None,
+        };
         if let Some(settings) = delivery {
             let parts = delivery::Parts {
                 settings,
@@ -124,18 +134,29 @@ impl Front {
     }
 }
 
-/// Starts the proxy role.
-fn serve_clients(parts: proxy::Parts, sockets: Vec<Tcp>, limit: usize) -> Result<(), AppError> {
-    let (listeners, tasks) = (parts.settings.listeners.clone(), parts.tasks.clone());
-    let proxy = Proxy::new(parts);
+/// Starts the proxy role, on workers that serve for as long as they are kept.
+fn serve_clients(
+    parts: &proxy::Parts,
+    mut sockets: Vec<Tcp>,
+    limit: usize,
+) -> Result<Workers, AppError> {
+    let count = workers::count();
+    let workers = Workers::start(count).map_err(AppError::Runtime)?;
     let limit = Arc::new(Semaphore::new(limit));
-    for (socket, listener) in sockets.into_iter().zip(listeners) {
-        let socket = socket.listen()?;
-        tracing::info!(address = %listener.address, protocol = listener.protocol.as_str(), "listening");
-        let serve = proxy.clone().listen(socket, listener, Arc::clone(&limit));
-        tasks.spawn("listener", serve);
+    let listeners = &parts.settings.listeners;
+    for worker in workers.iter() {
+        let _entered = worker.enter();
+        let proxy = Proxy::new(parts.for_worker(count));
+        for (socket, listener) in sockets.iter_mut().zip(listeners) {
+            let serve = proxy.clone();
+            let serve = serve.listen(socket.listen()?, *listener, Arc::clone(&limit));
+            parts.tasks.spawn("listener", serve);
+        }
     }
-    Ok(())
+    for listener in listeners {
+        tracing::info!(address = %listener.address, protocol = listener.protocol.as_str(), "listening");
+    }
+    Ok(workers)
 }
 
 /// Starts the delivery role.
@@ -145,7 +166,7 @@ fn serve_mtas(parts: delivery::Parts, sockets: Vec<Socket>) -> Result<(), AppErr
     for socket in sockets {
         let delivery = delivery.clone();
         match socket {
-            Socket::Tcp(socket) => {
+            Socket::Tcp(mut socket) => {
                 tracing::info!(address = %socket.address, protocol = "lmtp", "listening");
                 tasks.spawn("listener", delivery.listen(socket.listen()?));
             }

@@ -14,6 +14,7 @@ mod node;
 mod rights;
 #[cfg(test)]
 mod tests;
+mod workers;
 
 use std::{
     io,
@@ -35,7 +36,7 @@ use crate::{
     link::SetupError,
     mailstore,
     metrics::Metrics,
-    net::{self, tls},
+    net::{self, Patience, tls},
     tasks::Tasks,
 };
 
@@ -147,7 +148,9 @@ impl Process {
     where
         F: Future<Output = Option<String>> + Send + 'static,
     {
-        let Some(socket) = socket else { return Ok(()) };
+        let Some(mut socket) = socket else {
+            return Ok(());
+        };
         let socket = socket.listen()?;
         let tasks = self.tasks.clone();
         let readiness = move || {
@@ -187,24 +190,29 @@ impl Process {
     }
 }
 
-/// A bound TCP socket.
+/// A bound TCP address, with a socket for each worker.
 struct Tcp {
-    socket: std::net::TcpListener,
+    sockets: Vec<std::net::TcpListener>,
     address: SocketAddr,
 }
 
 impl Tcp {
-    fn bind(address: SocketAddr) -> Result<Self, AppError> {
-        let socket = net::listen(address).map_err(|source| AppError::Bind {
+    fn bind(address: SocketAddr, patience: Patience, workers: usize) -> Result<Self, AppError> {
+        let sockets = net::listen(address, patience, workers);
+        let sockets = sockets.map_err(|source| AppError::Bind {
             address: address.to_string(),
             source,
         })?;
-        Ok(Self { socket, address })
+        Ok(Self { sockets, address })
     }
 
-    /// Hands it to the runtime.
-    fn listen(self) -> Result<TcpListener, AppError> {
-        TcpListener::from_std(self.socket).map_err(AppError::Runtime)
+    /// Hands the next socket to the runtime that is entered; each has one.
+    fn listen(&mut self) -> Result<TcpListener, AppError> {
+        let socket = self.sockets.pop();
+        let socket = socket.ok_or_else(|| io::Error::other("more workers than sockets"));
+        socket
+            .and_then(TcpListener::from_std)
+            .map_err(AppError::Runtime)
     }
 }
 
@@ -215,9 +223,12 @@ struct Unix {
 }
 
 impl Unix {
-    /// Hands it to the runtime.
-    fn listen(self) -> Result<UnixListener, AppError> {
-        UnixListener::from_std(self.socket).map_err(AppError::Runtime)
+    /// Hands it to the runtime that is entered; any number of them may share it.
+    fn listen(&self) -> Result<UnixListener, AppError> {
+        let socket = self.socket.try_clone();
+        socket
+            .and_then(UnixListener::from_std)
+            .map_err(AppError::Runtime)
     }
 }
 

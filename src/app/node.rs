@@ -13,7 +13,10 @@ use std::net::SocketAddr;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{AppError, Process, Socket, Tcp};
+use super::{
+    AppError, Process, Socket, Tcp,
+    workers::{self, Workers},
+};
 use crate::{
     acceptor::{self, Acceptor},
     config,
@@ -23,6 +26,7 @@ use crate::{
     net,
     proto::link::{Purpose, Refusal},
     relay::Relay,
+    tasks::Tasks,
 };
 
 /// Everybody may connect to a Unix socket of links: peers are checked by uid.
@@ -43,7 +47,9 @@ impl Node {
         let links = config.gate.listeners.iter().map(bind);
         Ok(Self {
             links: links.collect::<Result<_, _>>()?,
-            admin: admin.map(Tcp::bind).transpose()?,
+            admin: admin
+                .map(|address| Tcp::bind(address, net::LINK, 1))
+                .transpose()?,
             config,
         })
     }
@@ -92,18 +98,7 @@ impl Node {
             acceptor,
             mailstore,
         };
-        for (socket, tls) in self.links {
-            let (gate, services) = (gate.clone(), services.clone());
-            let serve = move |admitted, permit| services.clone().serve(admitted, permit);
-            match socket {
-                Socket::Tcp(socket) => {
-                    tasks.spawn("listener", gate.listen(socket.listen()?, tls, serve))
-                }
-                Socket::Unix(socket) => {
-                    tasks.spawn("listener", gate.listen_unix(socket.listen()?, serve))
-                }
-            };
-        }
+        let _workers = serve_links(self.links, &gate, &services, tasks)?;
         process.answer(self.admin, || std::future::ready(None))?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %name, "node is up");
         process.run(drain_timeout).await;
@@ -111,10 +106,36 @@ impl Node {
     }
 }
 
+/// Starts the gate, on workers that serve for as long as they are kept.
+fn serve_links(
+    mut links: Vec<(Socket, bool)>,
+    gate: &Gate,
+    services: &Services,
+    tasks: &Tasks,
+) -> Result<Workers, AppError> {
+    let workers = Workers::start(workers::count()).map_err(AppError::Runtime)?;
+    for worker in workers.iter() {
+        let _entered = worker.enter();
+        for (socket, tls) in &mut links {
+            let (gate, services) = (gate.clone(), services.clone());
+            let serve = move |admitted, permit| services.clone().serve(admitted, permit);
+            match socket {
+                Socket::Tcp(socket) => {
+                    tasks.spawn("listener", gate.listen(socket.listen()?, *tls, serve))
+                }
+                Socket::Unix(socket) => {
+                    tasks.spawn("listener", gate.listen_unix(socket.listen()?, serve))
+                }
+            };
+        }
+    }
+    Ok(workers)
+}
+
 fn bind(listener: &Listener) -> Result<(Socket, bool), AppError> {
     match listener {
         Listener::Tcp { address, tls } => {
-            let socket = Tcp::bind(*address)?;
+            let socket = Tcp::bind(*address, net::LINK, workers::count())?;
             tracing::info!(%address, tls, "listening for links");
             Ok((Socket::Tcp(socket), *tls))
         }

@@ -68,14 +68,14 @@ pub struct Directory(Arc<Inner>);
 struct Inner {
     accounts: Accounts,
     rules: Arc<Rules>,
-    checker: Checker,
-    cache: Cache,
+    checker: Arc<Checker>,
+    cache: Arc<Cache>,
     timeout: Duration,
     metrics: Metrics,
 }
 
 enum Accounts {
-    File(File),
+    File(Arc<File>),
     Ldap(Arc<Ldap>),
 }
 
@@ -203,7 +203,7 @@ impl Directory {
         let (accounts, timeout) = match settings.source {
             Source::File(file) => {
                 let file = File::open(file, Arc::clone(&rules)).map_err(StartError::File)?;
-                (Accounts::File(file), FILE_TIMEOUT)
+                (Accounts::File(Arc::new(file)), FILE_TIMEOUT)
             }
             Source::Ldap(ldap) => {
                 let timeout = ldap.timeout;
@@ -214,11 +214,30 @@ impl Directory {
         Ok(Self(Arc::new(Inner {
             accounts,
             rules,
-            checker: Checker::new(),
-            cache: Cache::new(settings.cache, Key::new(key)),
+            checker: Arc::new(Checker::new()),
+            cache: Arc::new(Cache::new(settings.cache, Key::new(key))),
             timeout,
             metrics,
         })))
+    }
+
+    /// The same directory for one of so many workers: with connections of its own, its share of all that there may be.
+    /// What is remembered stays common.
+    #[must_use]
+    pub fn for_worker(&self, workers: usize) -> Self {
+        let inner = &*self.0;
+        let accounts = match &inner.accounts {
+            Accounts::File(file) => Accounts::File(Arc::clone(file)),
+            Accounts::Ldap(ldap) => Accounts::Ldap(ldap.for_worker(workers)),
+        };
+        Self(Arc::new(Inner {
+            accounts,
+            rules: Arc::clone(&inner.rules),
+            checker: Arc::clone(&inner.checker),
+            cache: Arc::clone(&inner.cache),
+            timeout: inner.timeout,
+            metrics: inner.metrics.clone(),
+        }))
     }
 
     /// The account of `login`, if `password` is its password and it may log in.

@@ -39,7 +39,7 @@ use super::{
 use crate::{
     metrics::Metrics,
     names::KeyId,
-    net::{self, Stream},
+    net::Stream,
     proto::link::{
         Channel, Purpose, Refusal, Verdict,
         node::{self, Keys, Node, Proven, VerdictSeal},
@@ -221,7 +221,6 @@ impl Inner {
     async fn secure(&self, stream: Stream, tls: bool) -> Result<(Stream, Channel), AdmitError> {
         match stream {
             Stream::Tcp(socket) => {
-                net::tune(&socket, net::LINK).map_err(|error| AdmitError::Closed(Some(error)))?;
                 if tls {
                     Box::pin(self.accept_tls(socket)).await
                 } else {

@@ -5,7 +5,7 @@
 //!    \--no--> connect, [TLS], prove --------> open <------- once, on a fresh link --/
 //! ```
 //!
-//! On a plain link `prove` and `open` travel in one write: a fresh link costs two round trips, one proven ahead one.
+//! The preface travels with `prove`, unless the node says nothing. On a plain link `prove` and `open` travel in one write, too: a fresh link costs two round trips, one proven ahead one.
 //! Under TLS `open` waits for `proven`: until then somebody in between could be reading. It never sends a password, and
 //! does not read what follows the verdict.
 //!
@@ -20,12 +20,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use rustls::ClientConfig;
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -35,7 +36,7 @@ use super::{
     error::{LinkError, Mismatch, NotProven, Step},
     pool::Pool,
     tls::{self, SetupError},
-    wire::{WireError, nonce, read_record, write},
+    wire::{WireError, nonce, read_record, readable, write},
 };
 use crate::{
     metrics::Metrics,
@@ -51,7 +52,10 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Opens links to nodes. Clones share the links proven ahead.
+/// How long a node may take for `hello` before it hears the preface alone: longer than most round trips.
+const HELLO_PAUSE: Duration = Duration::from_millis(100);
+
+/// Opens links to nodes. Clones share the links proven ahead, and belong to one worker.
 #[derive(Clone, Debug)]
 pub struct Dialer {
     dials: Arc<HashMap<NodeName, Arc<Dial>>>,
@@ -86,6 +90,17 @@ impl Dialer {
             dials: Arc::new(dials.collect()),
             tasks,
         })
+    }
+
+    /// The same for another worker: with links of its own proven ahead.
+    #[must_use]
+    pub fn for_worker(&self) -> Self {
+        let dials = self.dials.iter();
+        let dials = dials.map(|(name, dial)| (name.clone(), Arc::new(dial.for_worker())));
+        Self {
+            dials: Arc::new(dials.collect()),
+            tasks: self.tasks.clone(),
+        }
     }
 
     /// Opens a link to `node` for the session of `context`.
@@ -161,6 +176,12 @@ struct Dial {
     is_kept: AtomicBool,
 }
 
+/// An empty pool of a node's.
+fn pool(node: &Node, settings: DialSettings, metrics: &Metrics) -> Pool {
+    let gauge = metrics.links_ready.with_label_values(&[node.name.as_str()]);
+    Pool::new(settings.ready, gauge)
+}
+
 /// Runs a step with a deadline.
 async fn within<T>(
     end: Instant,
@@ -186,13 +207,23 @@ impl Dial {
                 "the link to this node is plain: whoever can alter packets on that wire can take over sessions"
             );
         }
-        let gauge = metrics.links_ready.with_label_values(&[node.name.as_str()]);
         Self {
             tls: (is_tcp && node.tls).then_some(config),
-            pool: Pool::new(settings.ready, gauge),
+            pool: pool(&node, settings, &metrics),
             node,
             settings,
             metrics,
+            is_kept: AtomicBool::new(false),
+        }
+    }
+
+    fn for_worker(&self) -> Self {
+        Self {
+            node: self.node.clone(),
+            settings: self.settings,
+            tls: self.tls.clone(),
+            metrics: self.metrics.clone(),
+            pool: pool(&self.node, self.settings, &self.metrics),
             is_kept: AtomicBool::new(false),
         }
     }
@@ -224,8 +255,8 @@ impl Dial {
         let stream = self.connect().await?;
         let end = Instant::now() + self.settings.prove_timeout;
         self.shaken(async {
-            let (mut stream, proving) = self.greet(stream, end).await?;
-            let ready = prove(&mut stream, proving, end).await?;
+            let (mut stream, preface, proving) = self.greet(stream, end).await?;
+            let ready = prove(&mut stream, preface, proving, end).await?;
             Ok((stream, ready))
         })
         .await
@@ -237,14 +268,14 @@ impl Dial {
         let end = Instant::now() + self.settings.prove_timeout;
         let (mut stream, waiting) = self
             .shaken(async {
-                let (mut stream, proving) = self.greet(stream, end).await?;
+                let (mut stream, preface, proving) = self.greet(stream, end).await?;
                 let waiting = match proving.open_early(body) {
                     Ok((octets, early)) => {
-                        let record = exchange_proofs(&mut stream, &octets, end).await?;
+                        let record = exchange_proofs(&mut stream, preface, &octets, end).await?;
                         early.proven(&record).map_err(LinkError::wrong)?
                     }
                     Err(proving) => {
-                        let ready = prove(&mut stream, *proving, end).await?;
+                        let ready = prove(&mut stream, preface, *proving, end).await?;
                         let (open, waiting) = ready.open(body);
                         within(end, Step::Verdict, write_open(&mut stream, &open)).await?;
                         waiting
@@ -303,8 +334,12 @@ impl Dial {
         result
     }
 
-    /// TLS if configured, the preface, and `hello`.
-    async fn greet(&self, stream: Stream, end: Instant) -> Result<(Stream, Proving), LinkError> {
+    /// TLS if configured, and `hello`. Gives back the preface if it has not been sent: it goes out with the proof.
+    async fn greet(
+        &self,
+        stream: Stream,
+        end: Instant,
+    ) -> Result<(Stream, &'static [u8], Proving), LinkError> {
         let (mut stream, channel) = match (stream, &self.tls) {
             (Stream::Tcp(socket), Some(config)) => {
                 let tls = within(end, Step::Tls, handshake(config, socket)).await?;
@@ -321,16 +356,20 @@ impl Dial {
             channel,
             nonce: nonce().map_err(LinkError::Random)?,
         };
+        let mut preface = PREFACE.as_slice();
         let proving = within(end, Step::Hello, async {
-            // A node that is about to close may have said why: its octets are looked at even if ours do not arrive.
-            let _ = write(&mut stream, &PREFACE).await;
+            // The node speaks first. One that waits for TLS does not, and must hear that we have none.
+            if timeout(HELLO_PAUSE, readable(&stream)).await.is_err() {
+                // A node that is about to close may have said why: its octets are looked at even if ours do not arrive.
+                let _ = write(&mut stream, std::mem::take(&mut preface)).await;
+            }
             let hello = read_record(&mut stream, Kind::Hello)
                 .await
                 .map_err(|error| LinkError::unproven(error, NotProven::ClosedAtHello))?;
             machine.hello(&hello).map_err(LinkError::wrong)
         })
         .await?;
-        Ok((stream, proving))
+        Ok((stream, preface, proving))
     }
 
     async fn hear_verdict(
@@ -373,19 +412,25 @@ fn result_word<T>(result: &Result<T, LinkError>) -> &'static str {
     result.as_ref().map_or_else(LinkError::as_str, |_| "ok")
 }
 
-async fn prove(stream: &mut Stream, proving: Proving, end: Instant) -> Result<Ready, LinkError> {
-    let record = exchange_proofs(stream, proving.prove(), end).await?;
+async fn prove(
+    stream: &mut Stream,
+    preface: &[u8],
+    proving: Proving,
+    end: Instant,
+) -> Result<Ready, LinkError> {
+    let record = exchange_proofs(stream, preface, proving.prove(), end).await?;
     proving.proven(&record).map_err(LinkError::wrong)
 }
 
-/// Writes our proof and reads the node's.
+/// Writes the preface, if it is due, and our proof; reads the node's.
 async fn exchange_proofs(
     stream: &mut Stream,
-    octets: &[u8],
+    preface: &[u8],
+    proof: &[u8],
     end: Instant,
 ) -> Result<Vec<u8>, LinkError> {
     within(end, Step::Proven, async {
-        let _ = write(stream, octets).await;
+        let _ = write(stream, &[preface, proof].concat()).await;
         read_record(stream, Kind::Proven)
             .await
             .map_err(|error| LinkError::unproven(error, NotProven::ClosedAtProof))

@@ -72,6 +72,8 @@ pub struct Gate {
     parts: Arc<GateParts>,
     /// Places for links, over all listeners.
     places: Arc<Semaphore>,
+    /// Whom the log has heard of.
+    quiet: Arc<Quiet>,
 }
 
 /// What the gate works with.
@@ -99,6 +101,7 @@ impl Gate {
         Self {
             parts: Arc::new(parts),
             places: Arc::new(Semaphore::new(places)),
+            quiet: Arc::default(),
         }
     }
 
@@ -115,7 +118,6 @@ impl Gate {
         let GateParts { metrics, tasks, .. } = &*self.parts;
         let (metrics, tasks) = (metrics.clone(), tasks.clone());
         let limit = Arc::clone(&self.places);
-        let quiet = Arc::new(Quiet::default());
         let begin = |accepted| {
             let Accepted {
                 stream,
@@ -124,13 +126,13 @@ impl Gate {
                 ..
             } = accepted;
             if !self.comes_from(client.ip()) {
-                self.turn_away(&quiet, client.ip(), "address is not in [acceptor] from");
+                self.turn_away(client.ip(), "address is not in [acceptor] from");
                 return;
             }
-            let (gate, quiet, serve) = (self.clone(), Arc::clone(&quiet), serve.clone());
+            let (gate, serve) = (self.clone(), serve.clone());
             self.parts.tasks.spawn("link", async move {
                 let stream = Stream::Tcp(stream);
-                if let Some(admitted) = gate.admit(stream, tls, Some(client), &quiet).await {
+                if let Some(admitted) = gate.admit(stream, tls, Some(client)).await {
                     serve(admitted, permit).await;
                 }
             });
@@ -146,14 +148,14 @@ impl Gate {
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (quiet, trouble) = (Arc::new(Quiet::default()), Quiet::default());
+        let trouble = Quiet::default();
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
                 () = self.parts.tasks.stopped() => return,
             };
             match accepted {
-                Ok((stream, _)) => self.begin_unix(stream, &quiet, &serve),
+                Ok((stream, _)) => self.begin_unix(stream, &serve),
                 Err(error) => {
                     if trouble.is_news(address_of(None)) {
                         tracing::error!(%error, "cannot accept links");
@@ -168,22 +170,21 @@ impl Gate {
     fn begin_unix<F>(
         &self,
         stream: UnixStream,
-        quiet: &Arc<Quiet>,
         serve: &(impl Fn(Admitted, OwnedSemaphorePermit) -> F + Clone + Send + 'static),
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        if !self.knows(&stream, quiet) {
+        if !self.knows(&stream) {
             return;
         }
         let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
-            self.turn_away(quiet, address_of(None), "there are too many links");
+            self.turn_away(address_of(None), "there are too many links");
             return;
         };
-        let (gate, quiet, serve) = (self.clone(), Arc::clone(quiet), serve.clone());
+        let (gate, serve) = (self.clone(), serve.clone());
         self.parts.tasks.spawn("link", async move {
             let stream = Stream::Unix(stream);
-            if let Some(admitted) = gate.admit(stream, false, None, &quiet).await {
+            if let Some(admitted) = gate.admit(stream, false, None).await {
                 serve(admitted, permit).await;
             }
         });
@@ -191,13 +192,7 @@ impl Gate {
 
     /// The handshake until `open`; none when it fails, or when the process stops first: what is not open is nobody's
     /// session, and a front that opens it in that moment hears what it would from a node that is down.
-    async fn admit(
-        &self,
-        stream: Stream,
-        tls: bool,
-        peer: Option<SocketAddr>,
-        quiet: &Quiet,
-    ) -> Option<Admitted> {
+    async fn admit(&self, stream: Stream, tls: bool, peer: Option<SocketAddr>) -> Option<Admitted> {
         let address = peer.map(|peer| peer.ip());
         let admitted = tokio::select! {
             biased;
@@ -209,7 +204,7 @@ impl Gate {
             // A front that closes a link it kept ready has done nothing wrong.
             Err(error) if error.is_ordinary() => None,
             Err(error) => {
-                self.turn_away(quiet, address_of(peer), &chain(&error));
+                self.turn_away(address_of(peer), &chain(&error));
                 None
             }
         }
@@ -221,7 +216,7 @@ impl Gate {
     }
 
     /// Whether the process at the other end may open links.
-    fn knows(&self, stream: &UnixStream, quiet: &Quiet) -> bool {
+    fn knows(&self, stream: &UnixStream) -> bool {
         let uid = stream.peer_cred().map(|peer| peer.uid()).ok();
         let known = uid.is_some_and(|uid| self.parts.peers.contains(&uid));
         if !known {
@@ -229,19 +224,19 @@ impl Gate {
                 "uid {} is not in [acceptor] peers",
                 uid.map_or("?".to_owned(), |uid| uid.to_string())
             );
-            self.turn_away(quiet, address_of(None), &reason);
+            self.turn_away(address_of(None), &reason);
         }
         known
     }
 
     /// Counts a peer that is closed without a word, and logs it if its address has been quiet.
-    fn turn_away(&self, quiet: &Quiet, address: IpAddr, reason: &str) {
+    fn turn_away(&self, address: IpAddr, reason: &str) {
         self.parts
             .metrics
             .connections_shed
             .with_label_values(&["link"])
             .inc();
-        if quiet.is_news(address) {
+        if self.quiet.is_news(address) {
             tracing::warn!(peer = %address, reason, "link not admitted");
         }
     }

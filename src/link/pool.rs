@@ -5,7 +5,7 @@
 //!                                   |--the peer closed it, or it grew old--> missing
 //! ```
 //!
-//! One keeper task per node (`dialer` spawns it) watches all waiting links at once, drops what is over, and
+//! A worker has a pool of its own for each node, so that a link is served where it was made. One keeper task per node (`dialer` spawns it) watches all waiting links at once, drops what is over, and
 //! fills up. A login takes a link straight from the list: no other task has a part in it. The pool does not dial.
 //!
 //! Limits: `ready` links; a link retires at three quarters of the node's idle limit, so that the node never closes one
@@ -51,6 +51,8 @@ pub(super) struct Pool {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Waiting>,
+    /// How many of them the gauge knows of.
+    counted: i64,
     /// Failures in a row.
     trouble: u32,
     is_closed: bool,
@@ -78,9 +80,11 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(&self, state: &State) {
-        self.gauge
-            .set(i64::try_from(state.waiting.len()).unwrap_or(i64::MAX));
+    /// Brings the gauge up to date: other workers have pools for the same node, which count in it too.
+    fn count(&self, state: &mut State) {
+        let waiting = i64::try_from(state.waiting.len()).unwrap_or(i64::MAX);
+        self.gauge.add(waiting - state.counted);
+        state.counted = waiting;
     }
 
     /// The longest waiting link that is still good.
@@ -100,7 +104,7 @@ impl Pool {
                 break;
             }
         }
-        self.count(&state);
+        self.count(&mut state);
         drop(state);
         self.changed.notify_one();
         taken
@@ -116,7 +120,7 @@ impl Pool {
                 ready,
                 retires,
             });
-            self.count(&state);
+            self.count(&mut state);
         }
     }
 
@@ -131,7 +135,7 @@ impl Pool {
         let mut state = self.lock();
         state.is_closed = true;
         state.waiting.clear();
-        self.count(&state);
+        self.count(&mut state);
         drop(state);
         self.changed.notify_one();
     }
@@ -202,7 +206,7 @@ impl Pool {
             return Poll::Pending;
         }
         state.trouble = state.trouble.saturating_add(1);
-        self.count(&state);
+        self.count(&mut state);
         Poll::Ready(())
     }
 }

@@ -4,6 +4,7 @@
 //! No deadlines here, the halves set them. On failure: a [`WireError`] that says whether anything had come.
 
 use std::{
+    future::poll_fn,
     io,
     task::{Context, Poll},
 };
@@ -96,6 +97,12 @@ pub(super) fn poll_over(stream: &Stream, cx: &mut Context<'_>) -> Poll<()> {
         }
     }
     Poll::Pending
+}
+
+/// Waits until there is something to read, or the connection has ended.
+pub(super) async fn readable(stream: &Stream) {
+    // What failed shows again when it is read.
+    let _ = poll_fn(|cx| poll_read_ready(stream, cx)).await;
 }
 
 fn poll_read_ready(stream: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -25,6 +25,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::{Patience, tune_socket};
 use crate::{metrics::Metrics, tasks::Tasks};
 
 /// Connections that the kernel completes while we are busy.
@@ -47,25 +48,50 @@ pub struct Accepted {
     pub permit: OwnedSemaphorePermit,
 }
 
-/// Listens on a TCP address, for a runtime that need not be there yet. An IPv6 address serves IPv6 only, so that `0.0.0.0` and `[::]` can stand side by side.
+/// Listens on a TCP address with so many sockets, one for each worker, for runtimes that need not be there yet; the kernel
+/// spreads connections over them. What is accepted has all that [`tune`](super::tune) sets, by inheritance (Linux). An IPv6
+/// address serves IPv6 only, so that `0.0.0.0` and `[::]` can stand side by side.
 ///
 /// # Errors
 ///
 /// When the address is taken, not ours, or needs a right that we lack.
-pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+pub fn listen(
+    address: SocketAddr,
+    patience: Patience,
+    workers: usize,
+) -> io::Result<Vec<std::net::TcpListener>> {
+    let mut sockets = Vec::with_capacity(workers);
+    if workers > 1 {
+        // Sockets that share an address share it with those of any other process of the same user, who may not know: only
+        // one that does not share finds out.
+        let alone = socket(address)?;
+        alone.bind(&address.into())?;
+        alone.listen(BACKLOG)?;
+    }
+    let mut bound = address;
+    for _ in 0..workers.max(1) {
+        let socket = socket(address)?;
+        socket.set_reuse_port(workers > 1)?;
+        tune_socket(&socket, patience)?;
+        socket.bind(&bound.into())?;
+        socket.listen(BACKLOG)?;
+        let socket = std::net::TcpListener::from(socket);
+        // Port 0 is for the first to choose.
+        bound = socket.local_addr()?;
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Listens on a Unix socket whose file has this mode. A socket file that a dead process left behind is replaced; one that
@@ -227,7 +253,8 @@ mod tests {
 
     #[tokio::test]
     async fn connections_over_the_limit_are_told_and_closed() {
-        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let listener = listen(address, crate::net::CLIENT, 1).unwrap().remove(0);
         let listener = TcpListener::from_std(listener).unwrap();
         let address = listener.local_addr().unwrap();
         let (accepted_tx, mut accepted) = tokio::sync::mpsc::unbounded_channel();

@@ -23,7 +23,7 @@ pub use stream::{Plain, Stream};
 
 use std::{io, time::Duration};
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::net::TcpStream;
 
 /// When a silent peer is taken for dead.
@@ -51,14 +51,18 @@ pub const LINK: Patience = Patience {
     unanswered: Duration::from_secs(180),
 };
 
-/// Sets what every TCP connection of ours has: no Nagle delay, keepalive, and an end to unacknowledged octets.
+/// Sets what every TCP connection of ours has: no Nagle delay, keepalive, and an end to unacknowledged octets. Accepted
+/// ones have it from their listener.
 ///
 /// # Errors
 ///
 /// When the peer has reset the connection already.
 pub fn tune(stream: &TcpStream, patience: Patience) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
+    tune_socket(&SockRef::from(stream), patience)
+}
+
+fn tune_socket(socket: &Socket, patience: Patience) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(patience.idle)
         .with_interval(patience.interval);

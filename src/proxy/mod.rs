@@ -52,7 +52,7 @@ use self::talk::{Begun, Over, Talk};
 pub struct Proxy(Arc<Parts>);
 
 /// What the proxy works with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Parts {
     /// Its limits.
     pub settings: Settings,
@@ -85,6 +85,18 @@ struct Session {
 struct Place {
     connections: prometheus::IntGauge,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Parts {
+    /// The same for one of so many workers: with connections to directory and nodes of its own.
+    #[must_use]
+    pub fn for_worker(&self, workers: usize) -> Self {
+        Self {
+            directory: self.directory.for_worker(workers),
+            dialer: self.dialer.for_worker(),
+            ..self.clone()
+        }
+    }
 }
 
 impl Proxy {

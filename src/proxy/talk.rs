@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    net::{self, Stream, tls},
+    net::{Stream, tls},
     outcome::{Blame, Failure, Outcome, Report, Stage},
     proto::{
         denial::Denial,
@@ -100,7 +100,6 @@ impl<'a> Talk<'a> {
             deadline,
             denied: false,
         };
-        net::tune(&stream, net::CLIENT).map_err(|_| Over(Outcome::Left))?;
         talk.stream = Some(Stream::Tcp(stream));
         if listener.tls == ListenTls::Implicit {
             talk.negotiate(report).await?;

@@ -1,6 +1,6 @@
 //! Accounts in LDAP (RFC 4511): search for the entry, then bind as it or read its `userPassword`.
 //!
-//! Searches share one connection, bound as the service account (or anonymous), many in flight at a time up to a bound.
+//! A worker has connections of its own. Its searches share one, bound as the service account (or anonymous), many in flight at a time up to a bound.
 //! Binding as a user takes a connection for itself, so those come from a pool, and never serve a search. Both kinds are made on
 //! use and dropped when they failed or kept somebody waiting too long; a kept connection that turns out to be dead is replaced
 //! once, silently, within the same deadline. There is no back-off: a refused connection costs nothing, a silent
@@ -41,8 +41,21 @@ use entry::{Defaults, Entry};
 /// Searches in flight. One slapd of two cores is busy with 64 (9,000 searches a second); more would only wait there, not here.
 const MAX_SEARCHES: usize = 64;
 
-/// An LDAP server and how its entries are read.
+/// A set of connections to an LDAP server: one per worker, so that no answer travels from one thread to another.
 pub(super) struct Ldap {
+    server: Arc<Server>,
+    searches: Semaphore,
+    shared: Mutex<Option<Shared>>,
+    /// Held by whoever makes the next one.
+    connecting: tokio::sync::Mutex<()>,
+    /// How many were made.
+    made: AtomicU64,
+    binds: Semaphore,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// An LDAP server and how its entries are read.
+struct Server {
     connector: Connector,
     base: String,
     filter: Template,
@@ -54,14 +67,7 @@ pub(super) struct Ldap {
     defaults: Defaults,
     /// The DN and password that searches are bound with.
     service: Option<(String, Secret)>,
-    searches: Semaphore,
-    shared: Mutex<Option<Shared>>,
-    /// Held by whoever makes the next one.
-    connecting: tokio::sync::Mutex<()>,
-    /// How many were made.
-    made: AtomicU64,
-    binds: Semaphore,
-    idle: Mutex<Vec<Connection>>,
+    bind_connections: usize,
     is_away: AtomicBool,
 }
 
@@ -115,7 +121,7 @@ impl Ldap {
         {
             return Err(LdapSetupError::BindPassword);
         }
-        Ok(Arc::new(Self {
+        let server = Server {
             connector,
             base: settings.base,
             filter,
@@ -128,19 +134,33 @@ impl Ldap {
                 gid: settings.default_gid,
             },
             service,
-            searches: Semaphore::new(MAX_SEARCHES),
+            bind_connections: settings.bind_connections.max(1),
+            is_away: AtomicBool::new(false),
+        };
+        Ok(Self::with_share(Arc::new(server), 1))
+    }
+
+    /// The same server with connections of its own: for one of so many workers, its share of all that there may be.
+    pub(super) fn for_worker(&self, workers: usize) -> Arc<Self> {
+        Self::with_share(Arc::clone(&self.server), workers.max(1))
+    }
+
+    fn with_share(server: Arc<Server>, workers: usize) -> Arc<Self> {
+        let binds = server.bind_connections.div_ceil(workers);
+        Arc::new(Self {
+            server,
+            searches: Semaphore::new(MAX_SEARCHES.div_ceil(workers)),
             shared: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(()),
             made: AtomicU64::new(0),
-            binds: Semaphore::new(settings.bind_connections.max(1)),
+            binds: Semaphore::new(binds),
             idle: Mutex::new(Vec::new()),
-            is_away: AtomicBool::new(false),
-        }))
+        })
     }
 
     /// Whether the server verifies passwords.
     pub(super) fn verifies(&self) -> bool {
-        self.verify == Verify::Bind
+        self.server.verify == Verify::Bind
     }
 
     /// The one entry that matches.
@@ -150,14 +170,16 @@ impl Ldap {
         deadline: Instant,
     ) -> Result<Found, LookupError> {
         let filter = match question {
-            Question::Login(login) => self.filter.render(login.as_str()),
-            Question::Recipient(mailbox) => self.delivery_filter.render(&mailbox.to_string()),
+            Question::Login(login) => self.server.filter.render(login.as_str()),
+            Question::Recipient(mailbox) => {
+                self.server.delivery_filter.render(&mailbox.to_string())
+            }
         };
         let search = Search {
-            base: &self.base,
+            base: &self.server.base,
             subtree: true,
             filter: &filter,
-            attributes: &self.wanted,
+            attributes: &self.server.wanted,
         };
         let reply = self.search(&search, deadline).await;
         self.note(reply.as_ref().err());
@@ -181,10 +203,10 @@ impl Ldap {
         let mut entry = Entry::from_tag(entry)
             .ok_or_else(|| LookupError::Unavailable("search: malformed entry".to_owned()))?;
         Ok(Found {
-            account: Arc::new(entry.account(&self.attributes, self.defaults)?),
-            passwords: match self.verify {
+            account: Arc::new(entry.account(&self.server.attributes, self.server.defaults)?),
+            passwords: match self.server.verify {
                 Verify::Bind => Vec::new(),
-                Verify::Hash => entry.take_passwords(&self.attributes.password),
+                Verify::Hash => entry.take_passwords(&self.server.attributes.password),
             },
             id: entry.dn,
         })
@@ -244,7 +266,7 @@ impl Ldap {
         let Ok(Ok(_turn)) = turn else {
             return Err(Broken::Late("waiting for a turn to search"));
         };
-        let (shared, is_new) = self.share(deadline).await?;
+        let (shared, is_new) = self.connection(deadline).await?;
         let broken = match shared.connection.clone().search(search, deadline).await {
             Ok(reply) => return Ok(reply),
             Err(broken) => broken,
@@ -253,7 +275,7 @@ impl Ldap {
         if is_new || !broken.is_dead_connection() {
             return Err(broken);
         }
-        let (shared, _) = self.share(deadline).await?;
+        let (shared, _) = self.connection(deadline).await?;
         let mut connection = shared.connection;
         let reply = connection.search(search, deadline).await;
         if reply.is_err() {
@@ -263,7 +285,7 @@ impl Ldap {
     }
 
     /// The connection for searches, and whether it was made just now.
-    async fn share(&self, deadline: Instant) -> Result<(Shared, bool), Broken> {
+    async fn connection(&self, deadline: Instant) -> Result<(Shared, bool), Broken> {
         if let Some(shared) = self.live_shared() {
             return Ok((shared, false));
         }
@@ -274,8 +296,8 @@ impl Ldap {
         if let Some(shared) = self.live_shared() {
             return Ok((shared, false));
         }
-        let mut connection = self.connector.connect(deadline).await?;
-        if let Some((dn, password)) = &self.service {
+        let mut connection = self.server.connector.connect(deadline).await?;
+        if let Some((dn, password)) = &self.server.service {
             let password = std::str::from_utf8(password.expose()).unwrap_or_default();
             let reply = connection.bind(dn, password, deadline).await?;
             if reply.code != code::SUCCESS {
@@ -320,7 +342,7 @@ impl Ldap {
                 Err(_) => {}
             }
         }
-        let mut connection = self.connector.connect(deadline).await?;
+        let mut connection = self.server.connector.connect(deadline).await?;
         let reply = connection.bind(dn, password, deadline).await?;
         self.keep_idle(connection);
         Ok(reply)
@@ -348,8 +370,11 @@ impl Ldap {
 
     /// Logs that the server went away, or that it is back: once each.
     fn note(&self, broken: Option<&Broken>) {
-        let was_away = self.is_away.swap(broken.is_some(), Ordering::Relaxed);
-        let server = &self.connector.server;
+        let was_away = self
+            .server
+            .is_away
+            .swap(broken.is_some(), Ordering::Relaxed);
+        let server = &self.server.connector.server;
         match broken {
             Some(error) if !was_away => {
                 tracing::warn!(%server, %error, "directory is not available");
