@@ -35,6 +35,8 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let cut = self.cut.clone();
+        // Boxed: the block below would have room for it twice, as what it was given and as what it polls.
+        let future = Box::pin(future);
         #[allow(
             clippy::disallowed_methods,
             reason = "this is the place the ban points to"

@@ -190,13 +190,12 @@ impl Delivery {
     fn serve(&self, stream: Stream, client: ClientAddr, permit: OwnedSemaphorePermit) {
         let place = Place::new(&self.0.metrics.delivery_connections_open, permit);
         let delivery = Arc::clone(&self.0);
-        // Boxed: a connection waits most of its time, with a state as large as the longest way through a message.
-        let conversation = Box::pin(async move {
+        let conversation = async move {
             let _place = place;
             if let Some(conversation) = Conversation::new(delivery, stream, client) {
                 conversation.run().await;
             }
-        });
+        };
         self.0.tasks.spawn("delivery", conversation);
     }
 

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
     net::{TcpSocket, TcpStream, UnixStream, lookup_host},
     time::{Instant, timeout, timeout_at},
@@ -45,6 +46,17 @@ pub(super) async fn connect(
     }
 }
 
+/// The one address that there is to dial, if none has to be looked up or chosen.
+pub(super) fn sole(address: &Address, source: Option<IpAddr>) -> Option<SocketAddr> {
+    let Address::Tcp { host, port } = address else {
+        return None;
+    };
+    let to = SocketAddr::new(host.parse().ok()?, *port);
+    source
+        .is_none_or(|from| from.is_ipv4() == to.is_ipv4())
+        .then_some(to)
+}
+
 async fn connect_any(
     addresses: &[SocketAddr],
     source: Option<IpAddr>,
@@ -72,10 +84,7 @@ async fn connect_one(address: SocketAddr, source: Option<IpAddr>) -> io::Result<
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     if let Some(source) = source {
-        // A bound port is otherwise taken from every other link of this source, whichever node it leads to, and 28,000
-        // links would be all.
-        socket.set_reuseaddr(true)?;
-        socket.bind(SocketAddr::new(source, 0))?;
+        net::bind_source(&SockRef::from(&socket), source)?;
     }
     socket.connect(address).await
 }

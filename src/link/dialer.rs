@@ -1,11 +1,12 @@
 //! The front's half: dial, prove, open, and keep links proven ahead.
 //!
 //! ```text
-//! open --pool has one--> open on it -- died before the first octet of the verdict --\
-//!    \--no--> connect, [TLS], prove --------> open <------- once, on a fresh link --/
+//! open --pool has one--> [prove,] open on it -- died before the first octet of the verdict --\
+//!    \--no--> connect, [TLS], prove ---------> open <------------- once, on a new link -----/
 //! ```
 //!
-//! The preface travels with `prove`, unless the node says nothing. On a plain link `prove` and `open` travel in one write, too: a fresh link costs two round trips, one proven ahead one.
+//! The preface travels with `prove`, unless the node says nothing. On a plain link `prove` and `open` travel in one write,
+//! too: a new link costs two round trips, one that was begun or proven ahead costs one.
 //! Under TLS `open` waits for `proven`: until then somebody in between could be reading. It never sends a password, and
 //! does not read what follows the verdict.
 //!
@@ -32,9 +33,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     DialSettings,
-    connect::connect,
+    connect::{connect, sole},
     error::{LinkError, Mismatch, NotProven, Step},
-    pool::Pool,
+    fresh::Fresh,
+    pool::{Pool, Taken, Work},
     tls::{self, SetupError},
     wire::{WireError, nonce, read_record, readable, write},
 };
@@ -128,11 +130,17 @@ impl Dialer {
             .get(&node.name)
             .ok_or_else(|| LinkError::UnknownNode(node.name.clone()))?;
         self.keep(dial);
-        if let Some((stream, ready)) = dial.pool.take() {
-            match dial.open_ready(stream, ready, body).await {
+        let taken = dial.pool.take();
+        dial.pool.refill(|| dial.begin());
+        if let Some(taken) = taken {
+            let answer = match taken {
+                Taken::Fresh(link, hello) => Box::pin(dial.open_begun(link, &hello, body)).await,
+                Taken::Proven(stream, ready) => dial.open_ready(stream, *ready, body).await,
+            };
+            match answer {
                 // Nothing of a verdict came, so no session reached its client: a second try doubles nothing.
-                Err(LinkError::Lost { began: false, .. }) => {
-                    tracing::debug!(node = %node.name, "a link proven ahead died, dialling afresh");
+                Err(LinkError::Lost { began: false, .. } | LinkError::NotProven(_)) => {
+                    tracing::debug!(node = %node.name, "a link made ahead died, dialling afresh");
                 }
                 answer => return answer,
             }
@@ -230,11 +238,18 @@ impl Dial {
 
     /// Keeps the pool full until it is closed.
     async fn keep(&self) {
-        while self.pool.missing().await {
+        loop {
+            let ripe = match self.pool.work().await {
+                Work::Closed => return,
+                Work::Missing => None,
+                Work::Ripe(link) => Some(link),
+            };
             let wait = self.pool.back_off(getrandom::u32().unwrap_or_default());
             let attempt = async {
-                sleep(wait).await;
-                self.prove_ahead().await
+                if !wait.is_zero() && ripe.is_none() {
+                    sleep(wait).await;
+                }
+                self.prove_ahead(ripe).await
             };
             tokio::select! {
                 proven = Box::pin(attempt) => match proven {
@@ -250,9 +265,30 @@ impl Dial {
         }
     }
 
-    /// A fresh link, proven.
-    async fn prove_ahead(&self) -> Result<(Stream, Ready), LinkError> {
-        let stream = self.connect().await?;
+    /// Begins a connection that a later login finds ready, where that is as good as one that is proven.
+    fn begin(&self) -> Option<Fresh> {
+        if self.tls.is_some() {
+            return None;
+        }
+        let to = sole(&self.node.address, self.node.source)?;
+        let begun = Fresh::begin(to, self.node.source);
+        begun
+            .inspect_err(|error| {
+                tracing::debug!(node = %self.node.name, %error, "no connection made ahead");
+            })
+            .ok()
+    }
+
+    /// A link that is proven now: one that was begun, or a new one.
+    async fn prove_ahead(&self, begun: Option<Fresh>) -> Result<(Stream, Ready), LinkError> {
+        let stream = match begun {
+            Some(begun) => {
+                let limit = self.settings.connect_timeout;
+                let connected = timeout(limit, begun.connected()).await;
+                self.connected(connected.unwrap_or_else(|elapsed| Err(elapsed.into())))?
+            }
+            None => self.connect().await?,
+        };
         let end = Instant::now() + self.settings.prove_timeout;
         self.shaken(async {
             let (mut stream, preface, proving) = self.greet(stream, end).await?;
@@ -260,6 +296,31 @@ impl Dial {
             Ok((stream, ready))
         })
         .await
+    }
+
+    /// A link that was begun ahead and whose node has said `hello`, proven and opened in one go.
+    async fn open_begun(
+        &self,
+        link: Fresh,
+        hello: &[u8],
+        body: &OpenBody,
+    ) -> Result<Opened, LinkError> {
+        let mut stream = self.connected(link.into_stream())?;
+        let end = Instant::now() + self.settings.prove_timeout;
+        let waiting = self
+            .shaken(async {
+                let proving = self.machine(Channel::None)?.hello(hello);
+                let proving = proving.map_err(LinkError::wrong)?;
+                // Never given back: the channel is plain.
+                let opened = proving.open_early(body).map_err(|_| LinkError::Opening)?;
+                let (octets, early) = opened;
+                let record = exchange_proofs(&mut stream, &PREFACE, &octets, end).await?;
+                early.proven(&record).map_err(LinkError::wrong)
+            })
+            .await?;
+        self.hear_verdict(&mut stream, waiting)
+            .await
+            .map(|opening| Opened { stream, opening })
     }
 
     /// A fresh link, opened.
@@ -306,14 +367,17 @@ impl Dial {
 
     async fn connect(&self) -> Result<Stream, LinkError> {
         let limit = self.settings.connect_timeout;
-        let connected = connect(&self.node.address, self.node.source, limit)
-            .await
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::TimedOut => LinkError::TimedOut {
-                    step: Step::Connect,
-                },
-                _ => LinkError::Unreachable(source),
-            });
+        self.connected(connect(&self.node.address, self.node.source, limit).await)
+    }
+
+    /// Counts how connecting ended.
+    fn connected(&self, connected: io::Result<Stream>) -> Result<Stream, LinkError> {
+        let connected = connected.map_err(|source| match source.kind() {
+            io::ErrorKind::TimedOut => LinkError::TimedOut {
+                step: Step::Connect,
+            },
+            _ => LinkError::Unreachable(source),
+        });
         self.metrics
             .node_connects
             .with_label_values(&[self.node.name.as_str(), result_word(&connected)])
@@ -334,6 +398,17 @@ impl Dial {
         result
     }
 
+    /// The protocol's half of a handshake.
+    fn machine(&self, channel: Channel) -> Result<dialer::Dialer, LinkError> {
+        Ok(dialer::Dialer {
+            node: self.node.name.clone(),
+            key_id: self.node.key_id.clone(),
+            key: self.node.key.clone(),
+            channel,
+            nonce: nonce().map_err(LinkError::Random)?,
+        })
+    }
+
     /// TLS if configured, and `hello`. Gives back the preface if it has not been sent: it goes out with the proof.
     async fn greet(
         &self,
@@ -349,17 +424,12 @@ impl Dial {
             }
             (stream, _) => (stream, Channel::None),
         };
-        let machine = dialer::Dialer {
-            node: self.node.name.clone(),
-            key_id: self.node.key_id.clone(),
-            key: self.node.key.clone(),
-            channel,
-            nonce: nonce().map_err(LinkError::Random)?,
-        };
+        let is_plain = matches!(channel, Channel::None);
+        let machine = self.machine(channel)?;
         let mut preface = PREFACE.as_slice();
         let proving = within(end, Step::Hello, async {
             // The node speaks first. One that waits for TLS does not, and must hear that we have none.
-            if timeout(HELLO_PAUSE, readable(&stream)).await.is_err() {
+            if is_plain && timeout(HELLO_PAUSE, readable(&stream)).await.is_err() {
                 // A node that is about to close may have said why: its octets are looked at even if ours do not arrive.
                 let _ = write(&mut stream, std::mem::take(&mut preface)).await;
             }

@@ -5,7 +5,7 @@
 //! lacks: nonces, deadlines, quotas, TLS 1.3 with throw-away certificates, counters.
 //!
 //! ```text
-//! Dialer:   pool (ready) or connect -> [TLS] -> preface, hello, prove, proven -> open -> verdict -> Opened
+//! Dialer:   pool (ready) or connect -> [TLS] -> hello -> preface, prove, proven -> open -> verdict -> Opened
 //! Gate:     who may connect -> a place -> Admitter -> whoever serves it
 //! Admitter: quota -> [TLS] -> hello, preface, prove -> proven -> wait for open -> Admitted -> verdict (by the caller)
 //! ```
@@ -21,6 +21,7 @@ mod admitter;
 mod connect;
 mod dialer;
 mod error;
+mod fresh;
 mod gate;
 mod pool;
 #[cfg(test)]

@@ -1,17 +1,23 @@
-//! Links to one node that are proven ahead of the logins that will use them.
+//! Links to one node that are ready before the logins that will use them.
 //!
 //! ```text
-//! missing --keeper proves one--> waiting --take()--> used
-//!                                   |--the peer closed it, or it grew old--> missing
+//! missing --a login begins one------------> fresh --take()--> used
+//!    |                                        |--nobody took it--> ripe --keeper proves it--\
+//!    \-----keeper proves one--> proven <------------------------------------------------/
+//!                                  |--take()--> used
+//!                                  |--the peer closed it, or it grew old--> missing
 //! ```
 //!
-//! A worker has a pool of its own for each node, so that a link is served where it was made. One keeper task per node (`dialer` spawns it) watches all waiting links at once, drops what is over, and
-//! fills up. A login takes a link straight from the list: no other task has a part in it. The pool does not dial.
+//! A worker has a pool of its own for each node, so that a link is served where it was made. A login takes a link straight
+//! from the list, and begins the next where that is worth it ([`Fresh`]). One keeper task per node (`dialer` spawns it) does
+//! the rest: it watches all proven links at once, drops what is over, proves what nobody took and what is missing. The pool
+//! does not dial.
 //!
 //! Limits: `ready` links; a link retires at three quarters of the node's idle limit, so that the node never closes one
-//! in the moment that it is taken. After trouble (a dial failed, or a link was closed from the other end before its
-//! time) the keeper waits half a second, then doubles up to 30 s, with jitter, until a link is taken or retires in
-//! good health. On failure: a login finds the pool empty and dials itself.
+//! in the moment that it is taken; a fresh one is ripe after [`RIPE`], well before the node gives up on it. After trouble (a
+//! dial failed, or a link was closed from the other end before its time) the keeper waits half a second, then doubles up to
+//! 30 s, with jitter, until a link is taken or retires in good health; nothing is begun meanwhile. On failure: a login finds
+//! the pool empty and dials itself.
 
 use std::{
     collections::VecDeque,
@@ -27,7 +33,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::wire::poll_over;
+use super::{fresh::Fresh, wire::poll_over};
 use crate::{net::Stream, proto::link::dialer::Ready};
 
 /// The first wait after trouble.
@@ -35,6 +41,9 @@ const BACK_OFF_FIRST: Duration = Duration::from_millis(500);
 
 /// The longest.
 const BACK_OFF_LAST: Duration = Duration::from_secs(30);
+
+/// When a fresh link is proven if no login has taken it, and how often the keeper looks while there are logins.
+const RIPE: Duration = Duration::from_secs(1);
 
 /// How long a keeper with nothing to watch sleeps if nobody wakes it.
 const FAR: Duration = Duration::from_secs(3600);
@@ -55,14 +64,42 @@ struct State {
     counted: i64,
     /// Failures in a row.
     trouble: u32,
+    /// A login came since the keeper looked.
+    used: bool,
     is_closed: bool,
 }
 
+/// A link in the list.
 #[derive(Debug)]
-struct Waiting {
-    stream: Stream,
-    ready: Ready,
-    retires: Instant,
+enum Waiting {
+    Fresh {
+        link: Fresh,
+        ripe: Instant,
+    },
+    Proven {
+        stream: Stream,
+        ready: Box<Ready>,
+        retires: Instant,
+    },
+}
+
+/// A link for a login.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// With the node's `hello`.
+    Fresh(Fresh, Vec<u8>),
+    Proven(Stream, Box<Ready>),
+}
+
+/// What a keeper has to do.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Nothing any more.
+    Closed,
+    /// To prove a link ahead.
+    Missing,
+    /// To prove this one.
+    Ripe(Fresh),
 }
 
 impl Pool {
@@ -88,26 +125,61 @@ impl Pool {
     }
 
     /// The longest waiting link that is still good.
-    pub(super) fn take(&self) -> Option<(Stream, Ready)> {
+    pub(super) fn take(&self) -> Option<Taken> {
         let mut state = self.lock();
         let now = Instant::now();
         let mut taken = None;
-        while let Some(link) = state.waiting.pop_front() {
-            // The keeper sees an end a moment after the kernel does; this look costs nothing when nothing came.
-            let mut no_waker = Context::from_waker(std::task::Waker::noop());
-            let is_over = poll_over(&link.stream, &mut no_waker).is_ready();
-            if is_over {
-                state.trouble = state.trouble.saturating_add(1);
-            } else if link.retires > now {
-                state.trouble = 0;
-                taken = Some((link.stream, link.ready));
-                break;
+        let mut early = Vec::new();
+        while taken.is_none()
+            && let Some(link) = state.waiting.pop_front()
+        {
+            match link {
+                Waiting::Fresh { mut link, ripe } => match link.hello() {
+                    Ok(Some(hello)) => taken = Some(Taken::Fresh(link, hello)),
+                    Ok(None) => early.push(Waiting::Fresh { link, ripe }),
+                    Err(_) => state.trouble = state.trouble.saturating_add(1),
+                },
+                Waiting::Proven {
+                    stream,
+                    ready,
+                    retires,
+                } => {
+                    // The keeper sees an end a moment after the kernel does; this look costs nothing when nothing came.
+                    let mut no_waker = Context::from_waker(std::task::Waker::noop());
+                    if poll_over(&stream, &mut no_waker).is_ready() {
+                        state.trouble = state.trouble.saturating_add(1);
+                    } else if retires > now {
+                        taken = Some(Taken::Proven(stream, ready));
+                    }
+                }
             }
+        }
+        if taken.is_some() {
+            state.trouble = 0;
+        }
+        for link in early.into_iter().rev() {
+            state.waiting.push_front(link);
         }
         self.count(&mut state);
         drop(state);
-        self.changed.notify_one();
         taken
+    }
+
+    /// Says that a login came, and fills its place with what `begin` gives, if anything. The keeper need not know each time.
+    pub(super) fn refill(&self, begin: impl FnOnce() -> Option<Fresh>) {
+        let mut state = self.lock();
+        let wants = !state.is_closed && state.trouble == 0 && state.waiting.len() < self.ready;
+        if wants && let Some(link) = begin() {
+            let ripe = Instant::now() + RIPE;
+            state.waiting.push_back(Waiting::Fresh { link, ripe });
+            self.count(&mut state);
+        }
+        let is_full = state.waiting.len() >= self.ready;
+        let is_known = std::mem::replace(&mut state.used, true);
+        drop(state);
+        if !is_full || !is_known {
+            self.changed.notify_one();
+        }
     }
 
     /// Adds a link that was just proven.
@@ -115,9 +187,9 @@ impl Pool {
         let mut state = self.lock();
         if !state.is_closed {
             let retires = Instant::now() + ready.idle_limit() * 3 / 4;
-            state.waiting.push_back(Waiting {
+            state.waiting.push_back(Waiting::Proven {
                 stream,
-                ready,
+                ready: Box::new(ready),
                 retires,
             });
             self.count(&mut state);
@@ -140,15 +212,27 @@ impl Pool {
         self.changed.notify_one();
     }
 
-    /// Watches until a link is missing; false: closed.
-    pub(super) async fn missing(&self) -> bool {
-        self.watch(|state| state.waiting.len().lt(&self.ready))
-            .await
+    /// Watches until there is something to do.
+    pub(super) async fn work(&self) -> Work {
+        self.watch(|state| {
+            let now = Instant::now();
+            let ripe = state
+                .waiting
+                .iter()
+                .position(|link| matches!(link, Waiting::Fresh { ripe, .. } if *ripe <= now));
+            if let Some(Waiting::Fresh { link, .. }) =
+                ripe.and_then(|index| state.waiting.remove(index))
+            {
+                return Some(Work::Ripe(link));
+            }
+            (state.waiting.len() < self.ready).then_some(Work::Missing)
+        })
+        .await
     }
 
     /// Watches until it is closed.
     pub(super) async fn closed(&self) {
-        self.watch(|_| false).await;
+        self.watch(|_| None).await;
     }
 
     /// How long to wait before the next dial; `random` spreads the dialers of a cluster over half of it.
@@ -162,20 +246,29 @@ impl Pool {
         full - full / 2 * (random >> 16) / (1 << 16)
     }
 
-    /// Drops what is over or old until `enough` is true of what is left; false: closed.
-    async fn watch(&self, enough: impl Fn(&State) -> bool) -> bool {
+    /// Drops what is over or old until `find` finds work, or the pool is closed.
+    async fn watch(&self, find: impl Fn(&mut State) -> Option<Work>) -> Work {
         loop {
             let wake = {
                 let mut state = self.lock();
                 if state.is_closed {
-                    return false;
+                    return Work::Closed;
                 }
                 self.retire(&mut state);
-                if enough(&state) {
-                    return true;
+                let work = find(&mut state);
+                self.count(&mut state);
+                if let Some(work) = work {
+                    return work;
                 }
-                let next = state.waiting.iter().map(|link| link.retires).min();
-                next.unwrap_or_else(|| Instant::now() + FAR)
+                let now = Instant::now();
+                let ends = state.waiting.iter().map(Waiting::ends);
+                let end = ends.min().unwrap_or(now + FAR);
+                // While logins come and go, one look a second is enough for all of them.
+                if std::mem::take(&mut state.used) {
+                    end.min(now + RIPE)
+                } else {
+                    end
+                }
             };
             tokio::select! {
                 () = poll_fn(|cx| self.poll_over(cx)) => {}
@@ -188,7 +281,9 @@ impl Pool {
     fn retire(&self, state: &mut State) {
         let now = Instant::now();
         let before = state.waiting.len();
-        state.waiting.retain(|link| link.retires > now);
+        state
+            .waiting
+            .retain(|link| !matches!(link, Waiting::Proven { retires, .. } if *retires <= now));
         if state.waiting.len() < before {
             state.trouble = 0;
             self.count(state);
@@ -199,15 +294,26 @@ impl Pool {
     fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
         let before = state.waiting.len();
-        state
-            .waiting
-            .retain(|link| poll_over(&link.stream, cx).is_pending());
+        state.waiting.retain(|link| match link {
+            Waiting::Fresh { .. } => true,
+            Waiting::Proven { stream, .. } => poll_over(stream, cx).is_pending(),
+        });
         if state.waiting.len() == before {
             return Poll::Pending;
         }
         state.trouble = state.trouble.saturating_add(1);
         self.count(&mut state);
         Poll::Ready(())
+    }
+}
+
+impl Waiting {
+    /// When the keeper has to do something about it.
+    fn ends(&self) -> Instant {
+        match self {
+            Self::Fresh { ripe, .. } => *ripe,
+            Self::Proven { retires, .. } => *retires,
+        }
     }
 }
 
@@ -240,9 +346,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_closed_pool_ends_its_keeper_and_takes_nothing() {
         let pool = pool();
-        assert!(pool.missing().await);
+        assert!(matches!(pool.work().await, Work::Missing));
         tokio::join!(pool.closed(), async { pool.close() });
-        assert!(!pool.missing().await);
+        assert!(matches!(pool.work().await, Work::Closed));
         assert!(pool.take().is_none());
     }
 }

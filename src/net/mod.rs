@@ -21,7 +21,11 @@ pub use listen::{
 pub use quiet::Quiet;
 pub use stream::{Plain, Stream};
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::net::TcpStream;
@@ -51,6 +55,18 @@ pub const LINK: Patience = Patience {
     unanswered: Duration::from_secs(180),
 };
 
+/// Has a connection begin at one of our addresses.
+///
+/// # Errors
+///
+/// When the address is not ours.
+pub(crate) fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    // A bound port is otherwise taken from every other connection of this source, wherever it leads to, and 28,000 would
+    // be all.
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::new(source, 0).into())
+}
+
 /// Sets what every TCP connection of ours has: no Nagle delay, keepalive, and an end to unacknowledged octets. Accepted
 /// ones have it from their listener.
 ///
@@ -61,7 +77,7 @@ pub fn tune(stream: &TcpStream, patience: Patience) -> io::Result<()> {
     tune_socket(&SockRef::from(stream), patience)
 }
 
-fn tune_socket(socket: &Socket, patience: Patience) -> io::Result<()> {
+pub(crate) fn tune_socket(socket: &Socket, patience: Patience) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(patience.idle)

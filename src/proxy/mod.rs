@@ -117,7 +117,7 @@ impl Proxy {
             metrics,
             tasks.clone(),
             move |accepted| {
-                tasks.spawn("login", Box::pin(self.clone().serve(accepted, listener)));
+                tasks.spawn("login", self.clone().serve(accepted, listener));
             },
         )
         .await;

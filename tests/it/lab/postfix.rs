@@ -16,7 +16,7 @@ use std::{
     process::Command,
 };
 
-use super::{Process, adapt, fill, group, slapd::SERVICE_PASSWORD, wait_for_port};
+use super::{Process, adapt, eventually, fill, group, slapd::SERVICE_PASSWORD, wait_for_port};
 
 const MASTER: &str = "/usr/lib/postfix/sbin/master";
 
@@ -128,12 +128,19 @@ impl Postfix {
         messages.into_values().collect()
     }
 
-    /// Has it try everything in the queue now.
+    /// Has it try everything in the queue now; on a busy machine its queue manager may take a while to come up.
     pub(crate) fn flush(&self) {
-        run(
-            "postqueue",
-            &["-c", self.dir.join("etc").to_str().unwrap(), "-f"],
-        );
+        let etc = self.dir.join("etc");
+        eventually("Postfix takes the queue up", || {
+            let output = Command::new("/usr/sbin/postqueue")
+                .args(["-c", etc.to_str().unwrap(), "-f"])
+                .output()
+                .unwrap();
+            let notes = String::from_utf8_lossy(&output.stderr);
+            let is_down = notes.contains("mail system is down");
+            assert!(output.status.success() || is_down, "postqueue: {notes}");
+            output.status.success()
+        });
     }
 
     /// What it has said.

@@ -1,0 +1,84 @@
+//! A connection that was begun ahead of the login that will use it, and that nobody has waited for yet.
+//!
+//! ```text
+//! begin ─> the kernel connects, the node says hello ─> hello() ─> into_stream()     a login takes it
+//!                                                 └──> connected()                  the keeper proves it
+//! ```
+//!
+//! While logins follow one another, each begins the connection that a later one takes. It is not known to the event loop
+//! in between, so that neither its being connected nor the node's `hello` wakes anybody. Only for plain TCP: where `open` may
+//! travel with the proof, proving ahead saves no round trip.
+//!
+//! On failure: what the system says; a node that closed is an error as well.
+
+use std::{
+    io::{self, Read as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+};
+
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::{
+    net::{self, Stream},
+    proto::link::record::{HEADER_BYTES, Kind, body_len},
+};
+
+/// A connection that was begun.
+#[derive(Debug)]
+pub(super) struct Fresh(TcpStream);
+
+impl Fresh {
+    /// Begins to connect.
+    pub(super) fn begin(to: SocketAddr, source: Option<IpAddr>) -> io::Result<Self> {
+        let socket = Socket::new(
+            Domain::for_address(to),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
+        net::tune_socket(&socket, net::LINK)?;
+        if let Some(source) = source {
+            net::bind_source(&socket, source)?;
+        }
+        match socket.connect(&to.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Self(socket.into()))
+    }
+
+    /// The node's `hello`, or nothing if it is not there yet. To be called until it is there.
+    pub(super) fn hello(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let mut header = [0; HEADER_BYTES];
+        match self.0.peek(&mut header) {
+            Ok(HEADER_BYTES) => {}
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let body = body_len(header, Kind::Hello)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let mut record = vec![0; HEADER_BYTES.saturating_add(body)];
+        // It came in one piece, or the link is not worth the trouble.
+        self.0.read_exact(&mut record)?;
+        Ok(Some(record))
+    }
+
+    /// Gives it to the event loop.
+    pub(super) fn into_stream(self) -> io::Result<Stream> {
+        tokio::net::TcpStream::from_std(self.0).map(Stream::Tcp)
+    }
+
+    /// Waits until it is connected.
+    pub(super) async fn connected(self) -> io::Result<Stream> {
+        let stream = tokio::net::TcpStream::from_std(self.0)?;
+        stream.writable().await?;
+        match stream.take_error()? {
+            Some(error) => Err(error),
+            None => Ok(Stream::Tcp(stream)),
+        }
+    }
+}
