@@ -13,20 +13,11 @@
 //!
 //! Numbers: `PIGEONAIR_BENCH_MESSAGES` (default 2000) per round and way, `PIGEONAIR_BENCH_ROUNDS` (default 5).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    clippy::indexing_slicing,
-    clippy::cast_precision_loss,
-    reason = "a program for people at a terminal, which may end at what it did not expect"
-)]
-
 mod load;
-mod processes;
 mod setup;
 
-use self::{load::Load, processes::Group, setup::Setup};
+use self::{load::Load, setup::Setup};
+use super::processes::Group;
 
 /// Octets of a message.
 const MESSAGE_BYTES: usize = 4096;
@@ -72,11 +63,7 @@ impl Way {
     }
 }
 
-fn main() {
-    // `cargo test --benches` only asks whether it builds.
-    if std::env::args().any(|argument| argument == "--test") {
-        return;
-    }
+pub(crate) fn run() {
     let messages = number("PIGEONAIR_BENCH_MESSAGES", 2000);
     let rounds = number("PIGEONAIR_BENCH_ROUNDS", 5);
     let setup = Setup::start();
