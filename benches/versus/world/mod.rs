@@ -147,11 +147,11 @@ pub(crate) fn wait_for(address: SocketAddr, logs: &[&Path]) {
 }
 
 /// Puts values in place of the words between @.
-pub(crate) fn fill(template: &str, values: &[(&str, &str)]) -> String {
+pub(crate) fn fill(template: &str, values: &[(&str, impl AsRef<str>)]) -> String {
     values
         .iter()
         .fold(template.to_owned(), |text, (word, value)| {
-            text.replace(&format!("@{word}@"), value)
+            text.replace(&format!("@{word}@"), value.as_ref())
         })
 }
 
