@@ -185,15 +185,27 @@ impl Client {
         loop {
             let line = self.line();
             if !line.starts_with("* ") {
-                assert!(line.starts_with("a OK"), "expected OK, got {line:?}");
+                let fine = line.starts_with("a OK");
+                assert!(fine, "expected OK, got {line:?} from {}", self.server());
                 return;
             }
         }
     }
 
+    fn server(&self) -> String {
+        self.socket
+            .peer_addr()
+            .map_or_else(|_| "nobody".to_owned(), |address| address.to_string())
+    }
+
     fn expect(&mut self, start: &str) {
         let line = self.line();
-        assert!(line.starts_with(start), "expected {start}, got {line:?}");
+        let fine = line.starts_with(start);
+        assert!(
+            fine,
+            "expected {start}, got {line:?} from {}",
+            self.server()
+        );
     }
 
     /// A line without its end.
@@ -213,10 +225,11 @@ impl Client {
             let mut received = std::mem::take(&mut self.pending);
             let more = self.receive(|piece| received.extend_from_slice(piece));
             self.pending = received;
+            let said = String::from_utf8_lossy(&self.pending);
             assert!(
                 more,
-                "the connection ended behind {:?}",
-                String::from_utf8_lossy(&self.pending)
+                "{} ended the connection behind {said:?}",
+                self.server()
             );
         }
     }
@@ -433,22 +446,5 @@ impl Target {
 pub(crate) fn log_out(clients: Vec<Client>) {
     for client in clients {
         client.log_out();
-    }
-}
-
-/// Lets this process hold so many sessions, if it may.
-pub(crate) fn raise_descriptors(count: u64) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| current < count) {
-        let maximum = limit.maximum.map(|maximum| maximum.max(count));
-        setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: Some(count),
-                maximum,
-            },
-        )
-        .unwrap_or_else(|error| panic!("cannot have {count} descriptors: {error}"));
     }
 }

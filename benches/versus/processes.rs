@@ -1,10 +1,20 @@
 //! Programs that run for the measurement, and what they use.
+//!
+//! `/proc/PID/stat` counts CPU time in hundredths of a second, which is much beside what some rounds cost. The scheduler's
+//! count of each thread (`schedstat`) is in nanoseconds, but forgets threads that have ended. A process is taken for the
+//! larger one: exact as long as its threads live, and never worse than the hundredths. Processes that have ended are known
+//! in hundredths only, of all of them together; whoever starts a process per session starts enough of them in a round.
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
+};
+
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{CpuSet, sched_setaffinity},
 };
 
 /// What /proc counts CPU time in, on every Linux that we know (proc(5), sysconf(_SC_CLK_TCK)), per second.
@@ -17,22 +27,56 @@ pub(crate) struct Group(u32);
 impl Group {
     /// CPU time of its processes until now, those that have ended included, in seconds.
     pub(crate) fn cpu(self) -> f64 {
-        let ticks: u64 = members(self.0)
+        let members = members(self.0);
+        let seconds = members.iter().map(|stat| {
+            // What has ended is counted by whoever started it.
+            let ended = stat.number(16) + stat.number(17);
+            stat.cpu() + ended as f64 / USER_HZ
+        });
+        seconds.sum()
+    }
+
+    /// The same of the program alone, without what it started.
+    pub(crate) fn own_cpu(self) -> f64 {
+        Stat::read(self.0).unwrap().cpu()
+    }
+
+    /// Memory of its processes in KiB, that which is shared by several counted once among them (PSS).
+    pub(crate) fn pss_kib(self) -> f64 {
+        members(self.0)
             .iter()
-            .map(|stat| {
-                let own = stat.number(14) + stat.number(15);
-                // What has ended is counted by whoever started it.
-                own + stat.number(16) + stat.number(17)
-            })
-            .sum();
-        ticks as f64 / USER_HZ
+            .filter_map(|stat| pss_kib(stat.id))
+            .sum()
+    }
+
+    /// The same of the program alone.
+    pub(crate) fn own_pss_kib(self) -> f64 {
+        pss_kib(self.0).unwrap()
+    }
+
+    /// Lets all its threads, and what they will start, run on these cores alone.
+    pub(crate) fn run_on(self, cores: &CpuSet) {
+        for stat in members(self.0) {
+            run_on(stat.id, cores);
+        }
+    }
+
+    /// Sends a signal to its processes of that name.
+    pub(crate) fn signal(self, name: &str, signal: Signal) {
+        let named = |stat: &Stat| {
+            fs::read_to_string(format!("/proc/{}/comm", stat.id))
+                .is_ok_and(|comm| comm.trim_end() == name)
+        };
+        for stat in members(self.0).iter().filter(|stat| named(stat)) {
+            kill_process(pid(stat.id), signal).unwrap();
+        }
     }
 
     /// The same of its own threads of that name which live.
     pub(crate) fn threads(self, name: &str) -> f64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.0)).unwrap();
-        let ticks: u64 = tasks
-            .filter_map(|task| fs::read_to_string(task.unwrap().path().join("stat")).ok())
+        let ticks: u64 = tasks(self.0)
+            .iter()
+            .filter_map(|task| fs::read_to_string(task.join("stat")).ok())
             .filter(|stat| stat.contains(&format!("({name})")))
             .filter_map(|stat| {
                 let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
@@ -71,10 +115,48 @@ impl Stat {
         Some(Self { id, fields })
     }
 
+    /// CPU time of the process in seconds, without what it started.
+    fn cpu(&self) -> f64 {
+        let ticks = self.number(14) + self.number(15);
+        let nanoseconds: u64 = tasks(self.id)
+            .iter()
+            .filter_map(|task| fs::read_to_string(task.join("schedstat")).ok())
+            .filter_map(|text| text.split(' ').next()?.parse::<u64>().ok())
+            .sum();
+        (ticks as f64 / USER_HZ).max(nanoseconds as f64 / 1e9)
+    }
+
     /// A field by its number in proc(5).
     fn number(&self, field: usize) -> u64 {
         self.fields[field - 3].parse().unwrap()
     }
+}
+
+/// The folders of the threads of a process; none if it has ended.
+fn tasks(id: u32) -> Vec<PathBuf> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{id}/task")) else {
+        return Vec::new();
+    };
+    tasks.filter_map(|task| Some(task.ok()?.path())).collect()
+}
+
+fn pss_kib(id: u32) -> Option<f64> {
+    let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).ok()?;
+    let line = text.lines().find(|line| line.starts_with("Pss:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Lets the threads of a process run on these cores alone.
+pub(crate) fn run_on(id: u32, cores: &CpuSet) {
+    for task in tasks(id) {
+        let task = task.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        // It may have ended by now.
+        let _ = sched_setaffinity(Some(pid(task)), cores);
+    }
+}
+
+fn pid(id: u32) -> Pid {
+    Pid::from_raw(id.try_into().unwrap()).unwrap()
 }
 
 /// A process and its descendants.
@@ -126,9 +208,9 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let id = rustix::process::Pid::from_child(&self.child);
+        let id = Pid::from_child(&self.child);
         // It may have ended by itself.
-        let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+        let _ = kill_process(id, Signal::TERM);
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
             if Instant::now() > deadline {

@@ -1,6 +1,9 @@
 //! A way from the load to a real server: one proxy, with what stands behind it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 use super::processes::Group;
 
@@ -23,6 +26,24 @@ pub(crate) enum Channel {
 pub(crate) enum Protocol {
     Imap,
     Pop3,
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Self::Plain => "plain",
+            Self::Tls => "TLS",
+        })
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Self::Imap => "IMAP",
+            Self::Pop3 => "POP3",
+        })
+    }
 }
 
 /// A running proxy, and the acceptors behind it.

@@ -11,13 +11,17 @@
 //! wall time is not looked at. Both proxies look their users up in a file, Dovecot with its cache on. Needs root and
 //! Debian's dovecot-lmtpd; everything runs on loopback, in a folder of its own, and ends with the program.
 //!
-//! Numbers: `PIGEONAIR_BENCH_MESSAGES` (default 2000) per round and way, `PIGEONAIR_BENCH_ROUNDS` (default 5).
+//! `PIGEONAIR_BENCH_MESSAGES` (default 2000) is what a round of a way sends.
 
 mod load;
 mod setup;
 
 use self::{load::Load, setup::Setup};
-use super::processes::Group;
+use super::{
+    figures::{Figures, Table, sum},
+    plan::number,
+    processes::Group,
+};
 
 /// Octets of a message.
 const MESSAGE_BYTES: usize = 4096;
@@ -31,10 +35,10 @@ struct Way {
     server: Group,
     load: Load,
     /// CPU time per message in microseconds, round by round.
-    proxied: Vec<f64>,
-    stored: Vec<f64>,
+    proxied: Figures,
+    stored: Figures,
     /// Of that, the threads that write Maildirs.
-    written: Vec<f64>,
+    written: Figures,
 }
 
 impl Way {
@@ -44,9 +48,9 @@ impl Way {
             proxy,
             server,
             load,
-            proxied: Vec::new(),
-            stored: Vec::new(),
-            written: Vec::new(),
+            proxied: Figures::default(),
+            stored: Figures::default(),
+            written: Figures::default(),
         }
     }
 
@@ -63,9 +67,8 @@ impl Way {
     }
 }
 
-pub(crate) fn run() {
+pub(crate) fn run(rounds: usize) {
     let messages = number("PIGEONAIR_BENCH_MESSAGES", 2000);
-    let rounds = number("PIGEONAIR_BENCH_ROUNDS", 5);
     let setup = Setup::start();
     let mut ways = setup.ways();
     for way in &mut ways {
@@ -77,69 +80,44 @@ pub(crate) fn run() {
             way.round(messages);
         }
     }
-    println!(
-        "{rounds} rounds of {messages} messages of {MESSAGE_BYTES} octets, one recipient each; CPU time per message in microseconds, median (least to most)\n"
-    );
-    println!(
-        "| way | proxy | against Dovecot's | server behind it | of that, Maildir writer | both |"
-    );
-    println!("| --- | --- | --- | --- | --- | --- |");
-    let reference = median(&ways[0].proxied);
+    println!("\n## Delivery");
+    let mut table = Table::new(&[
+        "way",
+        "proxy",
+        "against Dovecot's",
+        "server behind it",
+        "of that, Maildir writer",
+        "both",
+    ]);
     for way in &ways {
-        let both: Vec<f64> = way
-            .proxied
-            .iter()
-            .zip(&way.stored)
-            .map(|(proxied, stored)| proxied + stored)
-            .collect();
-        println!(
-            "| {} | {} | {:.2} | {} | {} | {} |",
-            way.name,
-            shown(&way.proxied),
-            median(&way.proxied) / reference,
-            shown(&way.stored),
-            if median(&way.written) > 0.0 {
-                shown(&way.written)
+        table.row(&[
+            way.name.to_owned(),
+            way.proxied.shown(0),
+            way.proxied.against(&ways[0].proxied),
+            way.stored.shown(0),
+            if way.written.median() > 0.0 {
+                way.written.shown(0)
             } else {
                 "-".to_owned()
             },
-            shown(&both),
-        );
+            sum(&way.proxied, &way.stored).shown(0),
+        ]);
     }
-    println!(
-        "\nPeak memory of the proxy's processes in MiB, before and behind one message of 48 MiB\n"
-    );
-    println!("| way | before | behind |");
-    println!("| --- | --- | --- |");
+    table.print(&format!(
+        "{rounds} rounds of {messages} messages of {MESSAGE_BYTES} octets, one recipient each. CPU time per message in microseconds, median (least to most)."
+    ));
+    let mut table = Table::new(&["way", "before", "behind"]);
     for way in &mut ways {
         let before = way.proxy.peak_mib();
         way.load.send(1, LARGE_BYTES);
-        println!(
-            "| {} | {before:.1} | {:.1} |",
-            way.name,
-            way.proxy.peak_mib()
-        );
+        let behind = way.proxy.peak_mib();
+        table.row(&[
+            way.name.to_owned(),
+            format!("{before:.1}"),
+            format!("{behind:.1}"),
+        ]);
     }
-}
-
-fn number(name: &str, default: usize) -> usize {
-    let Ok(text) = std::env::var(name) else {
-        return default;
-    };
-    match text.parse() {
-        Ok(number) if number > 0 => number,
-        _ => panic!("{name} is not a number: {text}"),
-    }
-}
-
-fn median(figures: &[f64]) -> f64 {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
-}
-
-fn shown(figures: &[f64]) -> String {
-    let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = figures.iter().copied().fold(0.0, f64::max);
-    format!("{:.0} ({least:.0} to {most:.0})", median(figures))
+    table.print(
+        "Peak memory of the proxy's processes in MiB, before and behind one message of 48 MiB.",
+    );
 }
