@@ -6,6 +6,7 @@
 //! in hundredths only, of all of them together; whoever starts a process per session starts enough of them in a round.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -161,23 +162,26 @@ fn pid(id: u32) -> Pid {
 
 /// A process and its descendants.
 fn members(root: u32) -> Vec<Stat> {
-    let all: Vec<Stat> = fs::read_dir("/proc")
+    let mut by_parent: HashMap<u32, Vec<Stat>> = HashMap::new();
+    let all = fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
-        .filter_map(Stat::read)
-        .collect();
-    let mut ids = vec![root];
+        .filter_map(Stat::read);
+    let mut found = Vec::new();
+    for stat in all {
+        if stat.id == root {
+            found.push(stat);
+        } else {
+            let parent = u32::try_from(stat.number(4)).unwrap();
+            by_parent.entry(parent).or_default().push(stat);
+        }
+    }
     let mut next = 0;
-    while let Some(parent) = ids.get(next).copied() {
-        let children = all
-            .iter()
-            .filter(|stat| stat.number(4) == u64::from(parent));
-        ids.extend(children.map(|stat| stat.id));
+    while let Some(parent) = found.get(next).map(|stat| stat.id) {
+        found.extend(by_parent.remove(&parent).unwrap_or_default());
         next += 1;
     }
-    all.into_iter()
-        .filter(|stat| ids.contains(&stat.id))
-        .collect()
+    found
 }
 
 /// A program that ends with this value.
