@@ -3,6 +3,7 @@
 mod dovecot;
 mod haproxy;
 mod nginx;
+mod perdition;
 
 use std::{net::Ipv4Addr, path::Path};
 
@@ -24,7 +25,12 @@ impl Peers {
     pub(crate) fn start(world: &World) -> Self {
         let mut programs = Vec::new();
         let mut ways = Vec::new();
-        for start in [haproxy::start, nginx::start, dovecot::start] {
+        for start in [
+            haproxy::start,
+            nginx::start,
+            dovecot::start,
+            perdition::start,
+        ] {
             let peer = start(world);
             programs.extend(peer.programs);
             ways.push(peer.way);
