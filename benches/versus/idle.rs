@@ -29,7 +29,7 @@ pub(crate) fn run(bench: &Bench, plan: &Plan) {
         "TLS, proxy and acceptors",
     ]);
     for lane in bench.ways() {
-        let mut cells = vec![lane.name.clone()];
+        let mut cells = vec![lane.way.name.to_owned()];
         let mut held = Vec::new();
         for channel in [Channel::Plain, Channel::Tls] {
             let mut hold = |count| {

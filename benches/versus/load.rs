@@ -1,8 +1,9 @@
 //! A mail client that does what it is told, and as little besides as it can.
 //!
 //! Blocking, one command at a time, for IMAP and POP3, plain or under TLS 1.3. Every handshake is a full one: nothing is
-//! resumed, and the client offers one cipher suite (AES-128-GCM) and one key exchange (X25519), so that all servers do the
-//! same work. The certificate is not verified, which is no work of theirs. A session that is held costs this process its
+//! resumed, and the client offers one cipher suite (AES-128-GCM) and a share for one key exchange (X25519), so that all
+//! servers do the same work. (Only perdition does not know X25519, and asks for P-256, as it must ask most mail clients.)
+//! The certificate is not verified, which is no work of theirs. A session that is held costs this process its
 //! socket and, under TLS, the state of the connection: what is read goes through one buffer per thread.
 //!
 //! Nothing waits for longer than [`PATIENCE`]. Whatever was not expected ends the program, with what was said.
@@ -305,7 +306,7 @@ fn session() -> ClientConnection {
     static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
         let provider = Arc::new(CryptoProvider {
             cipher_suites: vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256],
-            kx_groups: vec![aws_lc_rs::kx_group::X25519],
+            kx_groups: vec![aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1],
             ..aws_lc_rs::default_provider()
         });
         let mut config = ClientConfig::builder_with_provider(provider.clone())

@@ -37,13 +37,26 @@ pub(crate) fn run(bench: &Bench, plan: &Plan) {
                 let spent = Spent::by(&lane.way, || lane.logins(protocol, channel, logins));
                 [spent.proxy, spent.path()].map(|seconds| seconds / logins as f64 * 1e6)
             });
-            print(&format!("{protocol}, {channel}"), &lanes, &figures, 1);
+            let names: Vec<&str> = lanes.iter().map(|lane| lane.name.as_str()).collect();
+            print(
+                &format!("{protocol}, {channel}"),
+                &names,
+                &lanes,
+                &figures,
+                1,
+            );
         }
     }
 }
 
 /// The proxy, the whole path, both against nginx.
-pub(crate) fn print(title: &str, lanes: &[&Lane], figures: &[[Figures; 2]], decimals: usize) {
+pub(crate) fn print(
+    title: &str,
+    names: &[&str],
+    lanes: &[&Lane],
+    figures: &[[Figures; 2]],
+    decimals: usize,
+) {
     let mut table = Table::new(&[
         "way",
         "proxy",
@@ -53,14 +66,14 @@ pub(crate) fn print(title: &str, lanes: &[&Lane], figures: &[[Figures; 2]], deci
     ]);
     let nginx = lanes.iter().position(|lane| lane.is_nginx()).unwrap();
     let nginx = &figures[nginx][0];
-    for (lane, [proxy, path]) in lanes.iter().zip(figures) {
+    for ((name, lane), [proxy, path]) in names.iter().zip(lanes).zip(figures) {
         let (path_shown, path_against) = if lane.is_ours() {
             (path.shown(decimals), path.against(nginx))
         } else {
             ("-".to_owned(), "-".to_owned())
         };
         table.row(&[
-            lane.name.clone(),
+            (*name).to_owned(),
             proxy.shown(decimals),
             proxy.against(nginx),
             path_shown,

@@ -8,16 +8,21 @@ pub(crate) fn print() {
     let mut table = Table::new(&["what", "which"]);
     table.row(&["date", &said(&["date", "-u", "+%Y-%m-%d"])]);
     table.row(&["PigeonAir", env!("CARGO_PKG_VERSION")]);
-    for (name, command) in [
-        ("HAProxy", ["haproxy", "-v"]),
-        ("nginx", ["nginx", "-v"]),
-        ("Dovecot", ["dovecot", "--version"]),
-        ("perdition", ["perdition", "--version"]),
-        ("slapd", ["slapd", "-VV"]),
-        ("OpenSSL", ["openssl", "version"]),
-        ("Linux", ["uname", "-r"]),
-    ] {
-        table.row(&[name, &said(&command)]);
+    let commands: [(&str, &[&str]); 7] = [
+        ("HAProxy", &["haproxy", "-v"]),
+        ("nginx", &["nginx", "-v"]),
+        ("Dovecot", &["dovecot", "--version"]),
+        // It does not tell its own.
+        (
+            "perdition",
+            &["dpkg-query", "-W", "-f", "${Version}", "perdition"],
+        ),
+        ("slapd", &["slapd", "-VV"]),
+        ("OpenSSL", &["openssl", "version"]),
+        ("Linux", &["uname", "-r"]),
+    ];
+    for (name, command) in commands {
+        table.row(&[name, &said(command)]);
     }
     let cores = std::thread::available_parallelism().unwrap();
     table.row(&["processor", &format!("{cores} cores, {}", processor())]);

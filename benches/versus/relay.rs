@@ -43,6 +43,7 @@ pub(crate) fn run(bench: &Bench, plan: &Plan) {
             let gib = octets as f64 / f64::from(1 << 30);
             [spent.proxy, spent.path()].map(|seconds| seconds / gib * 1e3)
         });
-        login::print(&format!("{channel}"), &ways, &figures, 0);
+        let names: Vec<&str> = ways.iter().map(|lane| lane.way.name).collect();
+        login::print(&format!("{channel}"), &names, &ways, &figures, 0);
     }
 }

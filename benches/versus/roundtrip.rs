@@ -80,7 +80,7 @@ fn print(channel: Channel, subjects: &[Option<&Lane>], figures: &[[Figures; 1]])
     for (lane, [figures]) in subjects.iter().zip(figures) {
         let (name, by, against) = match lane {
             Some(lane) => (
-                lane.name.as_str(),
+                lane.way.name,
                 format!("{:.1}", added(figures)),
                 format!("{:.2}", added(figures) / nginx),
             ),
