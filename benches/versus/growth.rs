@@ -3,6 +3,8 @@
 //! One front may have 20,000 descriptors, which is 9,000 sessions of two each, with room for LDAP, links and listeners.
 //! Sessions under TLS go to a front that has not served plain ones, since memory that was given back would be used again.
 
+use std::time::Duration;
+
 use super::{
     figures::{Figures, Table},
     lanes::{SIDE_BY_SIDE, make_home},
@@ -99,15 +101,14 @@ fn grow(way: &Way, plan: &Plan, channel: Channel) -> Vec<String> {
     target.logins(users, USERS, SIDE_BY_SIDE);
     let memory = || way.proxy.iter().map(|group| group.pss_kib()).sum::<f64>();
     let at_start = memory();
-    let mut held = Vec::new();
+    let mut held = target.hold(users, FEW, SIDE_BY_SIDE);
+    let with_few = work(way, plan, target, &mut held);
     let mut grown = Vec::new();
     for count in [SOME, MANY] {
         held.extend(target.hold(users, count - held.len(), SIDE_BY_SIDE));
         grown.push((memory() - at_start) / count as f64);
     }
     let with_many = work(way, plan, target, &mut held);
-    log_out(held.split_off(FEW));
-    let with_few = work(way, plan, target, &mut held);
     log_out(held);
     let mut cells = vec![format!("{channel}")];
     for (few, many) in with_few.iter().zip(&with_many) {
@@ -121,6 +122,8 @@ fn grow(way: &Way, plan: &Plan, channel: Channel) -> Vec<String> {
 fn work(way: &Way, plan: &Plan, target: Target, held: &mut [Client]) -> [Figures; 2] {
     let (logins, noops) = (plan.scaled(LOGINS), plan.scaled(NOOPS));
     let users = |number: usize| user(number % USERS);
+    // What comes behind so many logins.
+    std::thread::sleep(Duration::from_secs(2));
     let mut all = [Figures::default(), Figures::default()];
     for _ in 0..plan.rounds {
         let spent = Spent::by(way, || drop(target.logins(users, logins, SIDE_BY_SIDE)));

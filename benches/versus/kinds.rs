@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Logins in a round of a way.
-const LOGINS: usize = 600;
+const LOGINS: usize = 400;
 
 /// One mail uid, or one for each user.
 type User = fn(usize) -> String;

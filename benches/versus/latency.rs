@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Logins in a round of a way.
-const LOGINS: usize = 400;
+const LOGINS: usize = 200;
 /// At the same time.
 const SIDE_BY_SIDE: usize = 2;
 

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Logins in a round of a way.
-const LOGINS: usize = 1000;
+const LOGINS: usize = 600;
 
 pub(crate) fn run(bench: &Bench, plan: &Plan) {
     let logins = plan.scaled(LOGINS);

@@ -14,7 +14,7 @@ use super::{
 /// Octets of the message.
 const MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 /// How often it is fetched in a round of a way.
-const FETCHES: usize = 32;
+const FETCHES: usize = 16;
 
 pub(crate) fn run(bench: &Bench, plan: &Plan) {
     let fetches = plan.scaled(FETCHES);
