@@ -1,9 +1,10 @@
 //! Programs that run for the measurement, and what they use.
 //!
 //! `/proc/PID/stat` counts CPU time in hundredths of a second, which is much beside what some rounds cost. The scheduler's
-//! count of each thread (`schedstat`) is in nanoseconds, but forgets threads that have ended. A process is taken for the
-//! larger one: exact as long as its threads live, and never worse than the hundredths. Processes that have ended are known
-//! in hundredths only, of all of them together; whoever starts a process per session starts enough of them in a round.
+//! count of each thread (`schedstat`) is in nanoseconds, but that of a thread which ends is lost. So the scheduler's count is
+//! taken for every process whose threads all live through the round, and the hundredths where one has ended. Processes
+//! that have ended are known in hundredths only, of all of them together; whoever starts a process per session starts
+//! enough of them in a round.
 
 use std::{
     collections::HashMap,
@@ -26,20 +27,21 @@ const USER_HZ: f64 = 100.0;
 pub(crate) struct Group(u32);
 
 impl Group {
-    /// CPU time of its processes until now, those that have ended included, in seconds.
-    pub(crate) fn cpu(self) -> f64 {
+    /// What its processes have used until now, those that have ended included.
+    pub(crate) fn used(self) -> Used {
         let members = members(self.0);
-        let seconds = members.iter().map(|stat| {
+        let processes = members.iter().map(|stat| {
             // What has ended is counted by whoever started it.
             let ended = stat.number(16) + stat.number(17);
-            stat.cpu() + ended as f64 / USER_HZ
+            (stat.key(), Process::of(stat, ended))
         });
-        seconds.sum()
+        Used(processes.collect())
     }
 
     /// The same of the program alone, without what it started.
-    pub(crate) fn own_cpu(self) -> f64 {
-        Stat::read(self.0).unwrap().cpu()
+    pub(crate) fn used_alone(self) -> Used {
+        let stat = Stat::read(self.0).unwrap();
+        Used(HashMap::from([(stat.key(), Process::of(&stat, 0))]))
     }
 
     /// Memory of its processes in KiB, that which is shared by several counted once among them (PSS).
@@ -101,6 +103,74 @@ impl Group {
     }
 }
 
+/// CPU time by process.
+#[derive(Debug)]
+pub(crate) struct Used(HashMap<Key, Process>);
+
+/// The id of a process and when it started: ids are used again.
+type Key = (u32, u64);
+
+impl Used {
+    /// How much was used since then, in seconds.
+    pub(crate) fn since(&self, before: &Self) -> f64 {
+        let living = self.0.iter().map(|(id, process)| match before.0.get(id) {
+            Some(before) => process.since(before),
+            None => process.since(&Process::default()),
+        });
+        // Whoever started them counts all that they used, this here too.
+        let gone = before.0.iter().filter(|(id, _)| !self.0.contains_key(id));
+        let gone = gone.map(|(_, process)| (process.ticks + process.ended) as f64 / USER_HZ);
+        living.sum::<f64>() - gone.sum::<f64>()
+    }
+}
+
+/// CPU time of a process.
+#[derive(Debug, Default)]
+struct Process {
+    /// Hundredths of a second.
+    ticks: u64,
+    /// The same of what it started and that has ended.
+    ended: u64,
+    /// Nanoseconds of each living thread.
+    threads: HashMap<u32, u64>,
+}
+
+impl Process {
+    fn of(stat: &Stat, ended: u64) -> Self {
+        let threads = tasks(stat.id).into_iter().filter_map(|task| {
+            let id = task.file_name()?.to_str()?.parse().ok()?;
+            let text = fs::read_to_string(task.join("schedstat")).ok()?;
+            Some((id, text.split(' ').next()?.parse().ok()?))
+        });
+        Self {
+            ticks: stat.number(14) + stat.number(15),
+            ended,
+            threads: threads.collect(),
+        }
+    }
+
+    fn since(&self, before: &Self) -> f64 {
+        let ended = (self.ended - before.ended) as f64 / USER_HZ;
+        let ticks = (self.ticks - before.ticks) as f64 / USER_HZ;
+        let threads = self
+            .threads
+            .iter()
+            .map(|(id, now)| now - before.threads.get(id).unwrap_or(&0));
+        let exact = threads.sum::<u64>() as f64 / 1e9;
+        let all_live = before
+            .threads
+            .keys()
+            .all(|id| self.threads.contains_key(id));
+        // User and system time are each rounded.
+        let own = if all_live && ticks <= exact + 2.0 / USER_HZ {
+            exact
+        } else {
+            ticks
+        };
+        own + ended
+    }
+}
+
 /// One line of `/proc/PID/stat`.
 struct Stat {
     id: u32,
@@ -116,15 +186,8 @@ impl Stat {
         Some(Self { id, fields })
     }
 
-    /// CPU time of the process in seconds, without what it started.
-    fn cpu(&self) -> f64 {
-        let ticks = self.number(14) + self.number(15);
-        let nanoseconds: u64 = tasks(self.id)
-            .iter()
-            .filter_map(|task| fs::read_to_string(task.join("schedstat")).ok())
-            .filter_map(|text| text.split(' ').next()?.parse::<u64>().ok())
-            .sum();
-        (ticks as f64 / USER_HZ).max(nanoseconds as f64 / 1e9)
+    fn key(&self) -> Key {
+        (self.id, self.number(22))
     }
 
     /// A field by its number in proc(5).

@@ -5,7 +5,11 @@
 
 use std::time::Duration;
 
-use super::{way::Way, world::Node};
+use super::{
+    processes::{Group, Used},
+    way::Way,
+    world::Node,
+};
 
 /// After the work, processes write their logs and wait for those that they started.
 const SETTLED: Duration = Duration::from_millis(100);
@@ -22,40 +26,42 @@ pub(crate) struct Spent {
 impl Spent {
     /// What work costs along a way, where that of the servers is of interest.
     pub(crate) fn with_servers(way: &Way, nodes: &[Node], work: impl FnOnce()) -> Self {
-        let servers = || {
-            let started = way
-                .acceptors
+        let groups = || {
+            nodes
                 .iter()
-                .map(|group| group.cpu() - group.own_cpu());
-            started.sum::<f64>() + nodes.iter().map(|node| node.group.cpu()).sum::<f64>()
+                .map(|node| node.group)
+                .chain(way.acceptors.clone())
         };
+        let used = || groups().map(Group::used).collect::<Vec<Used>>();
         std::thread::sleep(SETTLED);
-        let before = servers();
+        let before = used();
         let spent = Self::by(way, work);
         Self {
-            servers: servers() - before,
+            // The acceptors themselves are no servers.
+            servers: since(&used(), &before) - spent.acceptors,
             ..spent
         }
     }
 
     /// What work costs along a way.
     pub(crate) fn by(way: &Way, work: impl FnOnce()) -> Self {
+        let proxy = || {
+            way.proxy
+                .iter()
+                .map(|group| group.used())
+                .collect::<Vec<Used>>()
+        };
+        let acceptors = || {
+            let alone = way.acceptors.iter().map(|group| group.used_alone());
+            alone.collect::<Vec<Used>>()
+        };
         std::thread::sleep(SETTLED);
-        let before = Self::until_now(way);
+        let before = (proxy(), acceptors());
         work();
         std::thread::sleep(SETTLED);
-        let after = Self::until_now(way);
         Self {
-            proxy: after.proxy - before.proxy,
-            acceptors: after.acceptors - before.acceptors,
-            servers: 0.0,
-        }
-    }
-
-    fn until_now(way: &Way) -> Self {
-        Self {
-            proxy: way.proxy.iter().map(|group| group.cpu()).sum(),
-            acceptors: way.acceptors.iter().map(|group| group.own_cpu()).sum(),
+            proxy: since(&proxy(), &before.0),
+            acceptors: since(&acceptors(), &before.1),
             servers: 0.0,
         }
     }
@@ -68,4 +74,9 @@ impl Spent {
     pub(crate) fn all(self) -> f64 {
         self.path() + self.servers
     }
+}
+
+fn since(after: &[Used], before: &[Used]) -> f64 {
+    let both = after.iter().zip(before);
+    both.map(|(after, before)| after.since(before)).sum()
 }

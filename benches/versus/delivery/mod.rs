@@ -56,14 +56,14 @@ impl Way {
 
     fn round(&mut self, messages: usize) {
         let (proxy, server) = (self.proxy, self.server);
-        let used = || [proxy.cpu(), server.cpu(), server.threads("store")];
+        let used = || (proxy.used(), server.used(), server.threads("store"));
         let before = used();
         self.load.send(messages, MESSAGE_BYTES);
         let after = used();
-        let each = |which: usize| (after[which] - before[which]) / messages as f64 * 1e6;
-        self.proxied.push(each(0));
-        self.stored.push(each(1));
-        self.written.push(each(2));
+        let each = |seconds: f64| seconds / messages as f64 * 1e6;
+        self.proxied.push(each(after.0.since(&before.0)));
+        self.stored.push(each(after.1.since(&before.1)));
+        self.written.push(each(after.2 - before.2));
     }
 }
 
