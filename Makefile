@@ -15,6 +15,9 @@ COURIER := courier-base courier-imap courier-pop
 CYRUS := cyrus-common cyrus-imapd cyrus-pop3d
 # Clients from the registry of npm, in the versions that the lock file names.
 NPM := tests/it/tools/npm
+# What `make bench-versus` runs beside PigeonAir, and what it needs itself.
+BENCH_PACKAGES := nginx libnginx-mod-mail haproxy perdition perdition-ldap slapd \
+	dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap openssl util-linux
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := $(notdir $(wildcard fuzz/corpus/*))
@@ -22,7 +25,7 @@ SCRIPTS := demo/demo demo/install-packages config/courier/authProg tests/unpack-
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: ## Run a real cluster on loopback, show it at work, stay until Ctrl-C (root)
@@ -79,8 +82,13 @@ test-full: deps ## The same with the long ones (root)
 	PIGEONAIR_FULL=1 PIGEONAIR_TEST_PATIENCE=1800 $(CARGO) test --locked
 
 .PHONY: bench
-bench: ## Measure CPU time and memory per message beside Dovecot's LMTP proxy (root)
-	$(CARGO) bench --locked --bench delivery
+bench: ## Measure the parts: parsers, handshake, cache, relay
+	$(CARGO) bench --locked --bench micro
+
+.PHONY: bench-versus
+bench-versus: ## Measure CPU time and memory beside nginx, Dovecot's proxy, HAProxy and perdition (root)
+	@demo/install-packages $(BENCH_PACKAGES)
+	$(CARGO) bench --locked --bench versus
 
 # What is found goes to fuzz/artifacts, what is learned to fuzz/target; the seeds in fuzz/corpus stay as they are.
 .PHONY: fuzz

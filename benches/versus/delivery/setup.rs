@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Way, load::Load, processes::Program};
+use super::{super::processes::Program, Way, load::Load};
 
 /// Who gets all the mail, everywhere.
 const USER: &str = "bench@example.org";
