@@ -1,7 +1,8 @@
 //! What grows with the number of sessions and of accounts: PigeonAir alone, in worlds of its own.
 //!
-//! One front may have 20,000 descriptors, which is 9,000 sessions of two each, with room for LDAP, links and listeners.
-//! Sessions under TLS go to a front that has not served plain ones, since memory that was given back would be used again.
+//! One front may have 20,000 descriptors, which is 9,000 sessions of two each, with room for LDAP, links and
+//! listeners. Sessions under TLS go to a front that has not served plain ones, since memory that was given back would
+//! be used again.
 
 use std::time::Duration;
 
@@ -57,12 +58,14 @@ pub(crate) fn run(plan: &Plan) {
         sessions.row(&grow(&remembering.way, plan, channel));
     }
     accounts.print(&format!(
-        "Login, plain, LDAP every time, users all over the directory: {} rounds of {} logins, CPU time of the front per login in microseconds, median (least to most).",
+        "Login, plain, LDAP every time, users all over the directory: {} rounds of {} logins, CPU time of the \
+         front per login in microseconds, median (least to most).",
         plan.rounds,
         plan.scaled(LOGINS)
     ));
     sessions.print(&format!(
-        "With 100 and 9000 sessions open: {} rounds of {} logins (cached) and {} NOOP, CPU time of the front in microseconds, median (least to most); and memory (PSS) of the front.",
+        "With 100 and 9000 sessions open: {} rounds of {} logins (cached) and {} NOOP, CPU time of the front \
+         in microseconds, median (least to most); and memory (PSS) of the front.",
         plan.rounds,
         plan.scaled(LOGINS),
         plan.scaled(NOOPS)

@@ -1,8 +1,8 @@
 //! What a session costs that is logged in and says nothing.
 //!
-//! Memory is PSS: what the kernel keeps for sockets is not in it. It is taken once, not in rounds: memory that was used
-//! and given back would be used again, and the second round find the sessions for nothing. So the sessions under TLS come
-//! on top of the plain ones.
+//! Memory is PSS: what the kernel keeps for sockets is not in it. It is taken once, not in rounds: memory that was
+//! used and given back would be used again, and the second round find the sessions for nothing. So the sessions under
+//! TLS come on top of the plain ones.
 
 use super::{
     figures::Table,
@@ -16,7 +16,7 @@ use super::{
 /// Sessions that are there before anything is measured.
 const FIRST: usize = 200;
 /// Sessions that are measured.
-const SESSIONS: usize = 2000;
+const SESSIONS: usize = 1000;
 
 pub(crate) fn run(bench: &Bench, plan: &Plan) {
     let sessions = plan.scaled(SESSIONS);

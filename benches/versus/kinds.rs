@@ -1,7 +1,7 @@
 //! What handing a session over costs in all, the real server's own work included.
 //!
-//! With one uid for all mail Dovecot serves the next user with the same process; with a uid for each user it needs a new
-//! one. The kind `exec` starts one in any case.
+//! With one uid for all mail Dovecot serves the next user with the same process; with a uid for each user it needs a
+//! new one. The kind `exec` starts one in any case.
 
 use super::{
     figures::{Table, interleaved},
@@ -52,6 +52,9 @@ pub(crate) fn run(bench: &Bench, plan: &Plan) {
         for (lane, figures) in lanes.iter().zip(&figures) {
             let mut cells = vec![lane.name.clone()];
             cells.extend(figures.iter().map(|figures| figures.shown(0)));
+            if !lane.is_ours() {
+                "-".clone_into(&mut cells[2]);
+            }
             table.row(&cells);
         }
         table.print(title);

@@ -1,12 +1,12 @@
 //! The rows of the tables: ways, and who goes there.
 //!
 //! Whom a proxy has seen before it may know without asking LDAP. So there are two sets of users of the mail uid: the
-//! [`WARM`] first ones, who come again and again; and the next [`WIDE`] ones, who come in turn, so that neither slapd nor the
-//! servers see the same few. Their homes are there before anything is measured, and on both nodes, since HAProxy does not
-//! know which is whose.
+//! [`WARM`] first ones, who come again and again; and the next [`WIDE`] ones, who come in turn, so that neither slapd
+//! nor the servers see the same few. Their homes are there before anything is measured, and on both nodes, since
+//! HAProxy does not know which is whose.
 //!
-//! A proxy that asks every time is PigeonAir with its cache off, perdition, which has none, and Dovecot with its cache
-//! emptied before each round, in which nobody comes twice. nginx and HAProxy ask nobody.
+//! A proxy that asks every time is PigeonAir with its cache off, perdition, which has none, and Dovecot with its
+//! cache emptied before each round, in which nobody comes twice. nginx and HAProxy ask nobody.
 
 use std::{
     fs,

@@ -37,7 +37,8 @@ pub(crate) fn run(bench: &Bench, plan: &Plan) {
         table.row(&[lane.name.clone(), plain.shown(2), tls.shown(2)]);
     }
     table.print(&format!(
-        "{} rounds of {logins} logins by IMAP, {SIDE_BY_SIDE} at a time. Milliseconds from connecting to the answer: median of the rounds' medians (least to most). nginx asks nobody.",
+        "{} rounds of {logins} logins by IMAP, {SIDE_BY_SIDE} at a time. Milliseconds from connecting to the \
+         answer: median of the rounds' medians (least to most). nginx asks nobody.",
         plan.rounds
     ));
 }

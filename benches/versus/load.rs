@@ -1,10 +1,10 @@
 //! A mail client that does what it is told, and as little besides as it can.
 //!
-//! Blocking, one command at a time, for IMAP and POP3, plain or under TLS 1.3. Every handshake is a full one: nothing is
-//! resumed, and the client offers one cipher suite (AES-128-GCM) and a share for one key exchange (X25519), so that all
-//! servers do the same work. (Only perdition does not know X25519, and asks for P-256, as it must ask most mail clients.)
-//! The certificate is not verified, which is no work of theirs. A session that is held costs this process its
-//! socket and, under TLS, the state of the connection: what is read goes through one buffer per thread.
+//! Blocking, one command at a time, for IMAP and POP3, plain or under TLS 1.3. Every handshake is a full one: nothing
+//! is resumed, and the client offers one cipher suite (AES-128-GCM) and a share for one key exchange (X25519), so
+//! that all servers do the same work. (Only perdition does not know X25519, and asks for P-256, as it must ask most
+//! mail clients.) The certificate is not verified, which is no work of theirs. A session that is held costs this
+//! process its socket and, under TLS, the state of the connection: what is read goes through one buffer per thread.
 //!
 //! Nothing waits for longer than [`PATIENCE`]. Whatever was not expected ends the program, with what was said.
 
@@ -389,8 +389,9 @@ impl Target {
         client
     }
 
-    /// Runs that many sessions, so many side by side: connects, logs in, logs out, waits for the end. The session numbered
-    /// `n` is that of `users(n)`. Returns how long each took from the start of connecting until it was logged in.
+    /// Runs that many sessions, so many side by side: connects, logs in, logs out, waits for the end. The session
+    /// numbered `n` is that of `users(n)`. Returns how long each took from the start of connecting until it was
+    /// logged in.
     pub(crate) fn logins(
         self,
         users: impl Fn(usize) -> String + Sync,

@@ -6,10 +6,10 @@
 //!      └─> front ── link, plain or TLS ──> acceptor of each kind ──────┴─> Dovecot, node 2 ─┘
 //! ```
 //!
-//! Every part runs the same work along each way in turn, in interleaved rounds. A figure is CPU time (user and system) of
-//! all processes of a box, per unit of work, or memory (PSS) per session; wall time is looked at only where the question
-//! is how long somebody waits. All ways lead to the same two Dovecot nodes, and who asks LDAP asks the same slapd. (A third
-//! node has the users with a uid of their own.)
+//! Every part runs the same work along each way in turn, in interleaved rounds. A figure is CPU time (user and
+//! system) of all processes of a box, per unit of work, or memory (PSS) per session; wall time is looked at only
+//! where the question is how long somebody waits. All ways lead to the same two Dovecot nodes, and who asks LDAP asks
+//! the same slapd. (A third node has the users with a uid of their own.)
 //!
 //! | part | question |
 //! | --- | --- |
@@ -22,15 +22,15 @@
 //! | `growth` | what more sessions and more accounts change (PigeonAir alone) |
 //! | `delivery` | what a message costs, beside Dovecot's LMTP proxy |
 //!
-//! `plan` is what shall be run, `lanes` starts it all and knows who logs in where, `load` is the mail client, `spent` and
-//! `processes` know what was used, `figures` makes tables of it, and `machine` says on what.
+//! `plan` is what shall be run, `lanes` starts it all and knows who logs in where, `load` is the mail client, `spent`
+//! and `processes` know what was used, `figures` makes tables of it, and `machine` says on what.
 //!
-//! Needs root and Debian's packages (`make bench-versus` installs them). Everything runs on loopback, in a folder of its
-//! own, and ends with the program.
+//! Needs root and Debian's packages (`make bench-versus` installs them). Everything runs on loopback, in a folder of
+//! its own, and ends with the program.
 //!
-//! `PIGEONAIR_BENCH_PARTS` names the parts to run, with commas between (default: all), `PIGEONAIR_BENCH_ROUNDS` (default
-//! 5) the rounds, `PIGEONAIR_BENCH_SCALE` (default 1) multiplies the work in each, `PIGEONAIR_BENCH_ACCOUNTS` (default
-//! 100000) are the accounts in slapd.
+//! `PIGEONAIR_BENCH_PARTS` names the parts to run, with commas between (default: all), `PIGEONAIR_BENCH_ROUNDS`
+//! (default 5) the rounds, `PIGEONAIR_BENCH_SCALE` (default 1) multiplies the work in each,
+//! `PIGEONAIR_BENCH_ACCOUNTS` (default 100000) are the accounts in slapd.
 
 #![allow(
     clippy::unwrap_used,

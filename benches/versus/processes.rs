@@ -1,10 +1,10 @@
 //! Programs that run for the measurement, and what they use.
 //!
-//! `/proc/PID/stat` counts CPU time in hundredths of a second, which is much beside what some rounds cost. The scheduler's
-//! count of each thread (`schedstat`) is in nanoseconds, but that of a thread which ends is lost. So the scheduler's count is
-//! taken for every process whose threads all live through the round, and the hundredths where one has ended. Processes
-//! that have ended are known in hundredths only, of all of them together; whoever starts a process per session starts
-//! enough of them in a round.
+//! `/proc/PID/stat` counts CPU time in hundredths of a second, which is much beside what some rounds cost. The
+//! scheduler's count of each thread (`schedstat`) is in nanoseconds, but that of a thread which ends is lost. So the
+//! scheduler's count is taken for every process whose threads all live through the round, and the hundredths where
+//! one has ended. Processes that have ended are known in hundredths only, of all of them together; whoever starts a
+//! process per session starts enough of them in a round.
 
 use std::{
     collections::HashMap,

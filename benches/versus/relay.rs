@@ -26,7 +26,8 @@ pub(crate) fn run(bench: &Bench, plan: &Plan) {
     }
     println!("\n## Relay");
     println!(
-        "\n{} rounds of {fetches} fetches of a message of {} MiB. CPU time per GiB in milliseconds, median (least to most).",
+        "\n{} rounds of {fetches} fetches of a message of {} MiB. CPU time per GiB in milliseconds, median \
+         (least to most).",
         plan.rounds,
         MESSAGE_BYTES >> 20
     );

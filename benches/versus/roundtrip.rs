@@ -1,8 +1,8 @@
 //! How much longer a short command takes through a proxy, with everything on one core.
 //!
 //! One session says NOOP again and again, the next when the last was answered. With everything on one core nothing
-//! overlaps and no core has to be woken, so the time that a proxy adds is the work that it adds, and the switches between
-//! processes. Under TLS it includes the load's own TLS, alike for all; the way without a proxy is plain.
+//! overlaps and no core has to be woken, so the time that a proxy adds is the work that it adds, and the switches
+//! between processes. Under TLS it includes the load's own TLS, alike for all; the way without a proxy is plain.
 
 use std::time::Instant;
 
@@ -27,7 +27,8 @@ pub(crate) fn run(bench: &Bench, plan: &Plan) {
     let noops = plan.scaled(NOOPS);
     println!("\n## Round trip");
     println!(
-        "\n{} rounds of {noops} NOOP, all on one core. Time from command to answer in microseconds: median of the rounds' medians (least to most).",
+        "\n{} rounds of {noops} NOOP, all on one core. Time from command to answer in microseconds: median of \
+         the rounds' medians (least to most).",
         plan.rounds
     );
     let all = sched_getaffinity(None).unwrap();

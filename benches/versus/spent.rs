@@ -1,7 +1,8 @@
 //! CPU time by box: the proxy, the acceptors behind it, the real servers.
 //!
-//! A server that an acceptor has started (the kind `exec`) is a real server, not a part of the acceptor; what it takes to
-//! start it is shared between both: the acceptor's `fork` is the acceptor's, what the new process does is the server's.
+//! A server that an acceptor has started (the kind `exec`) is a real server, not a part of the acceptor; what it
+//! takes to start it is shared between both: the acceptor's `fork` is the acceptor's, what the new process does is
+//! the server's.
 
 use std::time::Duration;
 
@@ -78,5 +79,7 @@ impl Spent {
 
 fn since(after: &[Used], before: &[Used]) -> f64 {
     let both = after.iter().zip(before);
-    both.map(|(after, before)| after.since(before)).sum()
+    // Of nothing it is 0, which `sum` takes for -0.
+    both.map(|(after, before)| after.since(before))
+        .fold(0.0, |sum, seconds| sum + seconds)
 }

@@ -104,7 +104,8 @@ pub(crate) fn run(rounds: usize) {
         ]);
     }
     table.print(&format!(
-        "{rounds} rounds of {messages} messages of {MESSAGE_BYTES} octets, one recipient each. CPU time per message in microseconds, median (least to most)."
+        "{rounds} rounds of {messages} messages of {MESSAGE_BYTES} octets, one recipient each. \
+         CPU time per message in microseconds, median (least to most)."
     ));
     let mut table = Table::new(&["way", "before", "behind"]);
     for way in &mut ways {
