@@ -21,14 +21,18 @@
 
 use std::{
     cell::RefCell,
+    future::Future as _,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::{
+    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
+    task::yield_now,
+};
 
 use super::{
     Counters,
@@ -140,7 +144,9 @@ impl Way {
                 Phase::Flow => {
                     ready!(self.write_held(cx, sink, counters))?;
                     if self.moved - start >= BURST {
-                        cx.waker().wake_by_ref();
+                        // Again when the other sessions of the thread have had their turn, and sockets were looked at;
+                        // to be woken at once would be to come before those that only now have something to do.
+                        let _ = pin!(yield_now()).poll(cx);
                         return Poll::Pending;
                     }
                     if ready!(self.step(cx, source, sink, counters, pipes))? == 0 {

@@ -1,6 +1,7 @@
 //! Limits: of silence, of a drain, of what a session is and of what it may take from others.
 
 use std::{
+    io::{Read as _, Write as _},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     task::{Context, Wake},
 };
@@ -212,4 +213,55 @@ fn below(stream: &Stream) -> &TcpStream {
         Stream::TlsServer(stream) => stream.get_ref().0,
         Stream::Unix(_) => panic!("it is no TCP"),
     }
+}
+
+/// The peers of the transfers have threads of their own, so that there is always something to be moved.
+#[tokio::test]
+async fn large_transfers_leave_others_their_turns() {
+    let (large, small) = (Rig::new(), Rig::new());
+    let (mut transfers, mut peers) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        let (client, server, transfer) = large.session(Kind::Tcp, Kind::Tcp).await;
+        transfers.push(transfer);
+        peers.push(std::thread::spawn(move || {
+            let mut sink = blocking(client);
+            while matches!(sink.read(&mut [0; 64 * KIB]), Ok(1..)) {}
+        }));
+        peers.push(std::thread::spawn(move || {
+            let mut source = blocking(server);
+            while source.write_all(&[1; 64 * KIB]).is_ok() {}
+        }));
+    }
+    let moved = || large.octets("copy") + large.octets("splice");
+    let (mut client, mut server, talk) = small.session(Kind::Unix, Kind::Unix).await;
+    for _ in 0..50 {
+        let before = moved();
+        say(&mut client, b"a NOOP\r\n").await;
+        hear(&mut server, b"a NOOP\r\n").await;
+        say(&mut server, b"a OK\r\n").await;
+        hear(&mut client, b"a OK\r\n").await;
+        // Four times somebody waits to be woken, which may come after two bursts of each transfer; 1.5 MiB a burst.
+        let moved = moved() - before;
+        assert!(
+            moved <= 48 * MIB as u64,
+            "{moved} octets for one round trip"
+        );
+    }
+    for transfer in transfers {
+        transfer.abort();
+    }
+    drop((client, server));
+    talk.await.unwrap();
+    for peer in peers {
+        peer.join().unwrap();
+    }
+}
+
+fn blocking(stream: Stream) -> std::net::TcpStream {
+    let Stream::Tcp(stream) = stream else {
+        panic!("it is no TCP");
+    };
+    let stream = stream.into_std().unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream
 }
