@@ -23,8 +23,10 @@ use crate::{
     relay::Relay,
 };
 
-/// Descriptors that are not connections: listeners, directory, links kept ready, pipes, logs.
+/// Descriptors that are not connections: directory, pipes, monitors, logs.
 const SPARE_DESCRIPTORS: u64 = 256;
+/// Descriptors of a worker's own, besides its listeners and the links that it keeps ready.
+const WORKER_DESCRIPTORS: u64 = 8;
 /// Descriptors of one proxied session: the client's socket and the link's.
 const SESSION_DESCRIPTORS: u64 = 2;
 /// Descriptors of an MTA's connection: its socket, and the file of a large message. Its links are fewer than those.
@@ -40,12 +42,15 @@ pub(super) struct Front {
     admin: Option<Tcp>,
     /// Client connections at one time.
     limit: usize,
+    /// Threads that serve clients, each with a socket of every address.
+    workers: usize,
 }
 
 impl Front {
     /// Reads the certificate and binds all listeners.
     pub(super) fn bind(config: config::Front, admin: Option<SocketAddr>) -> Result<Self, AppError> {
-        let limit = connections(&config);
+        let workers = workers::count();
+        let limit = connections(&config, workers);
         let proxy = config.proxy.as_ref();
         let tls = proxy
             .and_then(|settings| settings.tls.as_ref())
@@ -55,7 +60,7 @@ impl Front {
         let listeners = proxy.map_or(&[][..], |settings| &settings.listeners);
         let proxy = listeners
             .iter()
-            .map(|listener| Tcp::bind(listener.address, net::CLIENT, workers::count()))
+            .map(|listener| Tcp::bind(listener.address, net::CLIENT, workers))
             .collect::<Result<_, _>>()?;
         let listeners = config
             .delivery
@@ -78,6 +83,7 @@ impl Front {
                 .map(|address| Tcp::bind(address, net::LINK, 1))
                 .transpose()?,
             limit,
+            workers,
             config,
         })
     }
@@ -112,7 +118,7 @@ impl Front {
                     tasks: tasks.clone(),
                     settings,
                 };
-                Some(serve_clients(&parts, self.proxy, self.limit)?)
+                Some(serve_clients(&parts, self.proxy, self.limit, self.workers)?)
             }
             None => None,
         };
@@ -139,8 +145,8 @@ fn serve_clients(
     parts: &proxy::Parts,
     mut sockets: Vec<Tcp>,
     limit: usize,
+    count: usize,
 ) -> Result<Workers, AppError> {
-    let count = workers::count();
     let workers = Workers::start(count).map_err(AppError::Runtime)?;
     let limit = Arc::new(Semaphore::new(limit));
     let listeners = &parts.settings.listeners;
@@ -196,7 +202,7 @@ fn drain_timeout(
 }
 
 /// How many client connections there may be: what is configured, or what the descriptor limit allows.
-fn connections(config: &config::Front) -> usize {
+fn connections(config: &config::Front, workers: usize) -> usize {
     let descriptors = net::raise_descriptor_limit();
     let Some(proxy) = &config.proxy else {
         return 0;
@@ -205,8 +211,14 @@ fn connections(config: &config::Front) -> usize {
         .delivery
         .as_ref()
         .map_or(0, |settings| settings.max_connections as u64);
+    let ready = config.dial.ready.saturating_mul(config.nodes.nodes.len());
+    let each = (proxy.listeners.len().saturating_add(ready) as u64)
+        .saturating_add(WORKER_DESCRIPTORS)
+        .saturating_mul(workers as u64);
     let possible = descriptors
         .saturating_sub(SPARE_DESCRIPTORS)
+        // Links are kept ready for nodes in use alone, which of many are few.
+        .saturating_sub(each.min(descriptors / 4))
         .saturating_sub(mtas.saturating_mul(MTA_DESCRIPTORS))
         / SESSION_DESCRIPTORS;
     let possible = usize::try_from(possible).unwrap_or(usize::MAX).max(1);

@@ -38,14 +38,19 @@ pub(super) struct Node {
     /// Each with its TLS.
     links: Vec<(Socket, bool)>,
     admin: Option<Tcp>,
+    /// Threads that serve links, each with a socket of every address.
+    workers: usize,
 }
 
 impl Node {
     /// Binds all listeners.
     pub(super) fn bind(config: config::Node, admin: Option<SocketAddr>) -> Result<Self, AppError> {
         net::raise_descriptor_limit();
-        let links = config.gate.listeners.iter().map(bind);
+        let workers = workers::count();
+        let listeners = config.gate.listeners.iter();
+        let links = listeners.map(|listener| bind(listener, workers));
         Ok(Self {
+            workers,
             links: links.collect::<Result<_, _>>()?,
             admin: admin
                 .map(|address| Tcp::bind(address, net::LINK, 1))
@@ -98,7 +103,7 @@ impl Node {
             acceptor,
             mailstore,
         };
-        let _workers = serve_links(self.links, &gate, &services, tasks)?;
+        let _workers = serve_links(self.links, self.workers, &gate, &services, tasks)?;
         process.answer(self.admin, || std::future::ready(None))?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %name, "node is up");
         process.run(drain_timeout).await;
@@ -109,11 +114,12 @@ impl Node {
 /// Starts the gate, on workers that serve for as long as they are kept.
 fn serve_links(
     mut links: Vec<(Socket, bool)>,
+    workers: usize,
     gate: &Gate,
     services: &Services,
     tasks: &Tasks,
 ) -> Result<Workers, AppError> {
-    let workers = Workers::start(workers::count()).map_err(AppError::Runtime)?;
+    let workers = Workers::start(workers).map_err(AppError::Runtime)?;
     for worker in workers.iter() {
         let _entered = worker.enter();
         for (socket, tls) in &mut links {
@@ -132,10 +138,10 @@ fn serve_links(
     Ok(workers)
 }
 
-fn bind(listener: &Listener) -> Result<(Socket, bool), AppError> {
+fn bind(listener: &Listener, workers: usize) -> Result<(Socket, bool), AppError> {
     match listener {
         Listener::Tcp { address, tls } => {
-            let socket = Tcp::bind(*address, net::LINK, workers::count())?;
+            let socket = Tcp::bind(*address, net::LINK, workers)?;
             tracing::info!(%address, tls, "listening for links");
             Ok((Socket::Tcp(socket), *tls))
         }

@@ -261,8 +261,9 @@ impl Pool {
                     return work;
                 }
                 let now = Instant::now();
+                // A fresh link that is ripe already waits for a keeper that is busy with another.
                 let ends = state.waiting.iter().map(Waiting::ends);
-                let end = ends.min().unwrap_or(now + FAR);
+                let end = ends.filter(|end| *end > now).min().unwrap_or(now + FAR);
                 // While logins come and go, one look a second is enough for all of them.
                 if std::mem::take(&mut state.used) {
                     end.min(now + RIPE)
@@ -341,6 +342,45 @@ mod tests {
         }
         assert_eq!(waits[..3], [500, 1000, 2000].map(Duration::from_millis));
         assert_eq!(waits[39], BACK_OFF_LAST);
+    }
+
+    /// Time stands still unless everybody sleeps: who looks again and again never gets to the end.
+    #[tokio::test(start_paused = true)]
+    async fn a_ripe_link_keeps_nobody_awake_who_can_do_nothing_about_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let pool = pool();
+        pool.refill(|| Fresh::begin(address, None).ok());
+        tokio::time::advance(2 * RIPE).await;
+        let patience = tokio::time::timeout(FAR / 2, pool.closed());
+        patience.await.expect_err("closed");
+        assert!(matches!(pool.work().await, Work::Ripe(_)));
+        assert!(matches!(pool.work().await, Work::Missing));
+    }
+
+    /// A node that has not said hello yet is not waited for; what it said is there for the next login.
+    #[tokio::test]
+    async fn only_a_link_whose_node_has_spoken_is_taken() {
+        use std::io::Write as _;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let pool = pool();
+        pool.refill(|| Fresh::begin(address, None).ok());
+        let (mut node, _) = listener.accept().unwrap();
+        assert!(pool.take().is_none());
+        let hello = [1, 1, 0, 3, 7, 8, 9];
+        node.write_all(&hello).unwrap();
+        // Loopback delivers before the write returns.
+        let Some(Taken::Fresh(_, heard)) = pool.take() else {
+            panic!("not taken");
+        };
+        assert_eq!(heard, hello);
+        pool.refill(|| Fresh::begin(address, None).ok());
+        drop(listener.accept().unwrap());
+        assert!(pool.take().is_none());
+        assert!(pool.back_off(0) > Duration::ZERO);
+        // Nothing more is begun until the keeper has found out.
+        pool.refill(|| panic!("begun"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,7 +18,8 @@
 //!
 //! Cost: an idle session is two sockets and its future; no buffer, no pipe, no timer. A session with a slow receiver
 //! holds what it had read when the receiver stopped taking it: at most 64 KiB, or one pipe of at most 1 MiB, per
-//! direction. Linux only (splice(2)).
+//! direction; under TLS the library holds up to 64 KiB towards the receiver besides, and some records from the sender.
+//! Linux only (splice(2)).
 //!
 //! Failure: an error of one side ends that side alone; what had been read from it is still written to the other, which
 //! then sees an end of stream. [`Ended`] says whose doing it was and what had been moved.
