@@ -285,6 +285,41 @@ mod tests {
         assert_eq!(tasks.drain(Duration::from_secs(5)).await, 0);
     }
 
+    #[test]
+    fn an_address_that_several_sockets_share_is_taken_for_everybody_else() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let sockets = listen(address, crate::net::CLIENT, 3).unwrap();
+        let bound = sockets[0].local_addr().unwrap();
+        assert!(sockets.iter().all(|it| it.local_addr().unwrap() == bound));
+        for workers in [1, 3] {
+            let error = listen(bound, crate::net::CLIENT, workers).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        }
+        drop(sockets);
+        listen(bound, crate::net::CLIENT, 3).unwrap();
+    }
+
+    #[test]
+    fn what_is_accepted_has_the_options_of_its_listener() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let listener = listen(address, crate::net::CLIENT, 1).unwrap().remove(0);
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = socket2::SockRef::from(&accepted);
+        let patience = crate::net::CLIENT;
+        assert!(accepted.tcp_nodelay().unwrap());
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), patience.idle);
+        assert_eq!(
+            accepted.tcp_keepalive_interval().unwrap(),
+            patience.interval
+        );
+        assert_eq!(
+            accepted.tcp_user_timeout().unwrap(),
+            Some(patience.unanswered)
+        );
+    }
+
     #[tokio::test]
     async fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
