@@ -12,11 +12,11 @@ use std::{
 };
 
 use super::{
-    processes::{Program, wait_for},
+    processes::Program,
     way::{IMAP, IMAPS, POP3, POP3S, Way},
     world::{
         LDAP_IP, LDAP_PORT, MASTER_PASSWORD, MASTER_USER, Node, PEOPLE, SERVICE_DN,
-        SERVICE_PASSWORD, World,
+        SERVICE_PASSWORD, World, wait_for,
     },
 };
 
@@ -100,14 +100,14 @@ impl Ours {
             let dir = dir.join(node.name);
             fs::create_dir(&dir).unwrap();
             let program = acceptor(&dir, node, link(ip, index), row);
-            wait_for(link(ip, index), &dir);
+            wait_for(link(ip, index), &[&dir.join("log")]);
             programs.push(program);
         }
         let acceptors = programs.iter().map(Program::group).collect();
         let dir = dir.join("front");
         fs::create_dir(&dir).unwrap();
         let front = front(world, &dir, ip, row);
-        wait_for(SocketAddr::new(IpAddr::V4(ip), POP3S), &dir);
+        wait_for(SocketAddr::new(IpAddr::V4(ip), POP3S), &[&dir.join("log")]);
         let proxy = vec![front.group()];
         programs.push(front);
         Self {

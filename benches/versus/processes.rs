@@ -287,15 +287,3 @@ impl Drop for Program {
         }
     }
 }
-
-/// Waits until somebody listens there; panics with the logs of `dir` if nobody does.
-pub(crate) fn wait_for(address: std::net::SocketAddr, dir: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while std::net::TcpStream::connect(address).is_err() {
-        if Instant::now() > deadline {
-            let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
-            panic!("nobody listens on {address}\n{log}");
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}

@@ -1,15 +1,17 @@
 //! The servers: both ways, each with its proxy and its server.
 
 use std::{
-    fmt::Write as _,
     fs,
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
-use super::{super::processes::Program, Way, load::Load};
+use super::{
+    super::{processes::Program, world},
+    Way,
+    load::Load,
+};
 
 /// Who gets all the mail, everywhere.
 const USER: &str = "bench@example.org";
@@ -99,20 +101,12 @@ fn folder(dir: &Path, name: &str) -> PathBuf {
 }
 
 fn wait_for(port: u16, dir: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while TcpStream::connect(address(port)).is_err() {
-        if Instant::now() > deadline {
-            let mut logs = String::new();
-            for name in ["dovecot", "proxy", "node", "plain", "tls"] {
-                for file in ["log", "dovecot.log"] {
-                    let text = fs::read_to_string(dir.join(name).join(file)).unwrap_or_default();
-                    let _ = writeln!(logs, "--- {name}/{file}\n{text}");
-                }
-            }
-            panic!("nobody listens on port {port}\n{logs}");
-        }
-        std::thread::sleep(Duration::from_millis(50));
+    let mut logs = Vec::new();
+    for name in ["dovecot", "proxy", "node", "plain", "tls"] {
+        logs.extend(["log", "dovecot.log"].map(|file| dir.join(name).join(file)));
     }
+    let logs: Vec<&Path> = logs.iter().map(PathBuf::as_path).collect();
+    world::wait_for(address(port), &logs);
 }
 
 /// What both Dovecots have.
