@@ -40,7 +40,7 @@ pub struct Metrics {
     pub node_connects: IntCounterVec,
     /// `handshakes_total{side,result}`: link handshakes; side `dialer`/`node`.
     pub handshakes: IntCounterVec,
-    /// `links_ready{node}`: links proven ahead and waiting.
+    /// `links_ready{node}`: links made ahead and waiting.
     pub links_ready: IntGaugeVec,
     /// `handovers_total{kind,result}`: sessions handed to the real server.
     pub handovers: IntCounterVec,
@@ -124,7 +124,7 @@ impl Metrics {
                 "Link handshakes.",
                 &["side", "result"],
             )?,
-            links_ready: new.gauges("links_ready", "Links proven ahead and waiting.", &["node"])?,
+            links_ready: new.gauges("links_ready", "Links made ahead and waiting.", &["node"])?,
             handovers: new.counters(
                 "handovers_total",
                 "Sessions handed to the real server.",

@@ -5,6 +5,8 @@
 //! node:   bind all ─> real servers checked    ─> accept ─> SIGTERM ─> stop accepting ─> wait ─> close what is left
 //! ```
 //!
+//! Clients and links are served by one thread per core (`workers`), all else by a common runtime.
+//!
 //! Everything is bound before anything is served: a process that starts serves all of its listeners or none. A second
 //! signal during the drain ends it at once. Whatever fails is returned, with the address or file it failed on; the exit
 //! code is `main`'s affair.

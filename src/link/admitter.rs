@@ -110,7 +110,7 @@ pub enum AdmitError {
     /// What the peer said is not accepted.
     #[error(transparent)]
     Refused(node::Error),
-    /// A proven dialer closed a link that it had not opened, as it does with those it proved ahead.
+    /// A dialer closed a link that it had not opened, as it does with those it made ahead.
     #[error("the dialer retired its link")]
     Retired,
     /// Not proven within the limit.
@@ -142,7 +142,7 @@ impl AdmitError {
         }
     }
 
-    /// Whether it is how links that were proven ahead end anyway: not worth a line in the log.
+    /// Whether it is how links that were made ahead end anyway: not worth a line in the log.
     pub const fn is_ordinary(&self) -> bool {
         matches!(self, Self::Idle | Self::Retired)
     }
@@ -273,7 +273,16 @@ impl Inner {
             PrefaceError::Tls => AdmitError::PeerIsTls,
             PrefaceError::Other => AdmitError::Preface,
         })?;
-        let record = read_record(stream, Kind::Prove).await?;
+        // A front that had begun a link and needs it no more says so by ending here.
+        let record = read_record(stream, Kind::Prove)
+            .await
+            .map_err(|error| match error {
+                WireError::Closed {
+                    began: false,
+                    source: None,
+                } => AdmitError::Retired,
+                error => error.into(),
+            })?;
         let proven = greeted
             .prove(&record, &self.keys, peer, Timestamp::now())
             .map_err(AdmitError::Refused)?;

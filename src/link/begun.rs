@@ -9,28 +9,45 @@
 //! in between, so that neither its being connected nor the node's `hello` wakes anybody. Only for plain TCP: where `open` may
 //! travel with the proof, proving ahead saves no round trip.
 //!
-//! On failure: what the system says; a node that closed is an error as well.
+//! Limits: a node has few places for peers that have not proven themselves, over all its fronts, so a front has [`LIMIT`] of
+//! these per node, over all workers. One that nobody needs says the preface and closes, so that its node takes it for what it
+//! is. On failure: what the system says; a node that closed is an error as well.
 
 use std::{
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
+    sync::Arc,
 };
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     net::{self, Stream},
-    proto::link::record::{HEADER_BYTES, Kind, body_len},
+    proto::link::record::{HEADER_BYTES, Kind, PREFACE, body_len},
 };
+
+/// Of one front at one node: of 256 places, by default, 30 fronts take no more than they leave for others.
+pub(super) const LIMIT: usize = 8;
 
 /// A connection that was begun.
 #[derive(Debug)]
-pub(super) struct Fresh(TcpStream);
+pub(super) struct Begun {
+    socket: TcpStream,
+    _place: OwnedSemaphorePermit,
+}
 
-impl Fresh {
-    /// Begins to connect.
-    pub(super) fn begin(to: SocketAddr, source: Option<IpAddr>) -> io::Result<Self> {
+impl Begun {
+    /// Begins to connect; nothing if `places` has no room.
+    pub(super) fn begin(
+        to: SocketAddr,
+        source: Option<IpAddr>,
+        places: &Arc<Semaphore>,
+    ) -> io::Result<Option<Self>> {
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+            return Ok(None);
+        };
         let socket = Socket::new(
             Domain::for_address(to),
             Type::STREAM.nonblocking().cloexec(),
@@ -45,13 +62,16 @@ impl Fresh {
             Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
             Err(error) => return Err(error),
         }
-        Ok(Self(socket.into()))
+        Ok(Some(Self {
+            socket: socket.into(),
+            _place: place,
+        }))
     }
 
     /// The node's `hello`, or nothing if it is not there yet. To be called until it is there.
     pub(super) fn hello(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut header = [0; HEADER_BYTES];
-        match self.0.peek(&mut header) {
+        match self.socket.peek(&mut header) {
             Ok(HEADER_BYTES) => {}
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => return Ok(None),
@@ -63,18 +83,33 @@ impl Fresh {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let mut record = vec![0; HEADER_BYTES.saturating_add(body)];
         // It came in one piece, or the link is not worth the trouble.
-        self.0.read_exact(&mut record)?;
+        self.socket.read_exact(&mut record)?;
         Ok(Some(record))
+    }
+
+    /// Whether the node has said something.
+    #[cfg(test)]
+    pub(super) fn is_answered(&self) -> bool {
+        matches!(self.socket.peek(&mut [0]), Ok(1))
+    }
+
+    /// Closes it, as one that is not needed.
+    pub(super) fn retire(mut self) {
+        // With `hello` unread the node would see a reset, and the preface might not arrive.
+        if let Ok(Some(_)) = self.hello() {
+            // A new connection has room for it; if not, the node logs a peer that left.
+            let _ = self.socket.write(&PREFACE);
+        }
     }
 
     /// Gives it to the event loop.
     pub(super) fn into_stream(self) -> io::Result<Stream> {
-        tokio::net::TcpStream::from_std(self.0).map(Stream::Tcp)
+        tokio::net::TcpStream::from_std(self.socket).map(Stream::Tcp)
     }
 
     /// Waits until it is connected.
     pub(super) async fn connected(self) -> io::Result<Stream> {
-        let stream = tokio::net::TcpStream::from_std(self.0)?;
+        let stream = tokio::net::TcpStream::from_std(self.socket)?;
         stream.writable().await?;
         match stream.take_error()? {
             Some(error) => Err(error),

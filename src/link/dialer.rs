@@ -1,4 +1,4 @@
-//! The front's half: dial, prove, open, and keep links proven ahead.
+//! The front's half: dial, prove, open, and keep links made ahead.
 //!
 //! ```text
 //! open --pool has one--> [prove,] open on it -- died before the first octet of the verdict --\
@@ -27,15 +27,16 @@ use std::{
 use rustls::ClientConfig;
 use tokio::{
     net::TcpStream,
+    sync::Semaphore,
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     DialSettings,
+    begun::{self, Begun},
     connect::{connect, sole},
     error::{LinkError, Mismatch, NotProven, Step},
-    fresh::Fresh,
     pool::{Pool, Taken, Work},
     tls::{self, SetupError},
     wire::{WireError, nonce, read_record, readable, write},
@@ -57,7 +58,7 @@ use crate::{
 /// How long a node may take for `hello` before it hears the preface alone: longer than most round trips.
 const HELLO_PAUSE: Duration = Duration::from_millis(100);
 
-/// Opens links to nodes. Clones share the links proven ahead, and belong to one worker.
+/// Opens links to nodes. Clones share the links made ahead, and belong to one worker.
 #[derive(Clone, Debug)]
 pub struct Dialer {
     dials: Arc<HashMap<NodeName, Arc<Dial>>>,
@@ -94,7 +95,7 @@ impl Dialer {
         })
     }
 
-    /// The same for another worker: with links of its own proven ahead.
+    /// The same for another worker: with links of its own made ahead.
     #[must_use]
     pub fn for_worker(&self) -> Self {
         let dials = self.dials.iter();
@@ -134,7 +135,7 @@ impl Dialer {
         dial.pool.refill(|| dial.begin());
         if let Some(taken) = taken {
             let answer = match taken {
-                Taken::Fresh(link, hello) => Box::pin(dial.open_begun(link, &hello, body)).await,
+                Taken::Begun(link, hello) => Box::pin(dial.open_begun(link, &hello, body)).await,
                 Taken::Proven(stream, ready) => dial.open_ready(stream, *ready, body).await,
             };
             match answer {
@@ -148,7 +149,7 @@ impl Dialer {
         Box::pin(dial.open_fresh(body)).await
     }
 
-    /// Drops the links proven ahead, for good: what is opened from now on is dialled afresh.
+    /// Drops the links made ahead, for good: what is opened from now on is dialled afresh.
     pub fn close_ready(&self) {
         for dial in self.dials.values() {
             dial.pool.close();
@@ -181,6 +182,8 @@ struct Dial {
     tls: Option<Arc<ClientConfig>>,
     metrics: Metrics,
     pool: Pool,
+    /// Places for links that were begun, over all workers.
+    begun: Arc<Semaphore>,
     is_kept: AtomicBool,
 }
 
@@ -218,6 +221,7 @@ impl Dial {
         Self {
             tls: (is_tcp && node.tls).then_some(config),
             pool: pool(&node, settings, &metrics),
+            begun: Arc::new(Semaphore::new(begun::LIMIT)),
             node,
             settings,
             metrics,
@@ -232,6 +236,7 @@ impl Dial {
             tls: self.tls.clone(),
             metrics: self.metrics.clone(),
             pool: pool(&self.node, self.settings, &self.metrics),
+            begun: Arc::clone(&self.begun),
             is_kept: AtomicBool::new(false),
         }
     }
@@ -266,21 +271,21 @@ impl Dial {
     }
 
     /// Begins a connection that a later login finds ready, where that is as good as one that is proven.
-    fn begin(&self) -> Option<Fresh> {
+    fn begin(&self) -> Option<Begun> {
         if self.tls.is_some() {
             return None;
         }
         let to = sole(&self.node.address, self.node.source)?;
-        let begun = Fresh::begin(to, self.node.source);
+        let begun = Begun::begin(to, self.node.source, &self.begun);
         begun
             .inspect_err(|error| {
                 tracing::debug!(node = %self.node.name, %error, "no connection made ahead");
             })
-            .ok()
+            .ok()?
     }
 
     /// A link that is proven now: one that was begun, or a new one.
-    async fn prove_ahead(&self, begun: Option<Fresh>) -> Result<(Stream, Ready), LinkError> {
+    async fn prove_ahead(&self, begun: Option<Begun>) -> Result<(Stream, Ready), LinkError> {
         let stream = match begun {
             Some(begun) => {
                 let limit = self.settings.connect_timeout;
@@ -301,7 +306,7 @@ impl Dial {
     /// A link that was begun ahead and whose node has said `hello`, proven and opened in one go.
     async fn open_begun(
         &self,
-        link: Fresh,
+        link: Begun,
         hello: &[u8],
         body: &OpenBody,
     ) -> Result<Opened, LinkError> {

@@ -1,6 +1,6 @@
 //! Dialling and admitting links: the two halves of `proto::link` on sockets.
 //!
-//! [`Dialer`] is the front's: it connects, proves, opens, and keeps a few links per node proven ahead. [`Admitter`] is
+//! [`Dialer`] is the front's: it connects, proves, opens, and keeps a few links per node made ahead. [`Admitter`] is
 //! the node's: it takes an accepted connection through the handshake until `open` is read. Both add what the protocol
 //! lacks: nonces, deadlines, quotas, TLS 1.3 with throw-away certificates, counters.
 //!
@@ -18,10 +18,10 @@
 //! is closed without a word. Limits: every wait has a deadline, a link that died in the pool is replaced once.
 
 mod admitter;
+mod begun;
 mod connect;
 mod dialer;
 mod error;
-mod fresh;
 mod gate;
 mod pool;
 #[cfg(test)]
@@ -51,7 +51,7 @@ pub struct DialSettings {
     pub prove_timeout: Duration,
     /// From `open` to the verdict; default 15 s.
     pub verdict_timeout: Duration,
-    /// Links proven ahead, per node; default 2; 0 proves each at its login.
+    /// Links made ahead, per node and worker; default 2; 0 dials each at its login.
     pub ready: usize,
 }
 

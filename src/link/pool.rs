@@ -1,7 +1,7 @@
 //! Links to one node that are ready before the logins that will use them.
 //!
 //! ```text
-//! missing --a login begins one------------> fresh --take()--> used
+//! missing --a login begins one------------> begun --take()--> used
 //!    |                                        |--nobody took it--> ripe --keeper proves it--\
 //!    \-----keeper proves one--> proven <------------------------------------------------/
 //!                                  |--take()--> used
@@ -9,12 +9,12 @@
 //! ```
 //!
 //! A worker has a pool of its own for each node, so that a link is served where it was made. A login takes a link straight
-//! from the list, and begins the next where that is worth it ([`Fresh`]). One keeper task per node (`dialer` spawns it) does
+//! from the list, and begins the next where that is worth it ([`Begun`]). One keeper task per node (`dialer` spawns it) does
 //! the rest: it watches all proven links at once, drops what is over, proves what nobody took and what is missing. The pool
 //! does not dial.
 //!
 //! Limits: `ready` links; a link retires at three quarters of the node's idle limit, so that the node never closes one
-//! in the moment that it is taken; a fresh one is ripe after [`RIPE`], well before the node gives up on it. After trouble (a
+//! in the moment that it is taken; one that was begun is ripe after [`RIPE`], well before the node gives up on it. After trouble (a
 //! dial failed, or a link was closed from the other end before its time) the keeper waits half a second, then doubles up to
 //! 30 s, with jitter, until a link is taken or retires in good health; nothing is begun meanwhile. On failure: a login finds
 //! the pool empty and dials itself.
@@ -33,7 +33,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{fresh::Fresh, wire::poll_over};
+use super::{begun::Begun, wire::poll_over};
 use crate::{net::Stream, proto::link::dialer::Ready};
 
 /// The first wait after trouble.
@@ -42,7 +42,7 @@ const BACK_OFF_FIRST: Duration = Duration::from_millis(500);
 /// The longest.
 const BACK_OFF_LAST: Duration = Duration::from_secs(30);
 
-/// When a fresh link is proven if no login has taken it, and how often the keeper looks while there are logins.
+/// When a link that was begun is proven if no login has taken it, and how often the keeper looks while there are logins.
 const RIPE: Duration = Duration::from_secs(1);
 
 /// How long a keeper with nothing to watch sleeps if nobody wakes it.
@@ -72,8 +72,8 @@ struct State {
 /// A link in the list.
 #[derive(Debug)]
 enum Waiting {
-    Fresh {
-        link: Fresh,
+    Begun {
+        link: Begun,
         ripe: Instant,
     },
     Proven {
@@ -87,7 +87,7 @@ enum Waiting {
 #[derive(Debug)]
 pub(super) enum Taken {
     /// With the node's `hello`.
-    Fresh(Fresh, Vec<u8>),
+    Begun(Begun, Vec<u8>),
     Proven(Stream, Box<Ready>),
 }
 
@@ -99,7 +99,7 @@ pub(super) enum Work {
     /// To prove a link ahead.
     Missing,
     /// To prove this one.
-    Ripe(Fresh),
+    Ripe(Begun),
 }
 
 impl Pool {
@@ -134,9 +134,9 @@ impl Pool {
             && let Some(link) = state.waiting.pop_front()
         {
             match link {
-                Waiting::Fresh { mut link, ripe } => match link.hello() {
-                    Ok(Some(hello)) => taken = Some(Taken::Fresh(link, hello)),
-                    Ok(None) => early.push(Waiting::Fresh { link, ripe }),
+                Waiting::Begun { mut link, ripe } => match link.hello() {
+                    Ok(Some(hello)) => taken = Some(Taken::Begun(link, hello)),
+                    Ok(None) => early.push(Waiting::Begun { link, ripe }),
                     Err(_) => state.trouble = state.trouble.saturating_add(1),
                 },
                 Waiting::Proven {
@@ -166,12 +166,12 @@ impl Pool {
     }
 
     /// Says that a login came, and fills its place with what `begin` gives, if anything. The keeper need not know each time.
-    pub(super) fn refill(&self, begin: impl FnOnce() -> Option<Fresh>) {
+    pub(super) fn refill(&self, begin: impl FnOnce() -> Option<Begun>) {
         let mut state = self.lock();
         let wants = !state.is_closed && state.trouble == 0 && state.waiting.len() < self.ready;
         if wants && let Some(link) = begin() {
             let ripe = Instant::now() + RIPE;
-            state.waiting.push_back(Waiting::Fresh { link, ripe });
+            state.waiting.push_back(Waiting::Begun { link, ripe });
             self.count(&mut state);
         }
         let is_full = state.waiting.len() >= self.ready;
@@ -206,7 +206,11 @@ impl Pool {
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;
-        state.waiting.clear();
+        for link in state.waiting.drain(..) {
+            if let Waiting::Begun { link, .. } = link {
+                link.retire();
+            }
+        }
         self.count(&mut state);
         drop(state);
         self.changed.notify_one();
@@ -219,8 +223,8 @@ impl Pool {
             let ripe = state
                 .waiting
                 .iter()
-                .position(|link| matches!(link, Waiting::Fresh { ripe, .. } if *ripe <= now));
-            if let Some(Waiting::Fresh { link, .. }) =
+                .position(|link| matches!(link, Waiting::Begun { ripe, .. } if *ripe <= now));
+            if let Some(Waiting::Begun { link, .. }) =
                 ripe.and_then(|index| state.waiting.remove(index))
             {
                 return Some(Work::Ripe(link));
@@ -261,7 +265,7 @@ impl Pool {
                     return work;
                 }
                 let now = Instant::now();
-                // A fresh link that is ripe already waits for a keeper that is busy with another.
+                // A link that is ripe already waits for a keeper that is busy with another.
                 let ends = state.waiting.iter().map(Waiting::ends);
                 let end = ends.filter(|end| *end > now).min().unwrap_or(now + FAR);
                 // While logins come and go, one look a second is enough for all of them.
@@ -296,7 +300,7 @@ impl Pool {
         let mut state = self.lock();
         let before = state.waiting.len();
         state.waiting.retain(|link| match link {
-            Waiting::Fresh { .. } => true,
+            Waiting::Begun { .. } => true,
             Waiting::Proven { stream, .. } => poll_over(stream, cx).is_pending(),
         });
         if state.waiting.len() == before {
@@ -312,7 +316,7 @@ impl Waiting {
     /// When the keeper has to do something about it.
     fn ends(&self) -> Instant {
         match self {
-            Self::Fresh { ripe, .. } => *ripe,
+            Self::Begun { ripe, .. } => *ripe,
             Self::Proven { retires, .. } => *retires,
         }
     }
@@ -320,10 +324,19 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     fn pool() -> Pool {
         Pool::new(2, IntGauge::new("links_ready", "test").unwrap())
+    }
+
+    fn begin(listener: &std::net::TcpListener) -> Option<Begun> {
+        let places = Arc::new(Semaphore::new(1));
+        Begun::begin(listener.local_addr().unwrap(), None, &places).unwrap()
     }
 
     #[test]
@@ -348,9 +361,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_ripe_link_keeps_nobody_awake_who_can_do_nothing_about_it() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let pool = pool();
-        pool.refill(|| Fresh::begin(address, None).ok());
+        pool.refill(|| begin(&listener));
         tokio::time::advance(2 * RIPE).await;
         let patience = tokio::time::timeout(FAR / 2, pool.closed());
         patience.await.expect_err("closed");
@@ -363,19 +375,18 @@ mod tests {
     async fn only_a_link_whose_node_has_spoken_is_taken() {
         use std::io::Write as _;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let pool = pool();
-        pool.refill(|| Fresh::begin(address, None).ok());
+        pool.refill(|| begin(&listener));
         let (mut node, _) = listener.accept().unwrap();
         assert!(pool.take().is_none());
         let hello = [1, 1, 0, 3, 7, 8, 9];
         node.write_all(&hello).unwrap();
         // Loopback delivers before the write returns.
-        let Some(Taken::Fresh(_, heard)) = pool.take() else {
+        let Some(Taken::Begun(_, heard)) = pool.take() else {
             panic!("not taken");
         };
         assert_eq!(heard, hello);
-        pool.refill(|| Fresh::begin(address, None).ok());
+        pool.refill(|| begin(&listener));
         drop(listener.accept().unwrap());
         assert!(pool.take().is_none());
         assert!(pool.back_off(0) > Duration::ZERO);

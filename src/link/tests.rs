@@ -13,10 +13,10 @@ use jiff::Timestamp;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UnixListener},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
 };
 
-use super::*;
+use super::{begun::Begun, *};
 use crate::{
     metrics::Metrics,
     names::{AccountName, ClientAddr, KeyId, LocalAddr, Protocol, Service, SessionId},
@@ -348,6 +348,24 @@ async fn a_link_that_a_login_began_is_proven_when_no_other_takes_it() {
     let (opened, admitted) =
         tokio::join!(front.open(), server.answer(ready(), b"* said at once\r\n"));
     assert_through(opened.unwrap(), admitted).await;
+}
+
+#[tokio::test]
+async fn a_begun_link_that_is_not_needed_is_retired() {
+    let mut server = Server::start(Over::Plain, node_settings()).await;
+    let Address::Tcp { port, .. } = server.address else {
+        panic!("no port")
+    };
+    let to = (Ipv4Addr::LOCALHOST, port).into();
+    let places = Arc::new(Semaphore::new(1));
+    let link = Begun::begin(to, None, &places).unwrap().unwrap();
+    // `hello` is there when anything can be read.
+    until(|| link.is_answered()).await;
+    assert!(Begun::begin(to, None, &places).unwrap().is_none());
+    link.retire();
+    let error = server.ended().await.unwrap_err();
+    assert!(matches!(error, AdmitError::Retired) && error.is_ordinary());
+    assert!(Begun::begin(to, None, &places).unwrap().is_some());
 }
 
 #[tokio::test]

@@ -126,6 +126,28 @@ fn strangers_are_closed_without_a_word_counted_and_logged_once() {
 }
 
 #[test]
+fn a_front_that_stops_is_nobody_to_complain_of() {
+    let [ann, bob] = people();
+    let mut cluster = Cluster::usual()
+        .link_tls(false)
+        .user(&ann)
+        .user(&bob)
+        .start();
+    let mut session = Client::logged_in(&cluster, Channel::Plain, &ann);
+    session.command("SELECT INBOX").ok();
+    session.command("LOGOUT").ok();
+    drop(session);
+    cluster.front().terminate();
+    assert_eq!(cluster.front().exit_code(), Some(0));
+    eventually("the links that waited have ended", || {
+        handshakes(&cluster, "n1", "retired") >= 1.0
+    });
+    let complaints = complaints(&cluster, "n1", "127.0.0.1");
+    assert!(complaints.is_empty(), "{complaints:?}");
+    assert_eq!(shed(&cluster, "n1"), 0.0);
+}
+
+#[test]
 fn a_flood_is_bounded_and_ends_with_its_time() {
     let [ann, bob] = people();
     let cluster = Cluster::usual()
