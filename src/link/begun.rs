@@ -28,7 +28,7 @@ use crate::{
     proto::link::record::{HEADER_BYTES, Kind, PREFACE, body_len},
 };
 
-/// Of one front at one node: of 256 places, by default, 30 fronts take no more than they leave for others.
+/// Of one front at one node: 30 fronts fit into the 256 places that a node has by default.
 pub(super) const LIMIT: usize = 8;
 
 /// A connection that was begun.
