@@ -441,6 +441,10 @@ impl Handover {
         if reserved.is_none() && !sessions.has_given_away(&account) {
             return Err(Refused::Limit(limit));
         }
+        let reserved = match reserved {
+            Some(session) if home.is_at_hand(uid) => return Ok((session, path)),
+            reserved => reserved,
+        };
         // A file system that hangs must not hang the event loop, nor must the kernel's answer about sockets. The thread keeps
         // the session counted even when nobody waits any more: threads are bounded in number, and one account's home must
         // not take them all.

@@ -19,7 +19,9 @@
 //! It trusts `home_root` as configured, symbolic links in it included. The real server opens the home again by its path, as
 //! the account: what an account does to its own home after this hurts itself alone.
 //!
-//! Limits: 1024 octets, 16 components of 255 octets. These calls block; the caller runs them off the event loop.
+//! Limits: 1024 octets, 16 components of 255 octets. These calls block; the caller runs them off the event loop, all but
+//! [`Home::is_at_hand`], which answers from what the kernel has in memory: that is the home of nearly every session, and
+//! a thread for it would cost more than all else that is done here.
 
 use std::{
     io,
@@ -30,7 +32,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Uid},
+    fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxFlags, Uid},
     io::Errno,
 };
 
@@ -223,6 +225,31 @@ impl Home {
         self.up_to(self.components.len())
     }
 
+    /// Whether the home is there and belongs to that uid, as far as the kernel knows without asking a disk or a file
+    /// server. Does not block. "No" means nothing: ask [`Home::prepare`].
+    pub fn is_at_hand(&self, uid: u32) -> bool {
+        self.find_cached(uid).unwrap_or(false)
+    }
+
+    fn find_cached(&self, uid: u32) -> Result<bool, Errno> {
+        let root = self.root.clone() + "/";
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut folder =
+            rustix::fs::openat2(CWD, root, flags, Mode::empty(), ResolveFlags::CACHED)?;
+        for component in &self.components {
+            folder = open_by(
+                folder.as_fd(),
+                component,
+                OFlags::PATH,
+                ResolveFlags::CACHED,
+            )?;
+        }
+        // Not synchronised: a file server is not asked for what its client holds to be true.
+        let how = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let found = rustix::fs::statx(&folder, "", how, StatxFlags::UID)?;
+        Ok(found.stx_mask & StatxFlags::UID.bits() != 0 && found.stx_uid == uid)
+    }
+
     /// Opens the home or makes it. Blocks.
     ///
     /// # Errors
@@ -393,12 +420,21 @@ fn errno_of(error: &io::Error) -> Errno {
 
 /// Opens a folder right below another: never through a link, never anything that is no folder.
 fn open(parent: BorrowedFd<'_>, name: &str, access: OFlags) -> Result<OwnedFd, Errno> {
+    open_by(parent, name, access, ResolveFlags::empty())
+}
+
+fn open_by(
+    parent: BorrowedFd<'_>,
+    name: &str,
+    access: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
     rustix::fs::openat2(
         parent,
         name,
         access | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
         Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+        resolve | ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
     )
 }
 

@@ -313,3 +313,34 @@ fn a_missing_root_is_the_nodes_fault() {
     assert!(matches!(error, HomeError::Root { .. }) && !error.is_forbidden());
     assert!(!missing.exists());
 }
+
+#[test]
+fn what_is_at_hand_is_what_would_be_taken() {
+    let root = root();
+    let real = root.path().join("real");
+    fs::create_dir(&real).unwrap();
+    let linked_root = root.path().join("linked");
+    symlink(&real, &linked_root).unwrap();
+    let at_hand = |home: &str, uid| {
+        let hand = |root: &Path| Home::locate(root, home).unwrap().is_at_hand(uid);
+        let at_hand = hand(&real);
+        // The root is taken as configured, links included; following one may need a disk, so it may say no.
+        assert!(at_hand || !hand(&linked_root));
+        at_hand
+    };
+    assert!(!at_hand("a/ann", UID), "it is not there yet");
+    prepare(&real, "a/ann").unwrap();
+    assert!(at_hand("a/ann", UID));
+    assert!(!at_hand("a/ann", UID + 1));
+    symlink(real.join("a"), real.join("b")).unwrap();
+    assert!(!at_hand("b/ann", UID), "through a link");
+    symlink("ann", real.join("a/bob")).unwrap();
+    chown(real.join("a"), Some(UID), None).unwrap();
+    assert!(!at_hand("a/bob", UID), "a link itself");
+    fs::write(real.join("a/file"), "").unwrap();
+    chown(real.join("a/file"), Some(UID), None).unwrap();
+    assert!(!at_hand("a/file", UID), "no folder");
+    assert!(!at_hand("a/file/ann", UID));
+    fs::remove_dir(real.join("a/ann")).unwrap();
+    assert!(!at_hand("a/ann", UID), "it is gone");
+}
