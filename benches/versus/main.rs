@@ -21,6 +21,7 @@
 //! | `idle` | how much memory an idle session takes |
 //! | `growth` | what more sessions and more accounts change (PigeonAir alone) |
 //! | `delivery` | what a message costs, beside Dovecot's LMTP proxy |
+//! | `hold` | none: starts it all for whoever wants to look closer, until standard input ends; only if it is named |
 //!
 //! `plan` is what shall be run, `lanes` starts it all and knows who logs in where, `load` is the mail client, `spent`
 //! and `processes` know what was used, `figures` makes tables of it, and `machine` says on what.
@@ -93,11 +94,26 @@ fn side_by_side(plan: &Plan) {
         ("kinds", kinds::run),
         ("idle", idle::run),
     ];
-    if !parts.iter().any(|(name, _)| plan.has(name)) {
+    if !parts.iter().any(|(name, _)| plan.has(name)) && !plan.has(plan::HOLD) {
         return;
     }
     let bench = Bench::start(plan.accounts);
     for (_, run) in parts.iter().filter(|(name, _)| plan.has(name)) {
         run(&bench, plan);
     }
+    if plan.has(plan::HOLD) {
+        hold(&bench);
+    }
+}
+
+/// Says where everything is, and waits until standard input ends.
+fn hold(bench: &Bench) {
+    for lane in &bench.lanes {
+        println!(
+            "{}|{}|{:?}|{:?}",
+            lane.name, lane.way.ip, lane.way.proxy, lane.way.acceptors
+        );
+    }
+    println!("held");
+    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
 }
