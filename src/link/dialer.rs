@@ -15,8 +15,9 @@
 
 use std::{
     collections::HashMap,
-    future::Future,
+    future::{Future, poll_fn},
     io,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -132,21 +133,27 @@ impl Dialer {
             .ok_or_else(|| LinkError::UnknownNode(node.name.clone()))?;
         self.keep(dial);
         let taken = dial.pool.take();
-        dial.pool.refill(|| dial.begin());
-        if let Some(taken) = taken {
-            let answer = match taken {
-                Taken::Begun(link, hello) => Box::pin(dial.open_begun(link, &hello, body)).await,
-                Taken::Proven(stream, ready) => dial.open_ready(stream, *ready, body).await,
-            };
-            match answer {
-                // Nothing of a verdict came, so no session reached its client: a second try doubles nothing.
-                Err(LinkError::Lost { began: false, .. } | LinkError::NotProven(_)) => {
-                    tracing::debug!(node = %node.name, "a link made ahead died, dialling afresh");
+        let open = pin!(async {
+            if let Some(taken) = taken {
+                let answer = match taken {
+                    Taken::Begun(link, hello) => {
+                        Box::pin(dial.open_begun(link, &hello, body)).await
+                    }
+                    Taken::Proven(stream, ready) => dial.open_ready(stream, *ready, body).await,
+                };
+                match answer {
+                    // Nothing of a verdict came, so no session reached its client: a second try doubles nothing.
+                    Err(LinkError::Lost { began: false, .. } | LinkError::NotProven(_)) => {
+                        tracing::debug!(node = %node.name, "a link made ahead died, dialling afresh");
+                    }
+                    answer => return answer,
                 }
-                answer => return answer,
             }
-        }
-        Box::pin(dial.open_fresh(body)).await
+            Box::pin(dial.open_fresh(body)).await
+        });
+        // The next login's link is begun while this one waits for the node.
+        let refill = || dial.pool.refill(|| dial.begin());
+        meanwhile(open, refill).await
     }
 
     /// Drops the links made ahead, for good: what is opened from now on is dialled afresh.
@@ -202,6 +209,19 @@ async fn within<T>(
     timeout_at(end, work)
         .await
         .unwrap_or(Err(LinkError::TimedOut { step }))
+}
+
+/// Does something else as soon as `work` waits for the first time, or is done.
+async fn meanwhile<W: Future>(mut work: Pin<&mut W>, other: impl FnOnce()) -> W::Output {
+    let mut other = Some(other);
+    poll_fn(|context| {
+        let polled = work.as_mut().poll(context);
+        if let Some(other) = other.take() {
+            other();
+        }
+        polled
+    })
+    .await
 }
 
 impl Dial {
