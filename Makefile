@@ -17,7 +17,7 @@ CYRUS := cyrus-common cyrus-imapd cyrus-pop3d
 NPM := tests/it/tools/npm
 # What `make bench-versus` runs beside PigeonAir, and what it needs itself.
 BENCH_PACKAGES := nginx libnginx-mod-mail haproxy perdition perdition-ldap slapd \
-	dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap openssl util-linux
+	dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap openssl util-linux linux-perf
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := $(notdir $(wildcard fuzz/corpus/*))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     figures::{Figures, Table},
-    lanes::{SIDE_BY_SIDE, make_home},
+    lanes::{Lookup, SIDE_BY_SIDE, make_home},
     load::{Client, Target, log_out},
     ours::{Ours, ROWS, Row},
     plan::Plan,
@@ -50,15 +50,15 @@ pub(crate) fn run(plan: &Plan) {
         for number in 0..USERS {
             make_home(&world.nodes[home_node(number)], &user(number));
         }
-        let asking = Ours::start(&world, *row(false));
+        let asking = Ours::start(&world, *row(Lookup::SearchAndBind));
         let figures = directory(&asking.way, plan, &world);
         accounts.row(&[count.to_string(), figures.shown(1)]);
         drop(asking);
-        let remembering = Ours::start(&world, *row(true));
+        let remembering = Ours::start(&world, *row(Lookup::Cached));
         sessions.row(&grow(&remembering.way, plan, channel));
     }
     accounts.print(&format!(
-        "Login, plain, LDAP every time, users all over the directory: {} rounds of {} logins, CPU time of the \
+        "Login, plain, search and bind every time, users all over the directory: {} rounds of {} logins, CPU time of the \
          front per login in microseconds, median (least to most).",
         plan.rounds,
         plan.scaled(LOGINS)
@@ -73,9 +73,9 @@ pub(crate) fn run(plan: &Plan) {
 }
 
 /// A row by `login` over a plain link.
-fn row(cached: bool) -> &'static Row {
+fn row(lookup: Lookup) -> &'static Row {
     ROWS.iter()
-        .find(|row| row.cached == cached && !row.link_tls && row.kind == super::ours::Kind::Login)
+        .find(|row| row.lookup == lookup && !row.link_tls && row.kind == super::ours::Kind::Login)
         .unwrap()
 }
 

@@ -35,12 +35,20 @@ pub(crate) const SIDE_BY_SIDE: usize = 8;
 /// What the proxy does to learn who somebody is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Lookup {
-    /// It asks LDAP at each login.
-    EveryTime,
+    /// At each login it finds the account in LDAP, with the hash of its password.
+    Search,
+    /// At each login it finds the account in LDAP, and binds as the user to see whether the password is right.
+    SearchAndBind,
     /// It has asked before.
     Cached,
     /// It believes everybody.
     Nothing,
+}
+
+impl Lookup {
+    pub(crate) fn is_every_time(self) -> bool {
+        matches!(self, Self::Search | Self::SearchAndBind)
+    }
 }
 
 /// A row.
@@ -73,9 +81,10 @@ impl Lane {
 
     /// The users of so many logins.
     pub(crate) fn users(&self, count: usize) -> impl Fn(usize) -> String + Sync + use<> {
-        let (first, of) = match self.lookup {
-            Lookup::EveryTime => (self.come.fetch_add(count, Ordering::Relaxed), WIDE),
-            Lookup::Cached | Lookup::Nothing => (0, WARM),
+        let (first, of) = if self.lookup.is_every_time() {
+            (self.come.fetch_add(count, Ordering::Relaxed), WIDE)
+        } else {
+            (0, WARM)
         };
         let base = if of == WIDE { WARM } else { 0 };
         move |number| user(base + (first + number) % of)
@@ -83,7 +92,7 @@ impl Lane {
 
     /// Makes a proxy forget that is to ask but remembers.
     pub(crate) fn forget(&self) {
-        if self.lookup == Lookup::EveryTime && self.name.starts_with("Dovecot") {
+        if self.lookup.is_every_time() && self.name.starts_with("Dovecot") {
             for group in &self.way.proxy {
                 group.signal("auth", Signal::HUP);
             }
@@ -128,27 +137,22 @@ impl Bench {
             match way.name {
                 "Dovecot" => {
                     lanes.push(Lane::new(
-                        "Dovecot, LDAP every time",
+                        "Dovecot, a search every time",
                         way,
-                        Lookup::EveryTime,
+                        Lookup::Search,
                     ));
                     lanes.push(Lane::new("Dovecot", way, Lookup::Cached));
                 }
                 "perdition" => lanes.push(Lane::new(
-                    "perdition, LDAP every time",
+                    "perdition, a search every time",
                     way,
-                    Lookup::EveryTime,
+                    Lookup::Search,
                 )),
                 name => lanes.push(Lane::new(name, way, Lookup::Nothing)),
             }
         }
         for (row, ours) in super::ours::ROWS.iter().zip(&ours) {
-            let lookup = if row.cached {
-                Lookup::Cached
-            } else {
-                Lookup::EveryTime
-            };
-            lanes.push(Lane::new(row.name, &ours.way, lookup));
+            lanes.push(Lane::new(row.name, &ours.way, row.lookup));
         }
         for node in &world.nodes[..2] {
             for number in 0..WARM + WIDE {
@@ -166,7 +170,7 @@ impl Bench {
     /// One for each way: where a proxy can do both, that in which it remembers.
     pub(crate) fn ways(&self) -> Vec<&Lane> {
         let twice =
-            |lane: &&Lane| lane.lookup != Lookup::EveryTime || lane.name.starts_with("perdition");
+            |lane: &&Lane| !lane.lookup.is_every_time() || lane.name.starts_with("perdition");
         self.lanes.iter().filter(twice).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     figures::{Figures, Table, interleaved},
-    lanes::{Bench, Lane, Lookup},
+    lanes::{Bench, Lane},
     load::Target,
     plan::Plan,
     way::{Channel, Protocol},
@@ -18,7 +18,7 @@ pub(crate) fn run(bench: &Bench, plan: &Plan) {
     let lanes: Vec<&Lane> = bench
         .lanes
         .iter()
-        .filter(|lane| lane.lookup == Lookup::EveryTime || lane.is_nginx())
+        .filter(|lane| lane.lookup.is_every_time() || lane.is_nginx())
         .collect();
     let channels = [Channel::Plain, Channel::Tls];
     let figures = interleaved(plan.rounds, &lanes, |lane| {

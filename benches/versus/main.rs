@@ -19,6 +19,7 @@
 //! | `latency` | how long a login takes |
 //! | `kinds` | what handing over costs in all, the real server included |
 //! | `idle` | how much memory an idle session takes |
+//! | `profile` | where the time goes, as `perf` sees it |
 //! | `growth` | what more sessions and more accounts change (PigeonAir alone) |
 //! | `delivery` | what a message costs, beside Dovecot's LMTP proxy |
 //! | `hold` | none: starts it all for whoever wants to look closer, until standard input ends; only if it is named |
@@ -56,6 +57,7 @@ mod ours;
 mod peers;
 mod plan;
 mod processes;
+mod profile;
 mod relay;
 mod roundtrip;
 mod spent;
@@ -86,13 +88,14 @@ fn main() {
 type Part = fn(&Bench, &Plan);
 
 fn side_by_side(plan: &Plan) {
-    let parts: [(&str, Part); 6] = [
+    let parts: [(&str, Part); 7] = [
         ("login", login::run),
         ("relay", relay::run),
         ("roundtrip", roundtrip::run),
         ("latency", latency::run),
         ("kinds", kinds::run),
         ("idle", idle::run),
+        ("profile", profile::run),
     ];
     if !parts.iter().any(|(name, _)| plan.has(name)) && !plan.has(plan::HOLD) {
         return;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    lanes::Lookup,
     processes::Program,
     way::{IMAP, IMAPS, POP3, POP3S, Way},
     world::{
@@ -39,47 +40,59 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
     pub(crate) link_tls: bool,
-    /// The front remembers accounts whose password was right; else it asks LDAP twice at each login.
-    pub(crate) cached: bool,
+    /// How the front learns who somebody is.
+    pub(crate) lookup: Lookup,
 }
 
 /// The rows, in the order of the tables; the last part of the address that each has is its place here.
-pub(crate) const ROWS: [Row; 6] = [
+pub(crate) const ROWS: [Row; 8] = [
     Row {
-        name: "PigeonAir, login, LDAP every time",
+        name: "PigeonAir, login, search and bind every time",
         kind: Kind::Login,
         link_tls: false,
-        cached: false,
+        lookup: Lookup::SearchAndBind,
+    },
+    Row {
+        name: "PigeonAir, login, a search every time",
+        kind: Kind::Login,
+        link_tls: false,
+        lookup: Lookup::Search,
     },
     Row {
         name: "PigeonAir, login",
         kind: Kind::Login,
         link_tls: false,
-        cached: true,
+        lookup: Lookup::Cached,
     },
     Row {
         name: "PigeonAir, login, link TLS",
         kind: Kind::Login,
         link_tls: true,
-        cached: true,
+        lookup: Lookup::Cached,
+    },
+    Row {
+        name: "PigeonAir, dovecot-imap-master, a search every time",
+        kind: Kind::ImapMaster,
+        link_tls: false,
+        lookup: Lookup::Search,
     },
     Row {
         name: "PigeonAir, dovecot-imap-master",
         kind: Kind::ImapMaster,
         link_tls: false,
-        cached: true,
+        lookup: Lookup::Cached,
     },
     Row {
         name: "PigeonAir, exec",
         kind: Kind::Exec,
         link_tls: false,
-        cached: true,
+        lookup: Lookup::Cached,
     },
     Row {
         name: "PigeonAir, exec, link TLS",
         kind: Kind::Exec,
         link_tls: true,
-        cached: true,
+        lookup: Lookup::Cached,
     },
 ];
 
@@ -231,9 +244,15 @@ fn front(world: &World, dir: &Path, ip: Ipv4Addr, row: Row) -> Program {
     let _ = write!(
         text,
         "[directory]\nkind = \"ldap\"\n\n[directory.ldap]\nuri = \"ldap://{LDAP_IP}:{LDAP_PORT}\"\n\
-         bind_dn = \"{SERVICE_DN}\"\nbind_password_file = \"{password}\"\nbase = \"{PEOPLE}\"\n\n[directory.cache]\n{}\n\n[nodes]\n",
+         bind_dn = \"{SERVICE_DN}\"\nbind_password_file = \"{password}\"\nbase = \"{PEOPLE}\"\nverify = \"{}\"\n\n\
+         [directory.cache]\n{}\n\n[nodes]\n",
+        if row.lookup == Lookup::Search {
+            "hash"
+        } else {
+            "bind"
+        },
         // Longer than a run takes, so that a warmed account stays so.
-        if row.cached {
+        if row.lookup == Lookup::Cached {
             "ttl = \"1h\""
         } else {
             "entries = 0"

@@ -3,13 +3,14 @@
 use std::{env, str::FromStr};
 
 /// The parts, in their order.
-pub(crate) const PARTS: [&str; 8] = [
+pub(crate) const PARTS: [&str; 9] = [
     "login",
     "relay",
     "roundtrip",
     "latency",
     "kinds",
     "idle",
+    "profile",
     "growth",
     "delivery",
 ];

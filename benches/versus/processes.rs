@@ -44,6 +44,11 @@ impl Group {
         Used(HashMap::from([(stat.key(), Process::of(&stat, 0))]))
     }
 
+    /// The ids of its processes.
+    pub(crate) fn ids(self) -> Vec<u32> {
+        members(self.0).iter().map(|stat| stat.id).collect()
+    }
+
     /// Memory of its processes in KiB, that which is shared by several counted once among them (PSS).
     pub(crate) fn pss_kib(self) -> f64 {
         members(self.0)

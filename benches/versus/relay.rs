@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Octets of the message.
-const MESSAGE_BYTES: usize = 32 * 1024 * 1024;
+pub(crate) const MESSAGE_BYTES: usize = 32 * 1024 * 1024;
 /// How often it is fetched in a round of a way.
 const FETCHES: usize = 16;
 
