@@ -34,8 +34,14 @@ pub struct Metrics {
     pub relay_bytes: IntCounterVec,
     /// `directory_lookups_total{result}`: questions to the directory.
     pub directory_lookups: IntCounterVec,
-    /// `directory_cache_total{result}`: `hit` or `miss`.
+    /// `directory_cache_total{result}`: `hit`, `miss` or `stale`.
     pub directory_cache: IntCounterVec,
+    /// `directory_stale`: whether accounts are served from memory.
+    pub directory_stale: IntGauge,
+    /// `ldap_server_up{server}`: whether an LDAP server answers.
+    pub ldap_server_up: IntGaugeVec,
+    /// `ldap_requests_total{server,request,result}`: what it was asked.
+    pub ldap_requests: IntCounterVec,
     /// `node_connects_total{node,result}`: links dialled.
     pub node_connects: IntCounterVec,
     /// `handshakes_total{side,result}`: link handshakes; side `dialer`/`node`.
@@ -113,6 +119,20 @@ impl Metrics {
                 "directory_cache_total",
                 "Answers from the cache or not.",
                 &["result"],
+            )?,
+            directory_stale: new.add(IntGauge::new(
+                "directory_stale",
+                "Whether accounts are served from memory because no server answers: 1 or 0.",
+            )?)?,
+            ldap_server_up: new.gauges(
+                "ldap_server_up",
+                "Whether an LDAP server answers: 1 or 0.",
+                &["server"],
+            )?,
+            ldap_requests: new.counters(
+                "ldap_requests_total",
+                "Searches, binds and probes.",
+                &["server", "request", "result"],
             )?,
             node_connects: new.counters(
                 "node_connects_total",

@@ -8,8 +8,8 @@ use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use pigeonair::{
     directory::{
-        AddressSettings, Attributes, CacheSettings, Directory, FileSettings, LdapSettings,
-        Settings, Source, Verify,
+        AddressSettings, Attributes, CacheSettings, Directory, FileSettings, LdapSettings, LdapUri,
+        SchemaSettings, ServiceAccount, Settings, Source, Verify,
     },
     metrics::Metrics,
     names::Login,
@@ -86,19 +86,22 @@ fn start(runtime: &Runtime, source: Source) -> Directory {
 fn ldap_settings() -> LdapSettings {
     let filter = "(uid=%u)".to_owned();
     LdapSettings {
-        uri: ldap::start(),
+        servers: vec![LdapUri::parse(&ldap::start()).unwrap()],
         start_tls: false,
         ca_file: None,
-        bind_dn: None,
-        bind_password: None,
-        base: "dc=example,dc=org".to_owned(),
-        filter: filter.clone(),
-        delivery_filter: filter,
-        verify: Verify::Bind,
-        attributes: Attributes::default(),
+        client: None,
+        service: ServiceAccount::Anonymous,
+        schema: SchemaSettings {
+            base: "dc=example,dc=org".to_owned(),
+            filter: filter.clone(),
+            delivery_filter: filter,
+            verify: Verify::Bind,
+            attributes: Attributes::default(),
+            default_uid: None,
+            default_gid: None,
+        },
         timeout: Duration::from_secs(5),
+        hedge_after: Duration::from_millis(500),
         bind_connections: 1,
-        default_uid: None,
-        default_gid: None,
     }
 }

@@ -187,8 +187,8 @@ fn serve_mtas(parts: delivery::Parts, sockets: Vec<Socket>) -> Result<(), AppErr
 
 /// What keeps the front from serving, for monitors.
 async fn trouble(directory: Directory) -> Option<String> {
-    let reachable = directory.is_reachable().await;
-    (!reachable).then(|| "directory is not reachable".to_owned())
+    let ready = directory.is_ready().await;
+    (!ready).then(|| "directory is not reachable, and nobody is in memory".to_owned())
 }
 
 /// The longer of the roles' own.

@@ -2,11 +2,11 @@
 //!
 //! Tables of the kind that is not chosen are refused: whoever changes `kind` and forgets half of it should hear so.
 //!
-//! What can be known without asking the LDAP server is checked: the address, the filters (tried by the parser that
+//! What can be known without asking the LDAP servers is checked: their addresses, the filters (tried by the parser that
 //! will send them), the pair of service account and password, and that no other name of a domain leads nowhere.
 //! Passwords that would cross a wire in clear are allowed, and said at start-up.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     DAY, HOUR, SHORTEST,
@@ -16,19 +16,27 @@ use super::{
 };
 use crate::{
     directory::{
-        AddressSettings, Attributes, CacheSettings, LdapSettings, Settings, Source, Verify,
+        AddressSettings, Attributes, CacheSettings, LdapSettings, LdapUri, SchemaSettings,
+        ServiceAccount, Settings, Source, Verify,
     },
     net::Address,
     proto::lmtp,
-    secret::Secret,
 };
 
 const FILTER: &str = "(&(objectClass=inetLocalMailRecipient)(|(uid=%u)(mail=%u)))";
 const DELIVERY_FILTER: &str = "(&(objectClass=inetLocalMailRecipient)(|(uid=%u)(mail=%u)(mailAlternateAddress=%u)(mailLocalAddress=%u)))";
 const TIMEOUT: Duration = Duration::from_secs(5);
+const HEDGE_AFTER: Duration = Duration::from_millis(500);
+const SHORTEST_HEDGE: Duration = Duration::from_millis(10);
 const BIND_CONNECTIONS: usize = 8;
+const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// A question asks each of them at most once.
+const MAX_SERVERS: usize = 8;
 
 const VERIFY: &[(&str, Verify)] = &[("bind", Verify::Bind), ("hash", Verify::Hash)];
+
+/// RFC 4422, appendix A.
+const SASL_WORDS: &[(&str, ())] = &[("external", ())];
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -52,7 +60,8 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
         Some(Kind::Ldap) => {
             file_table.unused("not used with kind = \"ldap\"");
             let mut settings = ldap(&mut ldap_table, system)?;
-            (settings.default_uid, settings.default_gid) = (default_uid, default_gid);
+            settings.schema.default_uid = default_uid;
+            settings.schema.default_gid = default_gid;
             Source::Ldap(Box::new(settings))
         }
         Some(Kind::File) => {
@@ -168,80 +177,126 @@ fn domain() -> Form<String> {
 }
 
 fn ldap(table: &mut Section<'_>, system: &System) -> Option<LdapSettings> {
-    let uri = table.required(
-        "uri",
-        &form::parsed(
-            "\"ldap://host[:port]\" or \"ldaps://host[:port]\"",
-            Uri::parse,
-        ),
-    );
+    let servers = servers(table);
     let start_tls = table.or("start_tls", &form::boolean(), false);
-    let has_tls = start_tls || uri.as_ref().is_some_and(|uri| uri.tls);
-    let ca_file = files::authorities(table, system, has_tls);
-    let (bind_dn, bind_password) = service_account(table);
-    let base = table.required("base", &form::text("the DN that searches start from"));
-    let delivery_filter = table.or("delivery_filter", &filter(), DELIVERY_FILTER.to_owned());
-    let filter = table.or("filter", &filter(), FILTER.to_owned());
-    let verify = table.or("verify", &form::word(VERIFY), Verify::Bind);
+    let is_encrypted = |uri: &LdapUri| uri.tls || start_tls;
+    let uris = servers.iter().flatten();
+    let ca_file = files::authorities(table, system, uris.clone().any(is_encrypted));
+    let can_start = |uri: &LdapUri| !uri.tls && matches!(uri.address, Address::Tcp { .. });
+    if start_tls && servers.is_some() && !uris.clone().any(can_start) {
+        table.problem(
+            "start_tls",
+            "possible under ldap:// alone (got true; expected false, or a uri with ldap://)",
+        );
+    }
+    for uri in uris {
+        if !is_encrypted(uri) && !uri.address.is_local() {
+            table.report().warn(format!(
+                "{}: passwords travel to {uri} in clear: set start_tls, or use ldaps://",
+                table.key("uri"),
+            ));
+        }
+    }
+    let client = files::client_certificate(table);
+    let service = service_account(table);
+    let schema = schema(table);
     let timeout = table.or("timeout", &form::duration(SHORTEST..=HOUR), TIMEOUT);
+    let hedge_after = table.or(
+        "hedge_after",
+        &form::duration(SHORTEST_HEDGE..=HOUR),
+        HEDGE_AFTER,
+    );
     let bind_connections = table.or(
         "bind_connections",
         &form::integer(1..=1000),
         BIND_CONNECTIONS,
     );
-    let attributes = attributes(&mut table.table("attributes"));
-    if let Some(uri) = &uri {
-        if uri.tls && start_tls {
-            table.problem(
-                "start_tls",
-                "not possible under ldaps:// (got true; expected false, or a uri with ldap://)",
-            );
-        }
-        if !has_tls && !uri.is_loopback() {
-            table.report().warn(format!(
-                "{}: passwords travel to {} in clear: set start_tls, or use ldaps://",
-                table.key("uri"),
-                uri.host
-            ));
-        }
-    }
     Some(LdapSettings {
-        uri: uri?.text,
+        servers: servers?,
         start_tls,
         ca_file,
-        bind_dn,
-        bind_password,
+        client,
+        service,
+        schema: schema?,
+        timeout,
+        hedge_after,
+        bind_connections,
+    })
+}
+
+/// One server, or a list of them; all are of the form.
+fn servers(table: &mut Section<'_>) -> Option<Vec<LdapUri>> {
+    let form = Form::new(
+        format!(
+            "{}, or a list of up to {MAX_SERVERS} of these",
+            LdapUri::FORM
+        ),
+        |value| {
+            let uri = |value: &toml::Value| LdapUri::parse(value.as_str()?);
+            let Some(list) = value.as_array() else {
+                return Some(vec![uri(value)?]);
+            };
+            let uris: Vec<LdapUri> = list.iter().map(uri).collect::<Option<_>>()?;
+            (1..=MAX_SERVERS).contains(&uris.len()).then_some(uris)
+        },
+    );
+    let uris = table.required("uri", &form)?;
+    let mut seen = Vec::new();
+    for uri in &uris {
+        if seen.contains(&uri) {
+            table.problem("uri", format!("{uri} is there twice"));
+        }
+        seen.push(uri);
+    }
+    Some(uris)
+}
+
+fn schema(table: &mut Section<'_>) -> Option<SchemaSettings> {
+    let base = table.required("base", &form::text("the DN that searches start from"));
+    let delivery_filter = table.or("delivery_filter", &filter(), DELIVERY_FILTER.to_owned());
+    let filter = table.or("filter", &filter(), FILTER.to_owned());
+    let verify = table.or("verify", &form::word(VERIFY), Verify::Bind);
+    let attributes = attributes(&mut table.table("attributes"));
+    Some(SchemaSettings {
         base: base?,
         filter,
         delivery_filter,
         verify,
         attributes,
-        timeout,
-        bind_connections,
         default_uid: None,
         default_gid: None,
     })
 }
 
-/// Name and password of the service account: both or neither.
-fn service_account(table: &mut Section<'_>) -> (Option<String>, Option<Secret>) {
+/// Who searches: a name and a password, or whom the connection names.
+fn service_account(table: &mut Section<'_>) -> ServiceAccount {
     const DN: &str = "bind_dn";
     const FILE: &str = "bind_password_file";
+    const SASL: &str = "bind_sasl";
     let form = form::text("the DN of a service account");
-    match (table.has(DN), table.has(FILE)) {
-        (false, false) => {
-            table.pass_over(&[DN, FILE]);
-            (None, None)
-        }
-        _ => {
-            let password = files::password(table, FILE);
-            if let Some(password) = &password
-                && std::str::from_utf8(password.expose()).is_err()
-            {
-                table.problem(FILE, "not UTF-8, which passwords in LDAP are");
+    if table.optional(SASL, &form::word(SASL_WORDS)).is_some() {
+        for name in [DN, FILE] {
+            if table.has(name) {
+                table.problem(name, "not used with bind_sasl = \"external\"");
             }
-            (table.required(DN, &form), password)
         }
+        table.pass_over(&[DN, FILE]);
+        return ServiceAccount::External;
+    }
+    if !table.has(DN) && !table.has(FILE) {
+        table.pass_over(&[DN, FILE]);
+        return ServiceAccount::Anonymous;
+    }
+    let password = files::password(table, FILE);
+    if let Some(password) = &password
+        && std::str::from_utf8(password.expose()).is_err()
+    {
+        table.problem(FILE, "not UTF-8, which passwords in LDAP are");
+    }
+    match (table.required(DN, &form), password) {
+        (Some(dn), Some(password)) => ServiceAccount::Simple { dn, password },
+        // What is missing was reported.
+        _ => ServiceAccount::Anonymous,
     }
 }
 
@@ -272,6 +327,11 @@ fn cache(table: &mut Section<'_>) -> CacheSettings {
         entries: table.or("entries", &form::integer(0..=100_000_000), default.entries),
         ttl: table.or("ttl", &age, default.ttl),
         negative_ttl: table.or("negative_ttl", &age, default.negative_ttl),
+        max_stale: table.or(
+            "max_stale",
+            &form::duration(Duration::ZERO..=WEEK),
+            default.max_stale,
+        ),
     }
 }
 
@@ -301,86 +361,9 @@ fn filter() -> Form<String> {
     )
 }
 
-// === impl Uri ===
-
-/// The parts of an LDAP server's address that matter here.
-struct Uri {
-    text: String,
-    host: String,
-    tls: bool,
-}
-
-impl Uri {
-    fn parse(text: &str) -> Option<Self> {
-        let (tls, rest) = match text.strip_prefix("ldaps://") {
-            Some(rest) => (true, rest),
-            None => (false, text.strip_prefix("ldap://")?),
-        };
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let has_port = match rest.rsplit_once(':') {
-            Some((_, port)) => !port.ends_with(']'),
-            None => false,
-        };
-        let endpoint = if has_port {
-            Address::parse(rest)
-        } else {
-            Address::parse(&format!("{rest}:389"))
-        };
-        match endpoint? {
-            Address::Tcp { host, .. } => Some(Self {
-                text: text.to_owned(),
-                host,
-                tls,
-            }),
-            Address::Unix(_) => None,
-        }
-    }
-
-    fn is_loopback(&self) -> bool {
-        is_loopback(&self.host)
-    }
-}
-
-/// Whether a host is this very machine, as far as its name tells.
-pub(super) fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost")
-        || host
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn uris_name_a_host_and_a_scheme() {
-        for (text, host, tls) in [
-            ("ldap://ldap.example.org", "ldap.example.org", false),
-            ("ldap://127.0.0.1:1389", "127.0.0.1", false),
-            ("ldaps://[::1]:636/", "::1", true),
-            ("ldaps://[::1]", "::1", true),
-        ] {
-            let uri = Uri::parse(text).unwrap();
-            assert_eq!((uri.host.as_str(), uri.tls), (host, tls), "{text}");
-        }
-        for text in [
-            "",
-            "ldap.example.org",
-            "ldap://",
-            "ldap:///",
-            "ldapi:///run/ldapi",
-            "http://x",
-            "ldap://a b",
-            "ldap://a:0",
-            "ldap://a:x",
-            "ldap://a/dc=x",
-            "LDAP://a",
-            "ldap:///run/x",
-        ] {
-            assert!(Uri::parse(text).is_none(), "{text}");
-        }
-    }
 
     #[test]
     fn filters_ask_for_the_login() {

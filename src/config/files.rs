@@ -49,12 +49,35 @@ pub(super) fn key(section: &mut Section<'_>, name: &'static str) -> Option<Key> 
 
 /// `[proxy.tls]`: both files, tried.
 pub(super) fn certificate(section: &mut Section<'_>) -> Option<tls::Files> {
+    pair(section, "certificate", "key")
+}
+
+/// The certificate that we show LDAP servers, if there is one.
+pub(super) fn client_certificate(section: &mut Section<'_>) -> Option<tls::Files> {
+    const NAMES: [&str; 2] = ["client_certificate", "client_key"];
+    let [certificate, key] = NAMES;
+    if NAMES.iter().any(|name| section.has(name)) {
+        return pair(section, certificate, key);
+    }
+    // They are keys, even where nobody has them.
+    for name in NAMES {
+        let _ = section.optional(name, &form::path(""));
+    }
+    None
+}
+
+/// A certificate and its key, both required.
+fn pair(
+    section: &mut Section<'_>,
+    certificate_name: &'static str,
+    key_name: &'static str,
+) -> Option<tls::Files> {
     let certificate = section.required(
-        "certificate",
+        certificate_name,
         &form::path("the path of a PEM file: certificate, then its chain"),
     );
     let key = section.required(
-        "key",
+        key_name,
         &form::path("the path of a PEM file: the private key"),
     );
     let files = tls::Files {
@@ -65,9 +88,9 @@ pub(super) fn certificate(section: &mut Section<'_>) -> Option<tls::Files> {
         Ok(_) => Some(files),
         Err(error) => {
             let name = if matches!(error, tls::TlsError::Certificate { .. }) {
-                "certificate"
+                certificate_name
             } else {
-                "key"
+                key_name
             };
             section.problem(name, chain(&error));
             None

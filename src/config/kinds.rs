@@ -12,7 +12,6 @@
 use std::path::PathBuf;
 
 use super::{
-    directory::is_loopback,
     files,
     form::{self, Form},
     section::Section,
@@ -126,8 +125,8 @@ fn login(table: &mut Section<'_>) -> Option<Kind> {
     let user = table.optional("master_user", &form::text("the name of the master user"));
     let password = files::password(table, "master_password_file");
     let proxy_header = table.or("proxy_protocol", &form::word(PROXY_PROTOCOL), None);
-    if let Some(Address::Tcp { host, .. }) = &server
-        && !is_loopback(host)
+    if let Some(address @ Address::Tcp { host, .. }) = &server
+        && !address.is_local()
     {
         table.report().warn(format!(
             "{}: the master password travels to {host} in clear: for the real server of this machine, on loopback",

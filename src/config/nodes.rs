@@ -8,9 +8,7 @@
 use std::time::Duration;
 
 use super::{
-    HOUR, SHORTEST,
-    directory::is_loopback,
-    files,
+    HOUR, SHORTEST, files,
     form::{self, Form},
     section::Section,
 };
@@ -99,7 +97,7 @@ fn node(table: &mut Section<'_>, seen: &mut Seen) -> Option<Node> {
                 }
             }
         }
-        Some(Address::Tcp { host, .. }) if !tls && !is_loopback(host) => {
+        Some(address @ Address::Tcp { host, .. }) if !tls && !address.is_local() => {
             table.report().warn(format!(
                 "{}: plain link to {} over TCP: for a private wire",
                 table.key("tls"),

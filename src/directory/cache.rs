@@ -1,18 +1,25 @@
 //! The cache in front of an LDAP directory: who a login is, and which passwords were right a moment ago.
 //!
-//! Two tables, bounded by count and age. *Answers* maps a login, as typed, or an address to what the directory said: an entry (believed
-//! for `ttl`) or "unknown" (for `negative_ttl`); lookups of one login at one time share one search, and failures are
-//! handed to all who waited but never kept. *Proven* holds a keyed digest (HMAC-SHA-256, the key made at start and never
-//! leaving the process) of entry, stored passwords and the password that was right; never a password.
+//! Three tables, bounded by count and age. *Answers* maps a login, as typed, or an address to what the directory said: an entry (believed
+//! for `ttl`, or up to a fifth less, so that not all of them end at once) or "unknown" (for `negative_ttl`); lookups of one
+//! login at one time share one search, and failures are handed to all who waited but never kept. *Last* holds the same answers
+//! for `max_stale` longer: they count only while no server answers. *Proven* holds a keyed digest (HMAC-SHA-256, the key
+//! made at start and never leaving the process) of entry, stored passwords and the password that was right; never a password.
+//!
+//! ```text
+//! asked ──> answers ── not there ──> search ── no server answers ──> last ── not there ──> failure
+//! ```
 //!
 //! The digest covers the entry rather than the login: when a login comes to mean somebody else, what was proven for the
 //! one before is worth nothing. A new password is unknown here, so the directory is asked at once; an old one is believed
-//! no longer than `ttl` after it was last verified.
+//! no longer than `ttl` after it was last verified, or `max_stale` longer while no server answers.
 //!
 //! With no entries or no `ttl` nothing is kept, and single flight remains. It does no I/O and has no deadline of its own.
 
 use std::{
+    collections::hash_map::RandomState,
     future::Future,
+    hash::BuildHasher as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,8 +33,12 @@ use crate::secret::{Key, Secret};
 /// The cache.
 pub(super) struct Cache {
     answers: moka::future::Cache<String, Answer>,
-    proven: moka::future::Cache<[u8; 32], ()>,
+    /// None: nothing is served from memory alone.
+    last: Option<moka::future::Cache<String, Answer>>,
+    /// When it was right.
+    proven: moka::future::Cache<[u8; 32], Instant>,
     key: Key,
+    ttl: Duration,
     keeps: bool,
 }
 
@@ -45,19 +56,35 @@ pub(super) enum Origin {
     Cache,
     /// The directory, just now.
     Directory,
+    /// No server answers: it was so once.
+    Memory,
 }
 
 struct Ages {
     ttl: Duration,
     negative_ttl: Duration,
+    /// Spreads the ends of what was learned at one time.
+    spread: RandomState,
 }
 
 impl moka::Expiry<String, Answer> for Ages {
-    fn expire_after_create(&self, _: &String, answer: &Answer, _: Instant) -> Option<Duration> {
+    fn expire_after_create(&self, key: &String, answer: &Answer, _: Instant) -> Option<Duration> {
         Some(match answer {
-            Answer::Found(_) => self.ttl,
+            Answer::Found(_) => {
+                let part = u32::try_from(self.spread.hash_one(key) % 256).unwrap_or_default();
+                self.ttl - self.ttl / 5 * part / 256
+            }
             Answer::Unknown => self.negative_ttl,
         })
+    }
+}
+
+impl Answer {
+    fn into_result(self) -> Result<Arc<Found>, LookupError> {
+        match self {
+            Self::Found(found) => Ok(found),
+            Self::Unknown => Err(LookupError::Wrong(Wrong::Unknown)),
+        }
     }
 }
 
@@ -65,16 +92,19 @@ impl Cache {
     /// An empty cache; `key` is random.
     pub(super) fn new(settings: CacheSettings, key: Key) -> Self {
         let keeps = settings.entries > 0 && !settings.ttl.is_zero();
-        let ages = if settings.entries > 0 {
-            Ages {
-                ttl: settings.ttl,
-                negative_ttl: settings.negative_ttl,
-            }
-        } else {
-            Ages {
-                ttl: Duration::ZERO,
-                negative_ttl: Duration::ZERO,
-            }
+        let is_used = settings.entries > 0;
+        let kept = |age: Duration| if is_used { age } else { Duration::ZERO };
+        let ages = Ages {
+            ttl: kept(settings.ttl),
+            negative_ttl: kept(settings.negative_ttl),
+            spread: RandomState::new(),
+        };
+        let oldest = settings.ttl.saturating_add(settings.max_stale);
+        let last = || {
+            moka::future::Cache::builder()
+                .max_capacity(settings.entries)
+                .time_to_live(oldest)
+                .build()
         };
         // At least one, or a value would be evicted before those who wait for it have read it.
         let entries = settings.entries.max(1);
@@ -83,16 +113,19 @@ impl Cache {
                 .max_capacity(entries)
                 .expire_after(ages)
                 .build(),
+            last: (keeps && !settings.max_stale.is_zero()).then(last),
             proven: moka::future::Cache::builder()
                 .max_capacity(entries)
-                .time_to_live(settings.ttl)
+                .time_to_live(oldest)
                 .build(),
             key,
+            ttl: settings.ttl,
             keeps,
         }
     }
 
-    /// Who that is; asks by `search` when it is not known.
+    /// Who that is; asks by `search` when it is not known. That somebody is unknown is no answer from memory: it may be wrong
+    /// by now, and is only good for going on to the next question.
     pub(super) async fn look_up(
         &self,
         key: &str,
@@ -111,20 +144,55 @@ impl Cache {
             .or_try_insert_with(asked)
             .await
         {
-            Err(error) => (Origin::Directory, Err(LookupError::clone(&error))),
+            Err(error) => match self.last_answer(key, &error).await {
+                Some(answer) => (Origin::Memory, answer.into_result()),
+                None => (Origin::Directory, Err(LookupError::clone(&error))),
+            },
             Ok(entry) => {
                 let origin = if entry.is_fresh() {
                     Origin::Directory
                 } else {
                     Origin::Cache
                 };
-                let answer = match entry.into_value() {
-                    Answer::Found(found) => Ok(found),
-                    Answer::Unknown => Err(LookupError::Wrong(Wrong::Unknown)),
-                };
-                (origin, answer)
+                let answer = entry.into_value();
+                if origin == Origin::Directory
+                    && let Some(last) = &self.last
+                {
+                    last.insert(key.to_owned(), answer.clone()).await;
+                }
+                (origin, answer.into_result())
             }
         }
+    }
+
+    /// What is known without asking, by who knows that no server would answer.
+    pub(super) async fn recall(
+        &self,
+        key: &str,
+    ) -> Option<(Origin, Result<Arc<Found>, LookupError>)> {
+        if let Some(kept) = self.answers.get(key).await {
+            return Some((Origin::Cache, kept.into_result()));
+        }
+        let last = self.last.as_ref()?.get(key).await?;
+        Some((Origin::Memory, last.into_result()))
+    }
+
+    /// What was said last, where nothing is said now.
+    async fn last_answer(&self, key: &str, error: &LookupError) -> Option<Answer> {
+        match (error, &self.last) {
+            (LookupError::Unavailable(_), Some(last)) => last.get(key).await,
+            _ => None,
+        }
+    }
+
+    /// Whether somebody would be known if no server answered.
+    pub(super) async fn remembers(&self) -> bool {
+        let Some(last) = &self.last else {
+            return false;
+        };
+        // What is too old is counted until then.
+        last.run_pending_tasks().await;
+        last.entry_count() > 0
     }
 
     /// Forgets who that is, so that the directory is asked again.
@@ -134,16 +202,30 @@ impl Cache {
 
     /// Whether `password` was right for this entry a moment ago.
     pub(super) async fn is_proven(&self, found: &Found, password: &Secret) -> bool {
-        match self.digest(found, password) {
-            Some(digest) => self.proven.get(&digest).await.is_some(),
-            None => false,
-        }
+        let proven = self.proven(found, password).await;
+        proven.is_some_and(|at| at.elapsed() < self.ttl)
+    }
+
+    /// Whether it was right, at most `max_stale` before that: for while no server answers.
+    pub(super) async fn was_proven(&self, found: &Found, password: &Secret) -> bool {
+        self.proven(found, password).await.is_some()
+    }
+
+    async fn proven(&self, found: &Found, password: &Secret) -> Option<Instant> {
+        self.proven.get(&self.digest(found, password)?).await
     }
 
     /// Remembers that it is right.
     pub(super) async fn prove(&self, found: &Found, password: &Secret) {
         if let Some(digest) = self.digest(found, password) {
-            self.proven.insert(digest, ()).await;
+            self.proven.insert(digest, Instant::now()).await;
+        }
+    }
+
+    /// Forgets that it was right: it is not any more.
+    pub(super) async fn disprove(&self, found: &Found, password: &Secret) {
+        if let Some(digest) = self.digest(found, password) {
+            self.proven.invalidate(&digest).await;
         }
     }
 
@@ -192,6 +274,7 @@ mod tests {
             }),
             id: format!("uid={name}"),
             passwords: vec![Secret::new(stored.into())],
+            server: 0,
         }
     }
 
@@ -200,6 +283,7 @@ mod tests {
             entries,
             ttl,
             negative_ttl,
+            max_stale: Duration::ZERO,
         };
         Cache::new(settings, Key::new([7; 32]))
     }

@@ -452,6 +452,7 @@ impl<'a> Reader<'a> {
         let found = Found {
             id: name.as_str().to_owned(),
             passwords: vec![password?],
+            server: 0,
             account: Arc::new(Account {
                 name,
                 home_node,

@@ -14,6 +14,10 @@
 //! does the refusal stand. So a changed password, a moved or an enabled entry work at once; a disabled account, an old
 //! password or an old home is believed for [`CacheSettings::ttl`] at most.
 //!
+//! While no server answers, who was known and whose password was right is served from memory, up to
+//! [`CacheSettings::max_stale`] longer: that is logged when it begins and when it ends. From memory comes no refusal: whoever
+//! would be refused by it is told to come again later.
+//!
 //! It does not decide which node a home is, does not limit attempts and does not delay failures: whoever drives it answers
 //! them on a schedule counted from the attempt's arrival, so that "unknown", "wrong" and "disabled" take the same. Every
 //! question has one deadline for all it needs (connect, search, bind, hash). Nothing of a password reaches a log or an
@@ -29,15 +33,23 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::{Instant, timeout_at};
 
 pub use file::FileError;
-pub use ldap::LdapSetupError;
+pub use ldap::{LdapSetupError, LdapUri};
 pub use settings::{
-    AddressSettings, Attributes, CacheSettings, FileSettings, LdapSettings, Settings, Source,
-    Verify,
+    AddressSettings, Attributes, CacheSettings, FileSettings, LdapSettings, SchemaSettings,
+    ServiceAccount, Settings, Source, Verify,
 };
 pub use template::TemplateError;
 
@@ -72,6 +84,13 @@ struct Inner {
     cache: Arc<Cache>,
     timeout: Duration,
     metrics: Metrics,
+    memory: Arc<Memory>,
+}
+
+/// Whether accounts are served from memory, because no server answers.
+struct Memory {
+    serves: AtomicBool,
+    max_stale: Duration,
 }
 
 enum Accounts {
@@ -128,6 +147,8 @@ struct Found {
     id: String,
     /// Stored passwords; none when the source verifies by itself.
     passwords: Vec<Secret>,
+    /// Which of several servers knew it: that one can verify its password, others may lag behind.
+    server: usize,
 }
 
 /// Why the directory did not give an account.
@@ -207,7 +228,7 @@ impl Directory {
             }
             Source::Ldap(ldap) => {
                 let timeout = ldap.timeout;
-                let ldap = Ldap::new(*ldap, tasks).map_err(StartError::Ldap)?;
+                let ldap = Ldap::new(*ldap, &metrics, tasks).map_err(StartError::Ldap)?;
                 (Accounts::Ldap(ldap), timeout)
             }
         };
@@ -218,6 +239,10 @@ impl Directory {
             cache: Arc::new(Cache::new(settings.cache, Key::new(key))),
             timeout,
             metrics,
+            memory: Arc::new(Memory {
+                serves: AtomicBool::new(false),
+                max_stale: settings.cache.max_stale,
+            }),
         })))
     }
 
@@ -237,6 +262,7 @@ impl Directory {
             cache: Arc::clone(&inner.cache),
             timeout: inner.timeout,
             metrics: inner.metrics.clone(),
+            memory: Arc::clone(&inner.memory),
         }))
     }
 
@@ -266,8 +292,9 @@ impl Directory {
     pub async fn find(&self, login: &Login) -> Result<Arc<Account>, LookupError> {
         let deadline = self.deadline();
         let asked = async {
-            let (_, found) = self.0.look_up(Question::Login(login), deadline).await;
-            Ok(Arc::clone(&found?.account))
+            let (origin, found) = self.0.look_up(Question::Login(login), deadline).await;
+            let found = found.map(|found| Arc::clone(&found.account));
+            from_memory(origin, found)
         };
         self.answer(deadline, asked).await
     }
@@ -284,8 +311,14 @@ impl Directory {
         self.answer(deadline, asked).await
     }
 
-    /// Whether the directory answers right now; takes no longer than one question may.
-    pub async fn is_reachable(&self) -> bool {
+    /// Whether somebody can be served: the directory answers, or there is somebody in memory. Takes no longer than one
+    /// question may.
+    pub async fn is_ready(&self) -> bool {
+        self.is_reachable().await || self.0.cache.remembers().await
+    }
+
+    /// Whether the directory answers right now.
+    async fn is_reachable(&self) -> bool {
         match &self.0.accounts {
             Accounts::File(_) => true,
             Accounts::Ldap(ldap) => ldap.is_reachable(self.deadline()).await,
@@ -363,19 +396,27 @@ impl Inner {
         }
         let question = Question::Login(login);
         let (origin, found) = self.look_up(question, deadline).await;
-        let found = found?;
-        let answer = self.admit(&found, password, deadline).await;
+        let answer = match &found {
+            Ok(found) => self.admit(found, password, deadline).await,
+            Err(error) => Err(error.clone()),
+        };
         let refused = matches!(answer, Err(LookupError::Wrong(_) | LookupError::Entry(_)));
-        if !refused || origin == Origin::Directory {
-            return answer;
+        let Ok(found) = found else {
+            return from_memory(origin, answer);
+        };
+        if !refused || origin != Origin::Cache {
+            return from_memory(origin, answer);
         }
         self.cache.forget(&question.key()).await;
-        let (_, again) = self.look_up(question, deadline).await;
-        let again = again?;
+        let (origin, again) = self.look_up(question, deadline).await;
+        let again = match again {
+            Ok(again) => again,
+            Err(error) => return from_memory(origin, Err(error)),
+        };
         if again == found {
-            return answer;
+            return from_memory(origin, answer);
         }
-        self.admit(&again, password, deadline).await
+        from_memory(origin, self.admit(&again, password, deadline).await)
     }
 
     async fn find_recipient(
@@ -383,30 +424,38 @@ impl Inner {
         address: &Address,
         deadline: Instant,
     ) -> Result<Arc<Account>, LookupError> {
+        let mut last = Origin::Directory;
         for mailbox in self.rules.mailboxes(address) {
             match self.recipient(&mailbox, deadline).await {
-                Err(LookupError::Wrong(Wrong::Unknown)) => {}
-                answer => return answer,
+                (origin, Err(LookupError::Wrong(Wrong::Unknown))) => {
+                    // Once from memory, always from memory.
+                    if origin == Origin::Memory {
+                        last = origin;
+                    }
+                }
+                (origin, answer) => return from_memory(origin, answer),
             }
         }
-        Err(Wrong::Unknown.into())
+        from_memory(last, Err(Wrong::Unknown.into()))
     }
 
     async fn recipient(
         &self,
         mailbox: &Mailbox,
         deadline: Instant,
-    ) -> Result<Arc<Account>, LookupError> {
+    ) -> (Origin, Result<Arc<Account>, LookupError>) {
         let question = Question::Recipient(mailbox);
-        let (origin, found) = self.look_up(question, deadline).await;
-        let account = Arc::clone(&found?.account);
-        if account.delivery == Status::Allowed || origin == Origin::Directory {
-            return Ok(account);
+        let (mut origin, mut found) = self.look_up(question, deadline).await;
+        let is_refused = |found: &Found| found.account.delivery != Status::Allowed;
+        if origin == Origin::Cache && found.as_deref().is_ok_and(is_refused) {
+            // Mail that is sent back for good does not come again.
+            self.cache.forget(&question.key()).await;
+            (origin, found) = self.look_up(question, deadline).await;
         }
-        // Mail that is sent back for good does not come again.
-        self.cache.forget(&question.key()).await;
-        let (_, again) = self.look_up(question, deadline).await;
-        Ok(Arc::clone(&again?.account))
+        if origin == Origin::Memory && found.as_deref().is_ok_and(is_refused) {
+            return (origin, Err(Wrong::Disabled.into()));
+        }
+        (origin, found.map(|found| Arc::clone(&found.account)))
     }
 
     /// Who that is.
@@ -420,16 +469,49 @@ impl Inner {
             Accounts::File(file) => return (Origin::Directory, file.find(question).await),
             Accounts::Ldap(ldap) => ldap,
         };
-        // Boxed, and only when it is needed: the cache's own future holds this one several times.
-        let search = async { Box::pin(ldap.find(question, deadline)).await };
-        let (origin, answer) = self.cache.look_up(&question.key(), search).await;
+        let key = question.key();
+        let recalled = if ldap.is_away() {
+            self.cache.recall(&key).await
+        } else {
+            None
+        };
+        let (origin, answer) = match recalled {
+            Some(recalled) => recalled,
+            None => {
+                // Boxed, and only when it is needed: the cache's own future holds this one several times.
+                let search = async { Box::pin(ldap.find(question, deadline)).await };
+                self.cache.look_up(&key, search).await
+            }
+        };
         let result = match origin {
             Origin::Cache => "hit",
             Origin::Directory => "miss",
+            Origin::Memory => "stale",
         };
         let lookups = &self.metrics.directory_cache;
         lookups.with_label_values(&[result]).inc();
+        match (origin, &answer) {
+            (Origin::Memory, _) => self.serves_from_memory(true),
+            (Origin::Cache, _) | (_, Err(LookupError::Unavailable(_))) => {}
+            (Origin::Directory, _) => self.serves_from_memory(false),
+        }
         (origin, answer)
+    }
+
+    /// Says when that begins and ends.
+    fn serves_from_memory(&self, now: bool) {
+        if self.memory.serves.load(Ordering::Relaxed) == now
+            || self.memory.serves.swap(now, Ordering::Relaxed) == now
+        {
+            return;
+        }
+        self.metrics.directory_stale.set(i64::from(now));
+        if now {
+            let up_to = humantime::format_duration(self.memory.max_stale);
+            tracing::warn!(%up_to, "no directory server answers: who is known is served from memory");
+        } else {
+            tracing::info!("accounts come from the directory again");
+        }
     }
 
     /// The account, if it may log in and `password` is its password.
@@ -452,7 +534,24 @@ impl Inner {
         }
         match &self.accounts {
             Accounts::Ldap(ldap) if ldap.verifies() => {
-                Box::pin(ldap.bind(&found.id, password, deadline)).await?;
+                let was_proven = self.cache.was_proven(found, password).await;
+                if was_proven && ldap.is_away() {
+                    self.serves_from_memory(true);
+                    return Ok(Arc::clone(&found.account));
+                }
+                match Box::pin(ldap.bind(found, password, deadline)).await {
+                    Err(LookupError::Unavailable(_)) if was_proven => {
+                        self.serves_from_memory(true);
+                        return Ok(Arc::clone(&found.account));
+                    }
+                    Err(error) => {
+                        if was_proven {
+                            self.cache.disprove(found, password).await;
+                        }
+                        return Err(error);
+                    }
+                    Ok(()) => {}
+                }
             }
             Accounts::File(_) | Accounts::Ldap(_) => {
                 self.check(found, password, deadline).await?;
@@ -501,6 +600,19 @@ impl<'q> Question<'q> {
 impl From<Wrong> for LookupError {
     fn from(wrong: Wrong) -> Self {
         Self::Wrong(wrong)
+    }
+}
+
+/// What an answer is worth that rests on memory: no refusal does.
+fn from_memory<T>(origin: Origin, answer: Result<T, LookupError>) -> Result<T, LookupError> {
+    match answer {
+        Err(LookupError::Wrong(_) | LookupError::Entry(_) | LookupError::Ambiguous)
+            if origin == Origin::Memory =>
+        {
+            let text = "no server answers, and memory alone refuses nobody";
+            Err(LookupError::Unavailable(text.to_owned()))
+        }
+        answer => answer,
     }
 }
 

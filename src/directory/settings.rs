@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use crate::secret::Secret;
+use super::LdapUri;
+use crate::{net::tls, secret::Secret};
 
 /// A directory and its cache.
 #[derive(Clone, Debug)]
@@ -44,7 +45,7 @@ impl Default for AddressSettings {
 pub enum Source {
     /// A TOML file (`[[account]]` tables), re-read when it changes.
     File(FileSettings),
-    /// An LDAP server.
+    /// LDAP servers.
     Ldap(Box<LdapSettings>),
 }
 
@@ -55,20 +56,50 @@ pub struct FileSettings {
     pub path: PathBuf,
 }
 
-/// An LDAP server and how its entries are read.
+/// LDAP servers and how their entries are read.
 #[derive(Clone, Debug)]
 pub struct LdapSettings {
-    /// `ldap://host[:port]` or `ldaps://host[:port]`.
-    pub uri: String,
-    /// StartTLS on an `ldap://` connection; default off.
+    /// The servers, which all have the same entries, in the order in which they are preferred; at least one.
+    pub servers: Vec<LdapUri>,
+    /// StartTLS on `ldap://` connections; default off.
     pub start_tls: bool,
-    /// PEM file of the authorities that sign the server's certificate; none: the system's bundle
+    /// PEM file of the authorities that sign the servers' certificates; none: the system's bundle
     /// (`/etc/ssl/certs/ca-certificates.crt`).
     pub ca_file: Option<PathBuf>,
-    /// The service account that searches; none: anonymous.
-    pub bind_dn: Option<String>,
-    /// Its password.
-    pub bind_password: Option<Secret>,
+    /// Our own certificate, for servers that want one (RFC 4513, 3.1.3).
+    pub client: Option<tls::Files>,
+    /// Who searches.
+    pub service: ServiceAccount,
+    /// Where entries are and what they look like.
+    pub schema: SchemaSettings,
+    /// Deadline of one whole lookup or authentication, in which everything (connect, search, bind) must fit, at however
+    /// many servers; default 5 s.
+    pub timeout: Duration,
+    /// How long one server is waited for alone, before the next is asked besides; default 500 ms.
+    pub hedge_after: Duration,
+    /// Connections to each server for binding as users, so many binds at a time; default 8, at least 1.
+    pub bind_connections: usize,
+}
+
+/// Who searches.
+#[derive(Clone, Debug)]
+pub enum ServiceAccount {
+    /// Nobody in particular.
+    Anonymous,
+    /// Whom the client certificate or the Unix socket's peer credentials name: SASL EXTERNAL (RFC 4422, appendix A).
+    External,
+    /// A DN with a password.
+    Simple {
+        /// The DN.
+        dn: String,
+        /// Its password.
+        password: Secret,
+    },
+}
+
+/// Where entries are and what they look like.
+#[derive(Clone, Debug)]
+pub struct SchemaSettings {
     /// Where the search starts.
     pub base: String,
     /// Search filter; `%u` is the whole login, `%n` the part before the last `@`, `%d` the part after it, each escaped; `%%`
@@ -80,10 +111,6 @@ pub struct LdapSettings {
     pub verify: Verify,
     /// Attribute names.
     pub attributes: Attributes,
-    /// Deadline of one whole lookup or authentication, in which everything (connect, search, bind) must fit; default 5 s.
-    pub timeout: Duration,
-    /// Connections for binding as users, so many binds at a time; default 8, at least 1.
-    pub bind_connections: usize,
     /// uid of accounts whose entry has none; none: such entries are refused.
     pub default_uid: Option<u32>,
     /// The same for the gid.
@@ -145,6 +172,9 @@ pub struct CacheSettings {
     pub ttl: Duration,
     /// How long "unknown user" is believed; default 5 s.
     pub negative_ttl: Duration,
+    /// How much longer accounts, and passwords that were right, are believed while no server answers; default 1 h; 0: no
+    /// longer.
+    pub max_stale: Duration,
 }
 
 impl Default for CacheSettings {
@@ -153,6 +183,7 @@ impl Default for CacheSettings {
             entries: 100_000,
             ttl: Duration::from_secs(30),
             negative_ttl: Duration::from_secs(5),
+            max_stale: Duration::from_secs(3600),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Where something listens: a TCP endpoint by host name or address, or a Unix socket by path.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, net::IpAddr, path::PathBuf};
 
 /// An endpoint to connect to.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -36,6 +36,19 @@ impl Address {
             host: host.to_owned(),
             port,
         })
+    }
+
+    /// Whether nothing that is sent there leaves this machine, as far as the name tells.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp { host, .. } => {
+                host.eq_ignore_ascii_case("localhost")
+                    || host
+                        .parse::<IpAddr>()
+                        .is_ok_and(|address| address.is_loopback())
+            }
+        }
     }
 }
 
@@ -76,6 +89,17 @@ mod tests {
             "run/x",
         ] {
             assert_eq!(Address::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_stays_on_this_machine_is_known() {
+        let is_local = |text| Address::parse(text).unwrap().is_local();
+        for text in ["127.0.0.1:1", "LOCALHOST:1", "[::1]:1", "/run/x"] {
+            assert!(is_local(text), "{text}");
+        }
+        for text in ["10.0.0.1:1", "localhost.example.org:1", "[2001:db8::1]:1"] {
+            assert!(!is_local(text), "{text}");
         }
     }
 }

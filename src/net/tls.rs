@@ -1,4 +1,5 @@
-//! TLS towards clients: the certificate from its files, the negotiation with a deadline, and what was agreed.
+//! TLS towards clients: the certificate from its files, the negotiation with a deadline, and what was agreed. Whoever else
+//! has a certificate of its own to show reads it here, too.
 //!
 //! TLS 1.2 and 1.3 with the suites of rustls; session tickets with a key of this process. The link's own TLS is in
 //! `link`: it has other rules.
@@ -82,17 +83,29 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
+/// Reads a certificate, its chain, and its key.
+///
+/// # Errors
+///
+/// A file that cannot be read or does not hold what it should.
+pub fn pair(
+    files: &Files,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+    let chain = certificates(&files.certificate)?;
+    let pem = Secret::from_file(&files.key).map_err(TlsError::KeyFile)?;
+    let key = PrivateKeyDer::from_pem_slice(pem.expose()).map_err(|_| TlsError::Key {
+        path: files.key.clone(),
+    })?;
+    Ok((chain, key))
+}
+
 /// Reads certificate and key and checks that they fit.
 ///
 /// # Errors
 ///
 /// One for each way in which files can be wrong.
 pub fn server_config(files: &Files) -> Result<Arc<ServerConfig>, TlsError> {
-    let chain = certificates(&files.certificate)?;
-    let pem = Secret::from_file(&files.key).map_err(TlsError::KeyFile)?;
-    let key = PrivateKeyDer::from_pem_slice(pem.expose()).map_err(|_| TlsError::Key {
-        path: files.key.clone(),
-    })?;
+    let (chain, key) = pair(files)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Pair)?

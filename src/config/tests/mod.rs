@@ -522,22 +522,39 @@ fn the_directory_is_checked() {
             "[directory.ldap]\nuri = \"ldap://127.0.0.1:389\"\nbase = \"dc=example\"",
             "",
             &[
-                "directory.ldap.uri: missing (expected \"ldap://host[:port]\" or \"ldaps://host[:port]\")",
+                "directory.ldap.uri: missing (expected \"ldap://host[:port]\", \"ldaps://host[:port]\" or \"ldapi://[/path]\", or a list of up to 8 of these)",
                 "directory.ldap.base: missing (expected the DN that searches start from)",
             ],
         ),
         (
             "ldap://127.0.0.1:389",
-            "ldapi:///run/ldapi",
+            "ldapi://run/ldapi",
             &[
-                "directory.ldap.uri: bad value (got \"ldapi:///run/ldapi\"; expected \"ldap://host[:port]\" or \"ldaps://host[:port]\")",
+                "directory.ldap.uri: bad value (got \"ldapi://run/ldapi\"; expected \"ldap://host[:port]\", \"ldaps://host[:port]\" or \"ldapi://[/path]\", or a list of up to 8 of these)",
+            ],
+        ),
+        (
+            "uri = \"ldap://127.0.0.1:389\"",
+            "uri = [\"ldapi://\", \"ldap://127.0.0.1\", \"ldapi:///\"]\nbind_sasl = \"external\"\nbind_dn = \"cn=x\"\nhedge_after = \"0s\"",
+            &[
+                "directory.ldap.uri: ldapi:///run/slapd/ldapi is there twice",
+                "directory.ldap.bind_dn: not used with bind_sasl = \"external\"",
+                "directory.ldap.hedge_after: bad value (got \"0s\"; expected a time from 10ms to 1h with its unit, as \"30s\")",
+            ],
+        ),
+        (
+            "uri = \"ldap://127.0.0.1:389\"",
+            "uri = []\nclient_key = \"/etc/pigeonair/open.key\"",
+            &[
+                "directory.ldap.uri: bad value (got a list; expected \"ldap://host[:port]\", \"ldaps://host[:port]\" or \"ldapi://[/path]\", or a list of up to 8 of these)",
+                "directory.ldap.client_certificate: missing (expected the path of a PEM file: certificate, then its chain)",
             ],
         ),
         (
             "ldap://127.0.0.1:389\"",
             "ldaps://127.0.0.1\"\nstart_tls = true",
             &[
-                "directory.ldap.start_tls: not possible under ldaps:// (got true; expected false, or a uri with ldap://)",
+                "directory.ldap.start_tls: possible under ldap:// alone (got true; expected false, or a uri with ldap://)",
             ],
         ),
         (
@@ -1068,7 +1085,7 @@ fn risks_are_warnings() {
         (
             "ldap://127.0.0.1:389",
             "ldap://ldap.example.org",
-            "directory.ldap.uri: passwords travel to ldap.example.org in clear: set start_tls, or use ldaps://",
+            "directory.ldap.uri: passwords travel to ldap://ldap.example.org:389 in clear: set start_tls, or use ldaps://",
         ),
         (
             "protocol = \"imap\"",

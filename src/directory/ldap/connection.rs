@@ -1,6 +1,6 @@
 //! One connection to an LDAP server, on which no operation can be started without a deadline.
 //!
-//! [`Connector`] makes connections (`ldap://`, `ldaps://`, StartTLS; the certificate is always verified), [`Connection`] runs
+//! [`Connector`] makes connections (`ldap://`, `ldaps://`, StartTLS, `ldapi://`; certificates are always verified), [`Connection`] runs
 //! operations. An operation that failed or ran into its deadline leaves a connection that must not be used again: answers
 //! may still come for it. It does not keep, share or replace connections.
 //!
@@ -23,12 +23,15 @@ use ldap3::{
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, pem, pem::PemObject as _};
 use tokio::{
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     time::{Instant, timeout_at},
 };
 
+use super::{code, uri::LdapUri};
 use crate::{
-    directory::{LdapSettings, template::TemplateError},
+    directory::template::TemplateError,
+    net::{Address, tls},
+    secret::Secret,
     tasks::Tasks,
 };
 
@@ -46,10 +49,8 @@ const MAX_TEXT_CHARS: usize = 160;
 
 /// Makes connections to one server.
 pub(super) struct Connector {
-    /// The server's URL, without anything secret: for logs.
-    pub(super) server: String,
-    host: String,
-    port: u16,
+    /// Where it is: nothing of it is secret.
+    pub(super) uri: LdapUri,
     tls: Option<Arc<ClientConfig>>,
     start_tls: bool,
     tasks: Tasks,
@@ -59,13 +60,30 @@ pub(super) struct Connector {
 #[derive(Clone)]
 pub(super) struct Connection(ldap3::Ldap);
 
+/// One operation.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// For any sign of life, on the connection that searches share.
+    Probe(Search),
+    /// On the same.
+    Search(Search),
+    /// As a user, on a connection of its own.
+    Bind {
+        /// Whose entry.
+        dn: String,
+        /// UTF-8, not empty.
+        password: Secret,
+    },
+}
+
 /// What is searched for.
-pub(super) struct Search<'a> {
-    pub(super) base: &'a str,
+#[derive(Debug)]
+pub(super) struct Search {
+    pub(super) base: Arc<str>,
     /// The base entry and all below it, or the base entry alone.
     pub(super) subtree: bool,
-    pub(super) filter: &'a str,
-    pub(super) attributes: &'a [String],
+    pub(super) filter: String,
+    pub(super) attributes: Arc<[String]>,
 }
 
 /// What the server said.
@@ -76,6 +94,8 @@ pub(super) struct Reply {
     text: String,
     /// Entries found, two at most.
     pub(super) entries: Vec<StructureTag>,
+    /// URIs of servers that should be asked instead.
+    pub(super) referrals: Vec<String>,
 }
 
 /// Why there was no reply.
@@ -87,9 +107,12 @@ pub(super) enum Broken {
     /// The connection broke.
     #[error("connection failed: {0}")]
     Dead(String),
-    /// The deadline passed.
+    /// The server said nothing until the deadline.
     #[error("no answer in time ({0})")]
     Late(&'static str),
+    /// Too many asked before, until the deadline.
+    #[error("too many questions wait for it")]
+    Crowded,
     /// The service account was refused.
     #[error("service bind: {0}")]
     Service(Reply),
@@ -125,30 +148,31 @@ pub enum LdapSetupError {
     /// TLS cannot be set up.
     #[error("cannot set up TLS")]
     Tls(#[source] rustls::Error),
-    /// The URI has a wrong form.
-    #[error("the URI is not of the form ldap://host[:port] or ldaps://host[:port]")]
-    Uri,
+    /// There is no server.
+    #[error("no server is named")]
+    NoServer,
+    /// The certificate or its key are not usable.
+    #[error("cannot use the client certificate")]
+    Client(#[source] tls::TlsError),
 }
 
 // === impl Connector ===
 
 impl Connector {
-    pub(super) fn new(settings: &LdapSettings, tasks: Tasks) -> Result<Self, LdapSetupError> {
-        let (is_ldaps, host, port) = parse_uri(&settings.uri).ok_or(LdapSetupError::Uri)?;
-        let tls = if is_ldaps || settings.start_tls {
-            Some(Arc::new(client_config(settings.ca_file.as_deref())?))
-        } else {
-            None
-        };
-        let scheme = if is_ldaps { "ldaps" } else { "ldap" };
-        Ok(Self {
-            server: format!("{scheme}://{host}:{port}"),
-            host,
-            port,
-            tls,
-            start_tls: settings.start_tls && !is_ldaps,
+    /// `tls` is what connections are encrypted by, if they are.
+    pub(super) fn new(
+        uri: LdapUri,
+        tls: Option<Arc<ClientConfig>>,
+        start_tls: bool,
+        tasks: Tasks,
+    ) -> Self {
+        let start_tls = start_tls && !uri.tls && matches!(uri.address, Address::Tcp { .. });
+        Self {
+            tls: tls.filter(|_| uri.tls || start_tls),
+            start_tls,
+            uri,
             tasks,
-        })
+        }
     }
 
     /// A new connection, encrypted if it is to be, bound as nobody.
@@ -162,13 +186,18 @@ impl Connector {
         let connected = self.connect_socket().await;
         let socket = connected.map_err(|error| Broken::Connect(error.to_string()))?;
         let mut settings = LdapConnSettings::new()
-            .set_std_stream(StdStream::Tcp(socket))
+            .set_std_stream(socket)
             .set_starttls(self.start_tls);
         if let Some(config) = &self.tls {
             settings = settings.set_config(Arc::clone(config));
         }
+        // The library reads the scheme and the name that the certificate must have; the path of a socket is not for it.
+        let uri = match &self.uri.address {
+            Address::Tcp { .. } => self.uri.to_string(),
+            Address::Unix(_) => "ldapi:///".to_owned(),
+        };
         let (driver, ldap) = contained(async {
-            LdapConnAsync::with_settings(settings, &self.server)
+            LdapConnAsync::with_settings(settings, &uri)
                 .await
                 .map_err(|error| Broken::Connect(describe(&error)))
         })
@@ -181,38 +210,28 @@ impl Connector {
         Ok(Connection(ldap))
     }
 
-    async fn connect_socket(&self) -> io::Result<std::net::TcpStream> {
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let socket = TcpStream::connect((host, self.port)).await?;
-        socket.set_nodelay(true)?;
-        let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
-        socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
-        socket.into_std()
+    async fn connect_socket(&self) -> io::Result<StdStream> {
+        match &self.uri.address {
+            Address::Tcp { host, port } => {
+                let socket = TcpStream::connect((host.as_str(), *port)).await?;
+                socket.set_nodelay(true)?;
+                let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
+                socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+                socket.into_std().map(StdStream::Tcp)
+            }
+            Address::Unix(path) => {
+                let socket = UnixStream::connect(path).await?;
+                socket.into_std().map(StdStream::Unix)
+            }
+        }
     }
 }
 
-/// Whether it is `ldaps`, the host (an IPv6 address in brackets) and the port.
-fn parse_uri(uri: &str) -> Option<(bool, String, u16)> {
-    let (is_ldaps, rest) = match uri.strip_prefix("ldaps://") {
-        Some(rest) => (true, rest),
-        None => (false, uri.strip_prefix("ldap://")?),
-    };
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
-        _ => (rest, if is_ldaps { 636 } else { 389 }),
-    };
-    let name = match host.strip_prefix('[') {
-        Some(address) => address.strip_suffix(']')?,
-        None if host.contains(':') => return None,
-        None => host,
-    };
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-    let valid = !name.is_empty() && name.chars().all(allowed) && port != 0;
-    valid.then(|| (is_ldaps, host.to_owned(), port))
-}
-
-fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, LdapSetupError> {
+/// What connections to all servers are encrypted by.
+pub(super) fn client_config(
+    ca_file: Option<&Path>,
+    client: Option<&tls::Files>,
+) -> Result<ClientConfig, LdapSetupError> {
     let path = ca_file.unwrap_or(Path::new(SYSTEM_AUTHORITIES));
     let failed = |source| LdapSetupError::File {
         path: path.to_owned(),
@@ -230,11 +249,17 @@ fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, LdapSetupError>
     }
     // The provider is named, so that nothing depends on which one the process has installed.
     let provider = Arc::new(aws_lc_rs::default_provider());
-    Ok(ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(LdapSetupError::Tls)?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+        .with_root_certificates(roots);
+    let Some(files) = client else {
+        return Ok(config.with_no_client_auth());
+    };
+    let (chain, key) = tls::pair(files).map_err(LdapSetupError::Client)?;
+    config
+        .with_client_auth_cert(chain, key)
+        .map_err(LdapSetupError::Tls)
 }
 
 // === impl Connection ===
@@ -260,10 +285,20 @@ impl Connection {
         .await
     }
 
+    /// Binds as whom the connection itself names (SASL EXTERNAL).
+    pub(super) async fn bind_external(&mut self, deadline: Instant) -> Result<Reply, Broken> {
+        let within = left(deadline)?;
+        contained(async {
+            let bound = self.0.with_timeout(within).sasl_external_bind().await;
+            Ok(Reply::new(bound.map_err(|e| Broken::of(&e))?, Vec::new()))
+        })
+        .await
+    }
+
     /// Searches.
     pub(super) async fn search(
         &mut self,
-        search: &Search<'_>,
+        search: &Search,
         deadline: Instant,
     ) -> Result<Reply, Broken> {
         // The library's own limit starts anew with every entry.
@@ -273,7 +308,7 @@ impl Connection {
             .unwrap_or(Err(Broken::Late("searching")))
     }
 
-    async fn search_now(&mut self, search: &Search<'_>, within: Duration) -> Result<Reply, Broken> {
+    async fn search_now(&mut self, search: &Search, within: Duration) -> Result<Reply, Broken> {
         let limit = i32::try_from(MAX_ENTRIES).unwrap_or(0);
         let options = SearchOptions::new().sizelimit(limit);
         let scope = if search.subtree {
@@ -285,7 +320,7 @@ impl Connection {
             .0
             .with_timeout(within)
             .with_search_options(options)
-            .streaming_search(search.base, scope, search.filter, search.attributes)
+            .streaming_search(&search.base, scope, &search.filter, &*search.attributes)
             .await
             .map_err(|e| Broken::of(&e))?;
         let mut entries = Vec::new();
@@ -330,6 +365,82 @@ impl Reply {
             code: result.rc,
             text: printable(&result.text),
             entries,
+            referrals: result.refs,
+        }
+    }
+}
+
+impl Reply {
+    /// Whether a search was carried out.
+    pub(super) fn is_found(&self) -> bool {
+        // A limit on the size of a result is what we asked for.
+        self.code == code::SUCCESS
+            || self.code == code::SIZE_LIMIT_EXCEEDED && !self.entries.is_empty()
+    }
+
+    /// Whether a bind says something about the entry rather than about the server.
+    pub(super) fn is_judged(&self) -> bool {
+        matches!(
+            self.code,
+            code::SUCCESS
+                | code::NO_SUCH_OBJECT
+                | code::INAPPROPRIATE_AUTHENTICATION
+                | code::INVALID_CREDENTIALS
+                | code::UNWILLING_TO_PERFORM
+        )
+    }
+
+    /// Whether it was let in to look at the root entry, which need not show anything.
+    pub(super) fn is_sign_of_life(&self) -> bool {
+        matches!(
+            self.code,
+            code::SUCCESS | code::NO_SUCH_OBJECT | code::INSUFFICIENT_ACCESS_RIGHTS
+        )
+    }
+
+    /// Whether the server says that it is of no use to anybody now.
+    pub(super) fn is_trouble(&self) -> bool {
+        matches!(self.code, code::BUSY | code::UNAVAILABLE)
+    }
+}
+
+// === impl Request ===
+
+impl Request {
+    /// Looks at the root entry: every server has one (RFC 4512, 5.1).
+    pub(super) fn probe() -> Self {
+        Self::Probe(Search {
+            base: "".into(),
+            subtree: false,
+            filter: "(objectClass=*)".to_owned(),
+            attributes: ["1.1".to_owned()].into(),
+        })
+    }
+
+    /// What it is called.
+    pub(super) const fn word(&self) -> &'static str {
+        match self {
+            Self::Probe(_) => "probe",
+            Self::Search(_) => "search",
+            Self::Bind { .. } => "bind",
+        }
+    }
+
+    /// Whether that settles it; else another server may know better.
+    pub(super) fn is_answered_by(&self, reply: &Reply) -> bool {
+        match self {
+            Self::Probe(_) => reply.is_sign_of_life(),
+            Self::Search(_) => reply.is_found(),
+            Self::Bind { .. } => reply.is_judged(),
+        }
+    }
+
+    /// What there is to say of a reply that does not settle it.
+    pub(super) fn complaint(&self, reply: &Reply) -> String {
+        match self {
+            // Without the server's own words, which follow from what the client sent.
+            Self::Bind { dn, .. } => format!("bind as {dn}: result code {}", reply.code),
+            Self::Probe(_) | Self::Search(_) => format!("{}: {reply}", self.word()),
         }
     }
 }
@@ -338,7 +449,7 @@ impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "result code {}", self.code)?;
         if self.code == 10 {
-            f.write_str(" (a referral, which is not followed)")?;
+            f.write_str(" (a referral to a server that is not configured)")?;
         }
         if !self.text.is_empty() {
             write!(f, " ({})", self.text)?;
@@ -391,43 +502,6 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn uris_are_of_one_form() {
-        let parsed = |uri| parse_uri(uri).map(|(tls, host, port)| format!("{tls} {host} {port}"));
-        for (uri, expected) in [
-            (
-                "ldap://ldap.example.org",
-                Some("false ldap.example.org 389"),
-            ),
-            (
-                "ldap://ldap.example.org/",
-                Some("false ldap.example.org 389"),
-            ),
-            (
-                "ldaps://ldap.example.org",
-                Some("true ldap.example.org 636"),
-            ),
-            ("ldap://127.0.0.1:1389", Some("false 127.0.0.1 1389")),
-            ("ldap://[::1]:1389", Some("false [::1] 1389")),
-            ("ldap://[::1]", Some("false [::1] 389")),
-            ("ldapi:///run/slapd", None),
-            ("ldap://", None),
-            ("ldap:///", None),
-            ("ldap://:389", None),
-            ("ldap://::1", None),
-            ("ldap://[::1", None),
-            ("ldap://host:", None),
-            ("ldap://host:0", None),
-            ("ldap://host:65536", None),
-            ("ldap://host/dc=org", None),
-            ("ldap://user@host", None),
-            ("ldap://host?x", None),
-            ("host", None),
-        ] {
-            assert_eq!(parsed(uri).as_deref(), expected, "{uri}");
-        }
-    }
 
     #[test]
     fn foreign_words_are_cut_and_cleaned() {

@@ -1,6 +1,8 @@
 //! The directory against a real slapd: who may log in, and what happens when the server is away, silent or hostile.
 
+mod memory;
 mod recipients;
+mod servers;
 mod slapd;
 
 use std::{
@@ -27,20 +29,23 @@ fn settings(uri: String, verify: Verify) -> Settings {
     };
     Settings {
         source: Source::Ldap(Box::new(LdapSettings {
-            uri,
+            servers: vec![LdapUri::parse(&uri).unwrap()],
             start_tls: false,
             ca_file: None,
-            bind_dn: Some(READER.to_owned()),
-            bind_password: Some(Secret::new(READER_PASSWORD.into())),
-            base: PEOPLE.to_owned(),
-            filter: "(&(objectClass=inetOrgPerson)(|(uid=%u)(mail=%u)))".to_owned(),
-            delivery_filter: DELIVERY_FILTER.to_owned(),
-            verify,
-            attributes,
+            client: None,
+            service: reader(READER_PASSWORD),
+            schema: SchemaSettings {
+                base: PEOPLE.to_owned(),
+                filter: "(&(objectClass=inetOrgPerson)(|(uid=%u)(mail=%u)))".to_owned(),
+                delivery_filter: DELIVERY_FILTER.to_owned(),
+                verify,
+                attributes,
+                default_uid: Some(5000),
+                default_gid: Some(5001),
+            },
             timeout: Duration::from_secs(10),
+            hedge_after: Duration::from_millis(500),
             bind_connections: 4,
-            default_uid: Some(5000),
-            default_gid: Some(5001),
         })),
         addresses: AddressSettings::default(),
         cache: CacheSettings {
@@ -50,11 +55,20 @@ fn settings(uri: String, verify: Verify) -> Settings {
     }
 }
 
+/// The service account of the sample tree.
+fn reader(password: &str) -> ServiceAccount {
+    ServiceAccount::Simple {
+        dn: READER.to_owned(),
+        password: Secret::new(password.into()),
+    }
+}
+
 fn cached(mut settings: Settings) -> Settings {
     settings.cache = CacheSettings {
         entries: 100,
         ttl: Duration::from_secs(3600),
         negative_ttl: Duration::from_secs(3600),
+        max_stale: Duration::ZERO,
     };
     settings
 }
@@ -68,7 +82,14 @@ fn but(mut settings: Settings, change: impl FnOnce(&mut LdapSettings)) -> Settin
 }
 
 fn start(settings: Settings) -> Directory {
-    Directory::start(settings, Metrics::new().unwrap(), Tasks::new()).unwrap()
+    start_counted(settings).0
+}
+
+/// The same, with what it counts.
+fn start_counted(settings: Settings) -> (Directory, Metrics) {
+    let metrics = Metrics::new().unwrap();
+    let directory = Directory::start(settings, metrics.clone(), Tasks::new());
+    (directory.unwrap(), metrics)
 }
 
 /// Logs in and says how that went, in one word or two.
@@ -408,19 +429,19 @@ async fn wrong_settings_make_it_unavailable_not_the_user_wrong() {
     let slapd = Slapd::new();
     let wrong =
         |change: fn(&mut LdapSettings)| start(but(settings(slapd.uri(), Verify::Bind), change));
-    let directory = wrong(|ldap| ldap.bind_password = Some(Secret::new(b"no".to_vec())));
+    let directory = wrong(|ldap| ldap.service = reader("no"));
     assert_eq!(log_in(&directory, "ann", "secret").await, "unavailable");
     assert!(!directory.is_reachable().await);
-    let directory = wrong(|ldap| ldap.base = "ou=nobody,dc=example,dc=org".to_owned());
+    let directory = wrong(|ldap| ldap.schema.base = "ou=nobody,dc=example,dc=org".to_owned());
     assert_eq!(log_in(&directory, "ann", "secret").await, "unavailable");
-    let directory = wrong(|ldap| ldap.default_uid = None);
+    let directory = wrong(|ldap| ldap.schema.default_uid = None);
     let text = format!(
         "entry {}: uidNumber is missing, and has no default",
         dn("bob")
     );
     assert_eq!(log_in(&directory, "bob", "crypted").await, text);
     // A search that a referral answers finds nothing here.
-    let directory = wrong(|ldap| ldap.base = format!("ou=elsewhere,{PEOPLE}"));
+    let directory = wrong(|ldap| ldap.schema.base = format!("ou=elsewhere,{PEOPLE}"));
     assert_eq!(log_in(&directory, "ann", "secret").await, "unavailable");
 }
 
@@ -436,13 +457,14 @@ async fn settings_that_cannot_work_are_refused_at_start() {
             other => panic!("{other:?}"),
         }
     };
-    use LdapSetupError::{BindPassword, File, Filter, Uri};
-    assert!(matches!(refused(|l| l.uri = "x".to_owned()), Uri));
+    use LdapSetupError::{BindPassword, File, Filter, NoServer};
+    assert!(matches!(refused(|l| l.servers.clear()), NoServer));
     assert!(matches!(
-        refused(|l| l.filter = "(uid=x)".to_owned()),
+        refused(|l| l.schema.filter = "(uid=x)".to_owned()),
         Filter(_)
     ));
-    assert!(matches!(refused(|l| l.bind_password = None), BindPassword));
+    let empty = refused(|ldap| ldap.service = reader(""));
+    assert!(matches!(empty, BindPassword));
     let missing = refused(|ldap| {
         ldap.start_tls = true;
         ldap.ca_file = Some("/nonexistent".into());
@@ -658,9 +680,7 @@ impl Relay {
         tasks.spawn("relay", async move {
             let server = server.trim_start_matches("ldap://").to_owned();
             while let Ok((client, _)) = listener.accept().await {
-                let number = 1 + shared
-                    .connections
-                    .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let number = 1 + shared.connections.fetch_add(1, Ordering::SeqCst);
                 let (shared, server) = (Arc::clone(&shared), server.clone());
                 spawner.spawn("relayed", async move {
                     let server = tokio::net::TcpStream::connect(server).await.unwrap();
@@ -687,7 +707,7 @@ impl Relay {
         let requests = async {
             let mut buffer = [0; 4096];
             while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
-                if number <= state.cut.load(std::sync::atomic::Ordering::SeqCst) {
+                if number <= state.cut.load(Ordering::SeqCst) {
                     return;
                 }
                 to_server.write_all(&buffer[..length]).await.unwrap();
@@ -700,15 +720,11 @@ impl Relay {
     }
 
     fn connections(&self) -> usize {
-        self.state
-            .connections
-            .load(std::sync::atomic::Ordering::SeqCst)
+        self.state.connections.load(Ordering::SeqCst)
     }
 
     fn cut_at_next_request(&self) {
         let cut = self.connections();
-        self.state
-            .cut
-            .store(cut, std::sync::atomic::Ordering::SeqCst);
+        self.state.cut.store(cut, Ordering::SeqCst);
     }
 }

@@ -5,6 +5,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::{Ipv4Addr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU8, Ordering},
@@ -13,16 +14,20 @@ use std::{
 
 use base64::Engine as _;
 use ldap3::{LdapConnAsync, Mod};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::tasks::Tasks;
+use crate::{net::tls, tasks::Tasks};
 
 pub(super) const BASE: &str = "dc=example,dc=org";
 pub(super) const PEOPLE: &str = "ou=people,dc=example,dc=org";
 pub(super) const READER: &str = "cn=reader,dc=example,dc=org";
 pub(super) const READER_PASSWORD: &str = "reader's password";
+/// The common name of a client certificate that is the reader's.
+const CLIENT: &str = "pigeonair";
 const PORT: u16 = 1389;
 const TLS_PORT: u16 = 1636;
 const ADMIN: &str = "cn=admin,dc=example,dc=org";
@@ -133,18 +138,28 @@ impl Slapd {
     pub(super) fn with_tls(name: Option<&str>) -> (Self, PathBuf) {
         let mut slapd = Self::prepare();
         let name = name.map_or_else(|| slapd.address.to_string(), ToOwned::to_owned);
-        let (ca, cert, key) = make_certificate(&name);
-        for (file, content) in [("ca.pem", ca), ("cert.pem", cert), ("key.pem", key)] {
+        for (file, content) in make_certificates(&name) {
             fs::write(slapd.path(file), content).unwrap();
+            let mode = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(slapd.path(file), mode).unwrap();
         }
         let folder = slapd.folder.path().display();
         let configuration = slapd.configuration(&format!(
-            "TLSCACertificateFile {folder}/ca.pem\nTLSCertificateFile {folder}/cert.pem\nTLSCertificateKeyFile {folder}/key.pem\n",
+            "TLSCACertificateFile {folder}/ca.pem\nTLSCertificateFile {folder}/cert.pem\nTLSCertificateKeyFile {folder}/key.pem\n\
+             TLSVerifyClient allow\n",
         ));
         fs::write(slapd.path("slapd.conf"), configuration).unwrap();
         slapd.start();
         let authority = slapd.path("ca.pem");
         (slapd, authority)
+    }
+
+    /// The certificate by which a client is the reader, and its key: of a server with TLS.
+    pub(super) fn client_files(&self) -> tls::Files {
+        tls::Files {
+            certificate: self.path("client.pem"),
+            key: self.path("client.key.pem"),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -158,6 +173,8 @@ impl Slapd {
             .concat();
         format!(
             "{schemas}pidfile {folder}/pid\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\n{ALTERNATE}{more}\
+             authz-regexp ^gidNumber=0.uidNumber=0,cn=peercred,cn=external,cn=auth$ {READER}\n\
+             authz-regexp ^cn={CLIENT}$ {READER}\n\
              database mdb\nsuffix {BASE}\nrootdn {ADMIN}\nrootpw admin\ndirectory {folder}/db\ndbnosync\n\
              index uid,mail eq\n\
              access to dn.exact=\"cn=none,{PEOPLE}\" attrs=userPassword by anonymous auth by * none\n\
@@ -174,12 +191,26 @@ impl Slapd {
         format!("ldaps://{}:{TLS_PORT}", self.address)
     }
 
+    /// Its Unix socket, by which root is the reader.
+    pub(super) fn ldapi_uri(&self) -> String {
+        format!("ldapi://{}", self.path("ldapi").display())
+    }
+
     /// Starts it and waits until it listens.
     pub(super) fn start(&mut self) {
+        let listeners = format!(
+            "{} {} {}",
+            self.uri(),
+            self.ldaps_uri(),
+            // As slapd wants it.
+            self.ldapi_uri()
+                .replace("/", "%2F")
+                .replace("%2F%2F%2F", "//%2F")
+        );
         let child = Command::new("/usr/sbin/slapd")
             .args(["-d", "0", "-f"])
             .arg(self.path("slapd.conf"))
-            .args(["-h", &format!("{} {}", self.uri(), self.ldaps_uri())])
+            .args(["-h", &listeners])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -239,6 +270,13 @@ impl Slapd {
         done.success().unwrap();
     }
 
+    /// Changes the password of the reader.
+    pub(super) async fn replace_reader_password(&self, password: &str) {
+        let change = Mod::Replace("userPassword", HashSet::from([password]));
+        let done = self.admin().await.modify(READER, vec![change]).await;
+        done.unwrap().success().unwrap();
+    }
+
     /// Gives a user another DN.
     pub(super) async fn rename(&self, cn: &str, to: &str) {
         let mut admin = self.admin().await;
@@ -294,20 +332,31 @@ fn tree() -> String {
     tree
 }
 
-/// An authority's certificate, one it signed for `name`, and the key of that.
-fn make_certificate(name: &str) -> (String, String, String) {
+/// Files: an authority's certificate, those that it signed for a server of that name and for the client, and their keys.
+fn make_certificates(name: &str) -> [(&'static str, String); 5] {
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_key = KeyPair::generate().unwrap();
     let ca_pem = pem("CERTIFICATE", ca.self_signed(&ca_key).unwrap().der());
     let issuer = Issuer::new(ca, ca_key);
-    let key = KeyPair::generate().unwrap();
-    let server = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    let server_pem = pem(
-        "CERTIFICATE",
-        server.signed_by(&key, &issuer).unwrap().der(),
-    );
-    (ca_pem, server_pem, pem("PRIVATE KEY", &key.serialize_der()))
+    let sign = |parameters: CertificateParams| {
+        let key = KeyPair::generate().unwrap();
+        let signed = parameters.signed_by(&key, &issuer).unwrap();
+        let key = pem("PRIVATE KEY", &key.serialize_der());
+        (pem("CERTIFICATE", signed.der()), key)
+    };
+    let (server, server_key) = sign(CertificateParams::new(vec![name.to_owned()]).unwrap());
+    let mut client = CertificateParams::new(Vec::new()).unwrap();
+    client.distinguished_name = DistinguishedName::new();
+    client.distinguished_name.push(DnType::CommonName, CLIENT);
+    let (client, client_key) = sign(client);
+    [
+        ("ca.pem", ca_pem),
+        ("cert.pem", server),
+        ("key.pem", server_key),
+        ("client.pem", client),
+        ("client.key.pem", client_key),
+    ]
 }
 
 fn pem(label: &str, der: &[u8]) -> String {

@@ -1,0 +1,366 @@
+//! One LDAP server: a worker's connections to it, and what all workers know of it.
+//!
+//! Searches share one connection, bound as the service account, many in flight at a time up to a bound. Binding as a user
+//! takes a connection for itself, so those come from a pool, and never serve a search. Both kinds are made on use and
+//! dropped when they failed or kept somebody waiting too long; a kept connection that turns out to be dead is replaced once,
+//! silently, within the same deadline.
+//!
+//! ```text
+//!          no connection, no service bind, "busy", nobody got an answer in time
+//!    up ────────────────────────────────────────────────────────────────────────> away
+//!     ^───────────── anybody's question is answered, or the probe's ──────────────/
+//! ```
+//!
+//! Whoever finds it away starts a probe: it connects, binds as the service account and reads the root entry, first after half
+//! a second, then after twice as long each time up to ten seconds, until it is up. That it goes away and comes back is
+//! logged once each.
+//!
+//! Limits: searches in flight, connections for binds; a deadline for everything.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::{
+    code,
+    connection::{Broken, Connection, Connector, Reply, Request, Search},
+    lock,
+};
+use crate::{directory::ServiceAccount, metrics::Metrics, tasks::Tasks};
+
+/// Searches in flight. One slapd of two cores is busy with 64 (9,000 searches a second); more would only wait there, not here.
+const MAX_SEARCHES: usize = 64;
+
+/// The first pause of a probe.
+const PROBE_FIRST: Duration = Duration::from_millis(500);
+/// The longest.
+const PROBE_LAST: Duration = Duration::from_secs(10);
+/// How long a probe waits for its answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often it is logged that a server does not do what it was asked.
+const COMPLAINT_EVERY: Duration = Duration::from_secs(60);
+
+/// What all workers know of a server.
+pub(super) struct Known {
+    pub(super) connector: Connector,
+    /// Its URI, for labels and logs.
+    pub(super) name: String,
+    service: Arc<ServiceAccount>,
+    metrics: Metrics,
+    tasks: Tasks,
+    state: Mutex<State>,
+}
+
+/// Whether it answers.
+#[derive(Debug)]
+struct State {
+    is_up: bool,
+    /// When it last said anything of use.
+    answered: Option<Instant>,
+    /// When it was last logged that it does not do what it was asked.
+    complained: Option<Instant>,
+}
+
+/// A worker's connections to a server.
+pub(super) struct Server {
+    pub(super) known: Arc<Known>,
+    searches: Semaphore,
+    shared: Mutex<Option<Shared>>,
+    /// Held by whoever makes the next one.
+    connecting: tokio::sync::Mutex<()>,
+    /// How many were made.
+    made: AtomicU64,
+    binds: Semaphore,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// The connection that searches share.
+#[derive(Clone)]
+struct Shared {
+    connection: Connection,
+    /// Which one it is, so that nobody drops the successor of the one that failed.
+    number: u64,
+}
+
+// === impl Known ===
+
+impl Known {
+    /// It is taken for up.
+    pub(super) fn new(
+        connector: Connector,
+        service: Arc<ServiceAccount>,
+        metrics: Metrics,
+        tasks: Tasks,
+    ) -> Self {
+        let known = Self {
+            name: connector.uri.to_string(),
+            connector,
+            service,
+            metrics,
+            tasks,
+            state: Mutex::new(State {
+                is_up: true,
+                answered: None,
+                complained: None,
+            }),
+        };
+        known.show();
+        known
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        lock(&self.state).is_up
+    }
+
+    /// Learns from how a question ended that was asked at `asked`.
+    fn note(self: &Arc<Self>, request: &Request, answer: &Result<Reply, Broken>, asked: Instant) {
+        let result = match answer {
+            Ok(reply) if request.is_answered_by(reply) => "ok",
+            Ok(_) => "refused",
+            Err(_) => "failed",
+        };
+        let labels = [self.name.as_str(), request.word(), result];
+        self.metrics.ldap_requests.with_label_values(&labels).inc();
+        match answer {
+            Ok(reply) if reply.is_trouble() => self.went_away(&request.complaint(reply)),
+            Ok(reply) if !request.is_answered_by(reply) => self.complain(&request.complaint(reply)),
+            Ok(_) => self.answers(),
+            // It may be that nobody let us ask.
+            Err(Broken::Crowded) => {}
+            Err(broken @ Broken::Late(_)) => self.suspect(asked, &broken.to_string()),
+            Err(broken) => self.went_away(&broken.to_string()),
+        }
+    }
+
+    fn complain(&self, complaint: &str) {
+        let now = Instant::now();
+        let mut state = lock(&self.state);
+        let is_due = |last: Instant| now.duration_since(last) >= COMPLAINT_EVERY;
+        if state.complained.is_none_or(is_due) {
+            state.complained = Some(now);
+            drop(state);
+            tracing::warn!(server = self.name, error = complaint, "directory refuses");
+        }
+    }
+
+    /// It was silent since `asked`: to everybody?
+    pub(super) fn suspect(self: &Arc<Self>, asked: Instant, error: &str) {
+        let has_answered = lock(&self.state).answered.is_some_and(|last| last > asked);
+        if !has_answered {
+            self.went_away(error);
+        }
+    }
+
+    fn answers(&self) {
+        let mut state = lock(&self.state);
+        state.answered = Some(Instant::now());
+        let was_up = std::mem::replace(&mut state.is_up, true);
+        drop(state);
+        if !was_up {
+            tracing::info!(server = self.name, "directory is available again");
+            self.show();
+        }
+    }
+
+    fn went_away(self: &Arc<Self>, error: &str) {
+        let was_up = std::mem::replace(&mut lock(&self.state).is_up, false);
+        if !was_up {
+            return;
+        }
+        tracing::warn!(server = self.name, error, "directory is not available");
+        self.show();
+        let known = Arc::clone(self);
+        self.tasks.background("ldap probe", async move {
+            let mut pause = PROBE_FIRST;
+            loop {
+                sleep(jittered(pause)).await;
+                if known.is_up() {
+                    return;
+                }
+                // Its end says whether the server is up again.
+                let asked = Instant::now();
+                let (probe, deadline) = (Request::probe(), asked + PROBE_TIMEOUT);
+                let answer = known.probe(&probe, deadline).await;
+                known.note(&probe, &answer, asked);
+                pause = pause.saturating_mul(2).min(PROBE_LAST);
+            }
+        });
+    }
+
+    /// Sets the gauge.
+    fn show(&self) {
+        let gauge = &self.metrics.ldap_server_up;
+        let gauge = gauge.with_label_values(&[self.name.as_str()]);
+        gauge.set(i64::from(self.is_up()));
+    }
+
+    async fn probe(&self, probe: &Request, deadline: Instant) -> Result<Reply, Broken> {
+        let mut connection = self.serving(deadline).await?;
+        match probe {
+            Request::Probe(search) | Request::Search(search) => {
+                connection.search(search, deadline).await
+            }
+            Request::Bind { .. } => Err(Broken::Crowded),
+        }
+    }
+
+    /// A new connection, bound as the service account.
+    async fn serving(&self, deadline: Instant) -> Result<Connection, Broken> {
+        let mut connection = self.connector.connect(deadline).await?;
+        let reply = match &*self.service {
+            ServiceAccount::Anonymous => return Ok(connection),
+            ServiceAccount::External => connection.bind_external(deadline).await?,
+            ServiceAccount::Simple { dn, password } => {
+                let password = std::str::from_utf8(password.expose()).unwrap_or_default();
+                connection.bind(dn, password, deadline).await?
+            }
+        };
+        if reply.code == code::SUCCESS {
+            Ok(connection)
+        } else {
+            Err(Broken::Service(reply))
+        }
+    }
+}
+
+/// Between three quarters of it and all of it, so that many fronts do not probe at once.
+fn jittered(pause: Duration) -> Duration {
+    let part = getrandom::u32().unwrap_or_default() % 256;
+    pause * (768 + part) / 1024
+}
+
+// === impl Server ===
+
+impl Server {
+    /// For one of so many workers: its share of all that there may be.
+    pub(super) fn new(known: Arc<Known>, bind_connections: usize, workers: usize) -> Self {
+        Self {
+            known,
+            searches: Semaphore::new(MAX_SEARCHES.div_ceil(workers)),
+            shared: Mutex::new(None),
+            connecting: tokio::sync::Mutex::new(()),
+            made: AtomicU64::new(0),
+            binds: Semaphore::new(bind_connections.div_ceil(workers)),
+            idle: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Asks it, and learns from how that ends.
+    pub(super) async fn ask(&self, request: &Request, deadline: Instant) -> Result<Reply, Broken> {
+        let asked = Instant::now();
+        let answer = match request {
+            Request::Probe(search) | Request::Search(search) => self.search(search, deadline).await,
+            Request::Bind { dn, password } => {
+                let password = std::str::from_utf8(password.expose()).unwrap_or_default();
+                self.bind(dn, password, deadline).await
+            }
+        };
+        self.known.note(request, &answer, asked);
+        answer
+    }
+
+    async fn search(&self, search: &Search, deadline: Instant) -> Result<Reply, Broken> {
+        let turn = timeout_at(deadline, self.searches.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            return Err(Broken::Crowded);
+        };
+        let (shared, is_new) = self.connection(deadline).await?;
+        let broken = match shared.connection.clone().search(search, deadline).await {
+            Ok(reply) => return Ok(reply),
+            Err(broken) => broken,
+        };
+        self.drop_shared(shared.number);
+        if is_new || !broken.is_dead_connection() {
+            return Err(broken);
+        }
+        let (shared, _) = self.connection(deadline).await?;
+        let mut connection = shared.connection;
+        let reply = connection.search(search, deadline).await;
+        if reply.is_err() {
+            self.drop_shared(shared.number);
+        }
+        reply
+    }
+
+    /// The connection for searches, and whether it was made just now.
+    async fn connection(&self, deadline: Instant) -> Result<(Shared, bool), Broken> {
+        if let Some(shared) = self.live_shared() {
+            return Ok((shared, false));
+        }
+        // All who wait want the same connection, and none waits longer than its own deadline.
+        let Ok(_connecting) = timeout_at(deadline, self.connecting.lock()).await else {
+            return Err(Broken::Late("waiting for a connection"));
+        };
+        if let Some(shared) = self.live_shared() {
+            return Ok((shared, false));
+        }
+        let connection = self.known.serving(deadline).await?;
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let shared = Shared { connection, number };
+        *lock(&self.shared) = Some(shared.clone());
+        Ok((shared, true))
+    }
+
+    fn live_shared(&self) -> Option<Shared> {
+        let mut shared = lock(&self.shared).clone()?;
+        (!shared.connection.is_closed()).then_some(shared)
+    }
+
+    fn drop_shared(&self, number: u64) {
+        let mut slot = lock(&self.shared);
+        if slot.as_ref().is_some_and(|shared| shared.number == number) {
+            *slot = None;
+        }
+    }
+
+    async fn bind(&self, dn: &str, password: &str, deadline: Instant) -> Result<Reply, Broken> {
+        let turn = timeout_at(deadline, self.binds.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            return Err(Broken::Crowded);
+        };
+        if let Some(mut kept) = self.take_idle() {
+            match kept.bind(dn, password, deadline).await {
+                Ok(reply) => {
+                    self.keep_idle(kept);
+                    return Ok(reply);
+                }
+                Err(broken) if !broken.is_dead_connection() => return Err(broken),
+                Err(_) => {}
+            }
+        }
+        let mut connection = self.known.connector.connect(deadline).await?;
+        let reply = connection.bind(dn, password, deadline).await?;
+        self.keep_idle(connection);
+        Ok(reply)
+    }
+
+    fn take_idle(&self) -> Option<Connection> {
+        let mut idle = lock(&self.idle);
+        while let Some(mut connection) = idle.pop() {
+            if !connection.is_closed() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    fn keep_idle(&self, connection: Connection) {
+        lock(&self.idle).push(connection);
+    }
+
+    /// How many connections wait to be bound on.
+    #[cfg(test)]
+    pub(super) fn kept_for_binds(&self) -> usize {
+        lock(&self.idle).len()
+    }
+}

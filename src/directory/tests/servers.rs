@@ -1,0 +1,228 @@
+//! Several real slapds with the same tree: who is asked, and what a dead, silent, slow or useless one costs.
+
+use super::*;
+
+/// Two servers, the first preferred.
+fn pair() -> [Slapd; 2] {
+    [Slapd::new(), Slapd::new()]
+}
+
+/// Settings for these servers, in this order.
+fn at(uris: &[String], change: impl FnOnce(&mut LdapSettings)) -> Settings {
+    let uris = uris.iter().map(|uri| LdapUri::parse(uri).unwrap());
+    let servers = uris.collect();
+    but(
+        settings("ldap://127.0.0.1".to_owned(), Verify::Bind),
+        |ldap| {
+            ldap.servers = servers;
+            change(ldap);
+        },
+    )
+}
+
+/// Whether the metrics call a server up.
+fn is_up(metrics: &Metrics, uri: &str) -> bool {
+    metrics.ldap_server_up.with_label_values(&[uri]).get() == 1
+}
+
+/// Searches that a server has answered.
+fn searched(metrics: &Metrics, uri: &str) -> u64 {
+    let labels = [uri, "search", "ok"];
+    metrics.ldap_requests.with_label_values(&labels).get()
+}
+
+/// Waits until a server is up, or away.
+async fn until_up(metrics: &Metrics, uri: &str, up: bool) {
+    let patience = Instant::now() + PATIENCE;
+    while is_up(metrics, uri) != up {
+        assert!(Instant::now() < patience, "{uri} is never up: {up}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_first_is_asked_while_it_lives_and_again_when_it_is_back() {
+    let [mut first, second] = pair();
+    let (one, two) = (first.uri(), second.uri());
+    let (directory, metrics) = start_counted(at(&[one.clone(), two.clone()], |_| {}));
+    assert!(is_up(&metrics, &one) && is_up(&metrics, &two));
+    assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+    assert_eq!((searched(&metrics, &one), searched(&metrics, &two)), (1, 0));
+    first.kill();
+    for _ in 0..3 {
+        assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+        assert_eq!(log_in(&directory, "ann", "wrong").await, "wrong password");
+        assert_eq!(log_in(&directory, "nobody", "x").await, "unknown user");
+    }
+    assert!(!is_up(&metrics, &one) && is_up(&metrics, &two));
+    assert_eq!((searched(&metrics, &one), searched(&metrics, &two)), (1, 9));
+    first.start();
+    // By the probe: nobody asks it meanwhile.
+    until_up(&metrics, &one, true).await;
+    assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+    assert_eq!((searched(&metrics, &one), searched(&metrics, &two)), (2, 9));
+}
+
+#[tokio::test]
+async fn nobody_fails_while_servers_die_in_turn() {
+    let mut servers = pair();
+    let uris = [servers[0].uri(), servers[1].uri()];
+    let (directory, metrics) = start_counted(at(&uris, |_| {}));
+    let stop = Arc::new(AtomicBool::new(false));
+    let tasks = Tasks::new();
+    let served = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    for _ in 0..8 {
+        let (directory, stop, served) = (directory.clone(), stop.clone(), served.clone());
+        tasks.spawn("logins", async move {
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+                served.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    let more = async || {
+        let enough = served.load(Ordering::Relaxed) + 50;
+        let patience = Instant::now() + PATIENCE;
+        while served.load(Ordering::Relaxed) < enough {
+            assert!(Instant::now() < patience, "logins stopped");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    for server in [0, 1, 0] {
+        more().await;
+        servers[server].kill();
+        until_up(&metrics, &uris[server], server == 1).await;
+        more().await;
+        servers[server].start();
+        until_up(&metrics, &uris[server], true).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert_eq!(tasks.drain(PATIENCE).await, 0);
+    let failed = metrics
+        .directory_lookups
+        .with_label_values(&["unavailable"]);
+    assert_eq!(failed.get(), 0);
+}
+
+#[tokio::test]
+async fn a_silent_one_is_overtaken_and_then_left_alone() {
+    const HEDGE: Duration = Duration::from_millis(100);
+    let [first, second] = pair();
+    let (one, two) = (first.uri(), second.uri());
+    let (directory, metrics) = start_counted(at(&[one.clone(), two.clone()], |ldap| {
+        ldap.hedge_after = HEDGE;
+    }));
+    assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+    first.freeze();
+    let began = Instant::now();
+    assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+    let took = began.elapsed();
+    // Long before its deadline of ten seconds.
+    assert!(took >= HEDGE && took < Duration::from_secs(5), "{took:?}");
+    assert!(!is_up(&metrics, &one));
+    let asked = metrics
+        .ldap_requests
+        .with_label_values(&[&one, "search", "failed"]);
+    for _ in 0..5 {
+        assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+    }
+    // What it was asked is still open; nothing was asked since.
+    assert_eq!(asked.get(), 0);
+    assert_eq!(searched(&metrics, &two), 6);
+    first.thaw();
+    until_up(&metrics, &one, true).await;
+    // The answer that came too late counts, too.
+    let before = searched(&metrics, &one);
+    assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+    assert_eq!(searched(&metrics, &one), before + 1);
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_us_is_passed_over() {
+    let [first, second] = pair();
+    first.replace_reader_password("another").await;
+    let uris = [first.uri(), second.uri()];
+    let (directory, metrics) = start_counted(at(&uris, |_| {}));
+    assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+    assert!(!is_up(&metrics, &uris[0]));
+    first.replace_reader_password(READER_PASSWORD).await;
+    until_up(&metrics, &uris[0], true).await;
+}
+
+#[tokio::test]
+async fn when_none_answers_the_first_is_named() {
+    let [mut first, mut second] = pair();
+    let uris = [first.uri(), second.uri()];
+    let (directory, metrics) = start_counted(at(&uris, |ldap| {
+        ldap.timeout = Duration::from_millis(500);
+    }));
+    first.kill();
+    second.kill();
+    let login = Login::parse("ann").unwrap();
+    let error = directory.find(&login).await.unwrap_err().to_string();
+    let expected = format!("directory is not available: {}: cannot connect", uris[0]);
+    assert!(error.starts_with(&expected), "{error}");
+    assert!(!directory.is_reachable().await);
+    // Nobody believes that they are away for good.
+    second.start();
+    assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+    assert!(is_up(&metrics, &uris[1]) && !is_up(&metrics, &uris[0]));
+}
+
+#[tokio::test]
+async fn an_entry_that_one_lacks_is_not_looked_for_at_the_next() {
+    let [first, second] = pair();
+    first.rename("bob", "bobby").await;
+    first.replace("bobby", "uid", "bobby").await;
+    let uris = [first.uri(), second.uri()];
+    let (directory, metrics) = start_counted(at(&uris, |_| {}));
+    assert_eq!(log_in(&directory, "bob", "crypted").await, "unknown user");
+    assert_eq!(searched(&metrics, &uris[1]), 0);
+}
+
+#[tokio::test]
+async fn one_without_our_base_is_passed_over_for_each_question() {
+    let [first, second] = pair();
+    first.rename("bob", "bobby").await;
+    let uris = [first.uri(), second.uri()];
+    let (directory, metrics) = start_counted(at(&uris, |ldap| {
+        // Only the second has it.
+        ldap.schema.base = dn("bob");
+    }));
+    for _ in 0..2 {
+        assert_eq!(log_in(&directory, "bob", "crypted").await, "ok bob");
+    }
+    assert_eq!(searched(&metrics, &uris[1]), 2);
+    // It may serve everybody else.
+    assert!(is_up(&metrics, &uris[0]));
+    let refused = metrics
+        .ldap_requests
+        .with_label_values(&[&uris[0], "search", "refused"]);
+    assert_eq!(refused.get(), 2);
+}
+
+#[tokio::test]
+async fn the_socket_or_a_certificate_may_say_who_we_are() {
+    let (slapd, authority) = Slapd::with_tls(None);
+    let over = |uri: String, start_tls, files: Option<crate::net::tls::Files>| {
+        let ca_file = Some(authority.clone());
+        start(at(&[uri], |ldap| {
+            ldap.service = ServiceAccount::External;
+            ldap.start_tls = start_tls;
+            ldap.ca_file = ca_file;
+            ldap.client = files;
+        }))
+    };
+    let ours = Some(slapd.client_files());
+    for directory in [
+        over(slapd.ldapi_uri(), false, None),
+        over(slapd.ldaps_uri(), false, ours.clone()),
+        over(slapd.uri(), true, ours),
+    ] {
+        directory.find(&Login::parse("ann").unwrap()).await.unwrap();
+        assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+        assert_eq!(log_in(&directory, "ann", "wrong").await, "wrong password");
+    }
+    let nobody = over(slapd.ldaps_uri(), false, None);
+    assert_eq!(log_in(&nobody, "ann", "secret").await, "unavailable");
+}
