@@ -16,22 +16,26 @@ use super::{
 };
 use crate::{
     directory::{
-        AddressSettings, Attributes, CacheSettings, LdapSettings, LdapUri, SchemaSettings,
+        AddressSettings, Attributes, CacheSettings, LdapSettings, LdapUri, Preset, SchemaSettings,
         ServiceAccount, Settings, Source, Verify,
     },
     net::Address,
     proto::lmtp,
 };
 
-const FILTER: &str = "(&(objectClass=inetLocalMailRecipient)(|(uid=%u)(mail=%u)))";
-const DELIVERY_FILTER: &str = "(&(objectClass=inetLocalMailRecipient)(|(uid=%u)(mail=%u)(mailAlternateAddress=%u)(mailLocalAddress=%u)))";
 const TIMEOUT: Duration = Duration::from_secs(5);
 const HEDGE_AFTER: Duration = Duration::from_millis(500);
 const SHORTEST_HEDGE: Duration = Duration::from_millis(10);
 const BIND_CONNECTIONS: usize = 8;
 const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Bases, and filters: all of them are tried for a name that nobody has.
+const MAX_SEARCHES: usize = 8;
+const DEFAULT_HOME: &str = "%u";
 /// A question asks each of them at most once.
 const MAX_SERVERS: usize = 8;
+
+/// Octets in a unit of a quota that is a mere number.
+const QUOTA_UNITS: &[(&str, u64)] = &[("octet", 1), ("KiB", 1 << 10), ("MiB", 1 << 20)];
 
 const VERIFY: &[(&str, Verify)] = &[("bind", Verify::Bind), ("hash", Verify::Hash)];
 
@@ -52,6 +56,7 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
     let id = form::integer(1..=LAST_ID);
     let default_uid = section.optional("default_uid", &id);
     let default_gid = section.optional("default_gid", &id);
+    let default_home = section.optional("default_home", &home());
     let addresses = addresses(section);
     let cache = cache(&mut section.table("cache"));
     let mut ldap_table = section.table("ldap");
@@ -62,11 +67,14 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
             let mut settings = ldap(&mut ldap_table, system)?;
             settings.schema.default_uid = default_uid;
             settings.schema.default_gid = default_gid;
+            if let Some(home) = default_home {
+                settings.schema.default_home = home;
+            }
             Source::Ldap(Box::new(settings))
         }
         Some(Kind::File) => {
             ldap_table.unused("not used with kind = \"file\"");
-            for name in ["default_uid", "default_gid"] {
+            for name in ["default_uid", "default_gid", "default_home"] {
                 if section.has(name) {
                     section.problem(name, "not used with kind = \"file\"");
                 }
@@ -226,20 +234,7 @@ fn ldap(table: &mut Section<'_>, system: &System) -> Option<LdapSettings> {
 
 /// One server, or a list of them; all are of the form.
 fn servers(table: &mut Section<'_>) -> Option<Vec<LdapUri>> {
-    let form = Form::new(
-        format!(
-            "{}, or a list of up to {MAX_SERVERS} of these",
-            LdapUri::FORM
-        ),
-        |value| {
-            let uri = |value: &toml::Value| LdapUri::parse(value.as_str()?);
-            let Some(list) = value.as_array() else {
-                return Some(vec![uri(value)?]);
-            };
-            let uris: Vec<LdapUri> = list.iter().map(uri).collect::<Option<_>>()?;
-            (1..=MAX_SERVERS).contains(&uris.len()).then_some(uris)
-        },
-    );
+    let form = form::one_or_more(form::parsed(LdapUri::FORM, LdapUri::parse), MAX_SERVERS);
     let uris = table.required("uri", &form)?;
     let mut seen = Vec::new();
     for uri in &uris {
@@ -252,19 +247,27 @@ fn servers(table: &mut Section<'_>) -> Option<Vec<LdapUri>> {
 }
 
 fn schema(table: &mut Section<'_>) -> Option<SchemaSettings> {
-    let base = table.required("base", &form::text("the DN that searches start from"));
-    let delivery_filter = table.or("delivery_filter", &filter(), DELIVERY_FILTER.to_owned());
-    let filter = table.or("filter", &filter(), FILTER.to_owned());
+    let preset = table.or("schema", &form::word(Preset::ALL), Preset::InetLocal);
+    let base = form::text("the DN that searches start from");
+    let bases = table.required("base", &form::one_or_more(base, MAX_SEARCHES));
+    let filters = form::one_or_more(filter(), MAX_SEARCHES);
+    let delivery = vec![preset.delivery_filter().to_owned()];
+    let delivery_filters = table.or("delivery_filter", &filters, delivery);
+    let filters = table.or("filter", &filters, vec![preset.filter().to_owned()]);
     let verify = table.or("verify", &form::word(VERIFY), Verify::Bind);
-    let attributes = attributes(&mut table.table("attributes"));
+    let unit = form::word(QUOTA_UNITS);
+    let quota_unit = table.or("quota_unit", &unit, preset.quota_unit());
+    let attributes = attributes(&mut table.table("attributes"), preset);
     Some(SchemaSettings {
-        base: base?,
-        filter,
-        delivery_filter,
+        bases: bases?,
+        filters,
+        delivery_filters,
         verify,
         attributes,
+        quota_unit,
         default_uid: None,
         default_gid: None,
+        default_home: DEFAULT_HOME.to_owned(),
     })
 }
 
@@ -300,8 +303,8 @@ fn service_account(table: &mut Section<'_>) -> ServiceAccount {
     }
 }
 
-fn attributes(table: &mut Section<'_>) -> Attributes {
-    let default = Attributes::default();
+fn attributes(table: &mut Section<'_>, preset: Preset) -> Attributes {
+    let default = preset.attributes();
     let form = form::parsed("the name of an attribute", |text| {
         let mut chars = text.chars();
         let first = chars.next()?.is_ascii_alphanumeric();
@@ -335,26 +338,43 @@ fn cache(table: &mut Section<'_>) -> CacheSettings {
     }
 }
 
+/// The path of a home, as [`SchemaSettings::default_home`] wants it.
+fn home() -> Form<String> {
+    form::parsed(
+        "a path with %u or %n in it, and no other % than %d, as \"%d/%n\"",
+        |text| {
+            let is_one = !text.chars().any(char::is_control) && places(text)?.1;
+            is_one.then(|| text.to_owned())
+        },
+    )
+}
+
+/// A text with `x` in the places for a name, and whether one of them is the account's; none for other `%`.
+fn places(text: &str) -> Option<(String, bool)> {
+    let mut is_own = false;
+    let mut tried = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c != '%' {
+            tried.push(c);
+            continue;
+        }
+        is_own |= match chars.next()? {
+            'u' | 'n' => true,
+            'd' => false,
+            _ => return None,
+        };
+        tried.push('x');
+    }
+    Some((tried, is_own))
+}
+
 /// A filter that `ldap3` takes, that asks for the login, and that has no other `%` than the known ones.
 fn filter() -> Form<String> {
     form::parsed(
         "an LDAP filter in parentheses with %u or %n in it, and no other % than %d",
         |text| {
-            let mut login = false;
-            let mut tried = String::new();
-            let mut chars = text.chars();
-            while let Some(c) = chars.next() {
-                if c != '%' {
-                    tried.push(c);
-                    continue;
-                }
-                login |= match chars.next()? {
-                    'u' | 'n' => true,
-                    'd' => false,
-                    _ => return None,
-                };
-                tried.push('x');
-            }
+            let (tried, login) = places(text)?;
             let whole = text.starts_with('(') && ldap3::parse_filter(&tried).is_ok();
             (login && whole).then(|| text.to_owned())
         },
@@ -368,7 +388,11 @@ mod tests {
     #[test]
     fn filters_ask_for_the_login() {
         let good = |text: &str| filter().read(&toml::Value::String(text.to_owned())).is_ok();
-        for text in [FILTER, "(uid=%n)", "(&(uid=%n)(mail=*@%d))"] {
+        for (_, preset) in Preset::ALL {
+            assert!(good(preset.filter()), "{preset:?}");
+            assert!(good(preset.delivery_filter()), "{preset:?}");
+        }
+        for text in ["(uid=%n)", "(&(uid=%n)(mail=*@%d))"] {
             assert!(good(text), "{text}");
         }
         for text in [

@@ -121,6 +121,19 @@ fn one_of<T>(words: &[(&str, T)]) -> String {
     words.join(" or ")
 }
 
+/// One value, or a list of one and up to `most` of its form.
+pub(super) fn one_or_more<T: 'static>(form: Form<T>, most: usize) -> Form<Vec<T>> {
+    let expected = format!("{}, or a list of up to {most} of these", form.expected());
+    Form::new(expected, move |value| {
+        let Some(list) = value.as_array() else {
+            return Some(vec![form.read(value).ok()?]);
+        };
+        let is_right = (1..=most).contains(&list.len());
+        let read = |value| form.read(value).ok();
+        is_right.then(|| list.iter().map(read).collect())?
+    })
+}
+
 /// A whole number in a range.
 pub(super) fn integer<N>(range: RangeInclusive<N>) -> Form<N>
 where

@@ -26,8 +26,8 @@ use toml::{Table, Value};
 use zeroize::Zeroizing;
 
 use super::{
-    Account, FileSettings, Found, LookupError, Question, Status, Wrong, address::Rules, is_home,
-    parse_status, password::Stored,
+    Account, FileSettings, Found, LookupError, Question, STATUS_WORDS, Status, Wrong,
+    address::Rules, is_home, parse_status, password::Stored,
 };
 use crate::{
     names::{AccountName, Login},
@@ -513,8 +513,7 @@ impl<'a> Reader<'a> {
             return (Status::Allowed, Status::Allowed);
         };
         parse_status(word).unwrap_or_else(|| {
-            let expected = "expected active, noaccess, nopop, disabled or deleted";
-            self.problem("status", expected);
+            self.problem("status", &format!("expected {STATUS_WORDS}"));
             (Status::TryLater, Status::TryLater)
         })
     }
@@ -711,7 +710,7 @@ mod tests {
             "account 2: password: has a scheme that is not verified here",
             "account 2: home: is empty, too long or has a control character",
             "account 2: quota: expected a number of octets, or 0 for none",
-            "account 2: status: expected active, noaccess, nopop, disabled or deleted",
+            "account 2: status: expected active, noaccess, nopop, locked, lockout, pending, inactive, hold, maintenance, disabled, closed or deleted",
             "account 3: \"dora\" is the name or alias of an account before it",
             "account 4: \"dora\" is the name or alias of an account before it",
         ];

@@ -23,11 +23,13 @@
 //! question has one deadline for all it needs (connect, search, bind, hash). Nothing of a password reaches a log or an
 //! error; what libraries copy of one cannot be wiped (LDAP's client keeps the request until it is sent).
 
+mod account;
 mod address;
 mod cache;
 mod file;
 mod ldap;
 mod password;
+mod preset;
 mod settings;
 mod template;
 #[cfg(test)]
@@ -45,8 +47,10 @@ use std::{
 
 use tokio::time::{Instant, timeout_at};
 
+pub use account::{Account, Status};
 pub use file::FileError;
 pub use ldap::{LdapSetupError, LdapUri};
+pub use preset::Preset;
 pub use settings::{
     AddressSettings, Attributes, CacheSettings, FileSettings, LdapSettings, SchemaSettings,
     ServiceAccount, Settings, Source, Verify,
@@ -55,11 +59,12 @@ pub use template::TemplateError;
 
 use crate::{
     metrics::Metrics,
-    names::{AccountName, Login},
+    names::Login,
     proto::lmtp::Address,
     secret::{Key, Secret},
     tasks::Tasks,
 };
+use account::{STATUS_WORDS, is_home, parse_status};
 use address::{Mailbox, Rules};
 use cache::{Cache, Origin};
 use file::File;
@@ -96,38 +101,6 @@ struct Memory {
 enum Accounts {
     File(Arc<File>),
     Ldap(Arc<Ldap>),
-}
-
-/// What an account may do, for one kind of use.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Status {
-    /// It may.
-    Allowed,
-    /// It may not.
-    Refused,
-    /// Not now: the answer is "try again later".
-    TryLater,
-}
-
-/// An account as the directory holds it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Account {
-    /// The directory's own name of it.
-    pub name: AccountName,
-    /// The value of the home attribute: a node's name or host name.
-    pub home_node: Option<String>,
-    /// uid of its mailbox.
-    pub uid: u32,
-    /// gid of its mailbox.
-    pub gid: u32,
-    /// Home folder: absolute, or relative to the node's `home_root`.
-    pub home: String,
-    /// Quota in octets; none when the directory has none, or 0.
-    pub quota: Option<u64>,
-    /// Whether it may log in.
-    pub login: Status,
-    /// Whether mail for it is taken.
-    pub delivery: Status,
 }
 
 /// What an entry is searched by.
@@ -615,22 +588,3 @@ fn from_memory<T>(origin: Origin, answer: Result<T, LookupError>) -> Result<T, L
         answer => answer,
     }
 }
-
-/// Reads a status word as qmail-ldap's schema has them: whether the account may log in, and whether mail for it is taken.
-/// An unknown word means that nobody can say.
-fn parse_status(word: &str) -> Option<(Status, Status)> {
-    match word.to_ascii_lowercase().as_str() {
-        "active" => Some((Status::Allowed, Status::Allowed)),
-        "noaccess" | "nopop" => Some((Status::Refused, Status::Allowed)),
-        "deleted" | "disabled" => Some((Status::Refused, Status::Refused)),
-        _ => None,
-    }
-}
-
-/// Whether a home is one that a link can carry: some text without control characters.
-fn is_home(home: &str) -> bool {
-    !home.is_empty() && home.len() <= MAX_HOME_BYTES && !home.chars().any(char::is_control)
-}
-
-/// The longest home, in octets: `PATH_MAX` would fit no link.
-const MAX_HOME_BYTES: usize = 1024;

@@ -100,21 +100,25 @@ pub enum ServiceAccount {
 /// Where entries are and what they look like.
 #[derive(Clone, Debug)]
 pub struct SchemaSettings {
-    /// Where the search starts.
-    pub base: String,
-    /// Search filter; `%u` is the whole login, `%n` the part before the last `@`, `%d` the part after it, each escaped; `%%`
-    /// a percent sign.
-    pub filter: String,
+    /// Where searches start, one after the other until something is found; at least one.
+    pub bases: Vec<String>,
+    /// Search filters, likewise; each is tried at all bases before the next. `%u` is the whole login, `%n` the part before
+    /// the last `@`, `%d` the part after it, each escaped; `%%` a percent sign.
+    pub filters: Vec<String>,
     /// The same for an address that mail is for.
-    pub delivery_filter: String,
+    pub delivery_filters: Vec<String>,
     /// How a password is verified.
     pub verify: Verify,
     /// Attribute names.
     pub attributes: Attributes,
+    /// Octets of one unit of a quota that is a mere number; default 1.
+    pub quota_unit: u64,
     /// uid of accounts whose entry has none; none: such entries are refused.
     pub default_uid: Option<u32>,
     /// The same for the gid.
     pub default_gid: Option<u32>,
+    /// Home folder of accounts whose entry has none, with `%u`, `%n` and `%d` of the account's name; default `%u`.
+    pub default_home: String,
 }
 
 /// How a password is verified.
@@ -137,12 +141,12 @@ pub struct Attributes {
     pub uid: String,
     /// default `gidNumber`
     pub gid: String,
-    /// Home folder; default `homeDirectory`; where an entry has none, the account's name.
+    /// Home folder; default `homeDirectory`.
     pub home: String,
-    /// Quota in octets, 0 for none; default `mailQuotaSize`.
+    /// Quota, 0 for none; default `mailQuotaSize`.
     pub quota: String,
-    /// `active`, `noaccess`, `nopop`, `disabled`, `deleted` (any case); missing means active, another word "try again
-    /// later"; default `accountStatus`.
+    /// A word that says what the account may do (any case); missing means active, an unknown one "try again later"; default
+    /// `accountStatus`.
     pub status: String,
     /// default `userPassword`
     pub password: String,

@@ -1,4 +1,4 @@
-//! A search filter of the configuration, with places for a login or an address (RFC 4515).
+//! A search filter of the configuration, with places for a login or an address (RFC 4515); or the path of a home.
 //!
 //! `%u` is the whole login, `%n` the part before the last `@` (all of it when there is none), `%d` the part after it
 //! (empty when there is none), `%%` a percent sign; of an address likewise. What a client typed only ever becomes an assertion value: every
@@ -39,6 +39,14 @@ pub enum TemplateError {
 impl Template {
     /// Reads a filter of the configuration and tries it.
     pub(super) fn parse(text: &str) -> Result<Self, TemplateError> {
+        let template = Self::named(text)?;
+        ldap3::parse_filter(template.render("ann@example.org"))
+            .map_err(|()| TemplateError::Syntax)?;
+        Ok(template)
+    }
+
+    /// Reads a text that is no filter.
+    pub(super) fn named(text: &str) -> Result<Self, TemplateError> {
         let mut pieces = Vec::new();
         let mut literal = String::new();
         let mut chars = text.chars();
@@ -69,24 +77,31 @@ impl Template {
         if !(template.0.contains(&Piece::Login) || template.0.contains(&Piece::Local)) {
             return Err(TemplateError::Constant);
         }
-        ldap3::parse_filter(template.render("ann@example.org"))
-            .map_err(|()| TemplateError::Syntax)?;
         Ok(template)
     }
 
     /// The filter for one login or address.
     pub(super) fn render(&self, login: &str) -> String {
+        self.filled(login, escape)
+    }
+
+    /// The text for a name that is the directory's own: as it is, for what checks it before it is used.
+    pub(super) fn render_as_is(&self, name: &str) -> String {
+        self.filled(name, |value, text| text.push_str(value))
+    }
+
+    fn filled(&self, login: &str, put: impl Fn(&str, &mut String)) -> String {
         let (local, domain) = login.rsplit_once('@').unwrap_or((login, ""));
-        let mut filter = String::new();
+        let mut filled = String::new();
         for piece in &self.0 {
             match piece {
-                Piece::Domain => escape(domain, &mut filter),
-                Piece::Local => escape(local, &mut filter),
-                Piece::Login => escape(login, &mut filter),
-                Piece::Text(text) => filter.push_str(text),
+                Piece::Domain => put(domain, &mut filled),
+                Piece::Local => put(local, &mut filled),
+                Piece::Login => put(login, &mut filled),
+                Piece::Text(text) => filled.push_str(text),
             }
         }
-        filter
+        filled
     }
 }
 

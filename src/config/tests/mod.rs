@@ -523,7 +523,7 @@ fn the_directory_is_checked() {
             "",
             &[
                 "directory.ldap.uri: missing (expected \"ldap://host[:port]\", \"ldaps://host[:port]\" or \"ldapi://[/path]\", or a list of up to 8 of these)",
-                "directory.ldap.base: missing (expected the DN that searches start from)",
+                "directory.ldap.base: missing (expected the DN that searches start from, or a list of up to 8 of these)",
             ],
         ),
         (
@@ -586,14 +586,14 @@ fn the_directory_is_checked() {
             "base = \"dc=example\"",
             "base = 'dc=example'\nfilter = '(uid=ann)'",
             &[
-                "directory.ldap.filter: bad value (got \"(uid=ann)\"; expected an LDAP filter in parentheses with %u or %n in it, and no other % than %d)",
+                "directory.ldap.filter: bad value (got \"(uid=ann)\"; expected an LDAP filter in parentheses with %u or %n in it, and no other % than %d, or a list of up to 8 of these)",
             ],
         ),
         (
             "base = \"dc=example\"",
             "base = 'dc=example'\ndelivery_filter = '(mail=%s)'",
             &[
-                "directory.ldap.delivery_filter: bad value (got \"(mail=%s)\"; expected an LDAP filter in parentheses with %u or %n in it, and no other % than %d)",
+                "directory.ldap.delivery_filter: bad value (got \"(mail=%s)\"; expected an LDAP filter in parentheses with %u or %n in it, and no other % than %d, or a list of up to 8 of these)",
             ],
         ),
         (

@@ -145,6 +145,9 @@ pub enum LdapSetupError {
     /// The filter is none.
     #[error("the filter {0}")]
     Filter(TemplateError),
+    /// The default home is no template.
+    #[error("the default home {0}")]
+    Home(TemplateError),
     /// TLS cannot be set up.
     #[error("cannot set up TLS")]
     Tls(#[source] rustls::Error),

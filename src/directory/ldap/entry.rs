@@ -9,16 +9,21 @@
 use ldap3::asn1::StructureTag;
 
 use crate::{
-    directory::{Account, Attributes, LookupError, Status, is_home, parse_status},
+    directory::{
+        Account, Attributes, LookupError, Status, is_home, parse_status, template::Template,
+    },
     names::AccountName,
     secret::Secret,
 };
 
-/// uid and gid of entries that have none.
-#[derive(Clone, Copy, Debug)]
+/// What entries mean that do not say it.
+#[derive(Clone, Debug)]
 pub(super) struct Defaults {
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
+    pub(super) home: Template,
+    /// Octets of one unit of a quota that is a mere number.
+    pub(super) quota_unit: u64,
 }
 
 /// An entry as it came.
@@ -55,25 +60,31 @@ impl Entry {
     pub(super) fn account(
         &self,
         names: &Attributes,
-        defaults: Defaults,
+        defaults: &Defaults,
     ) -> Result<Account, LookupError> {
         let name = self
             .text(&names.name)?
             .ok_or_else(|| self.unusable(&names.name, "is missing"))?;
         let name = AccountName::parse(name)
             .map_err(|error| self.unusable(&names.name, &error.to_string()))?;
-        let home = self.text(&names.home)?.unwrap_or(name.as_str()).to_owned();
+        let home = match self.text(&names.home)? {
+            Some(home) => home.to_owned(),
+            None => defaults.home.render_as_is(name.as_str()),
+        };
         if !is_home(&home) {
             let what = "is empty, too long or has a control character";
             return Err(self.unusable(&names.home, what));
         }
         let (login, delivery) = self.status(&names.status)?;
         Ok(Account {
-            home_node: self.text(&names.home_node)?.map(ToOwned::to_owned),
+            home_node: self
+                .text(&names.home_node)?
+                .map(host)
+                .map(ToOwned::to_owned),
             uid: self.id(&names.uid, defaults.uid)?,
             gid: self.id(&names.gid, defaults.gid)?,
             home,
-            quota: self.number(&names.quota)?.filter(|quota| *quota > 0),
+            quota: self.quota(&names.quota, defaults.quota_unit)?,
             login,
             delivery,
             name,
@@ -107,12 +118,20 @@ impl Entry {
         let Some(text) = self.text(name)? else {
             return Ok(None);
         };
-        // Digits alone: `parse` would also take a plus sign.
-        let number = text.bytes().all(|octet| octet.is_ascii_digit());
-        let number = number.then(|| text.parse().ok()).flatten();
+        let number = is_number(text).then(|| text.parse().ok()).flatten();
         number
             .map(Some)
             .ok_or_else(|| self.unusable(name, "is not a number"))
+    }
+
+    /// Quota in octets; none where it is 0 or missing.
+    fn quota(&self, name: &str, unit: u64) -> Result<Option<u64>, LookupError> {
+        let Some(text) = self.text(name)? else {
+            return Ok(None);
+        };
+        let quota =
+            quota_octets(text, unit).ok_or_else(|| self.unusable(name, "is not a quota"))?;
+        Ok((quota > 0).then_some(quota))
     }
 
     fn id(&self, name: &str, default: Option<u32>) -> Result<u32, LookupError> {
@@ -138,6 +157,54 @@ impl Entry {
     fn unusable(&self, attribute: &str, what: &str) -> LookupError {
         LookupError::Entry(format!("{}: {attribute} {what}", self.dn))
     }
+}
+
+/// The host in the value of a home attribute, whatever else a schema puts there: `host`, `host:port`, `lmtp:host:port`,
+/// `lmtp:inet:host:port`. Ports are the node's own business.
+fn host(value: &str) -> &str {
+    let value = value.strip_prefix("lmtp:").unwrap_or(value);
+    let value = value.strip_prefix("inet:").unwrap_or(value);
+    match value.rsplit_once(':') {
+        Some((host, port)) if is_number(port) && !host.is_empty() && !host.contains(':') => host,
+        _ => value,
+    }
+}
+
+/// Reads a quota: a number of units, a number with K, M, G or T, or Maildir++'s list (`1000S,10C`: octets, messages), of
+/// which octets count.
+fn quota_octets(text: &str, unit: u64) -> Option<u64> {
+    let number = |digits: &str, unit: u64| {
+        let number: Option<u64> = is_number(digits).then(|| digits.parse().ok()).flatten();
+        number?.checked_mul(unit)
+    };
+    if let Some(octets) = number(text, unit) {
+        return Some(octets);
+    }
+    let (digits, letter) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let power = match letter {
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        "T" | "t" => 40,
+        _ => {
+            let mut size = 0;
+            for part in text.split(',') {
+                let (digits, letter) = part.split_at_checked(part.len().checked_sub(1)?)?;
+                match letter {
+                    "S" => size = number(digits, 1)?,
+                    "C" => drop(number(digits, 1)?),
+                    _ => return None,
+                }
+            }
+            return Some(size);
+        }
+    };
+    number(digits, 1 << power)
+}
+
+/// Digits alone: `parse` would also take a plus sign.
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -177,10 +244,12 @@ mod tests {
         let defaults = Defaults {
             uid: default,
             gid: default,
+            home: Template::named("%u").unwrap(),
+            quota_unit: 1,
         };
         Entry::from_tag(entry("uid=ann,o=x", attributes))
             .unwrap()
-            .account(&Attributes::default(), defaults)
+            .account(&Attributes::default(), &defaults)
     }
 
     #[test]
@@ -269,9 +338,9 @@ mod tests {
                 "gidNumber is larger than 4294967295",
             ),
             (
-                &[name, ("mailQuotaSize", &[b"10M"])],
+                &[name, ("mailQuotaSize", &[b"10 M"])],
                 Some(1),
-                "mailQuotaSize is not a number",
+                "mailQuotaSize is not a quota",
             ),
             (
                 &[name, ("homeDirectory", &[b"a\0b"])],
@@ -315,5 +384,53 @@ mod tests {
         let expected = [&b"{SSHA}x"[..], b"\xff"].map(|value| Secret::new(value.to_vec()));
         assert_eq!(passwords, expected);
         assert!(entry.take_passwords("userPassword").is_empty());
+    }
+
+    #[test]
+    fn quotas_of_every_schema_are_read() {
+        for (text, quota) in [
+            ("0", Some(0)),
+            ("1000", Some(1000)),
+            ("10K", Some(10 << 10)),
+            ("3m", Some(3 << 20)),
+            ("1G", Some(1 << 30)),
+            ("2T", Some(2 << 40)),
+            ("1000S", Some(1000)),
+            ("1000S,10C", Some(1000)),
+            ("10C,1000S", Some(1000)),
+            ("10C", Some(0)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("18446744073709551616", None),
+            ("18014398509481984K", None),
+            ("", None),
+            ("K", None),
+            ("S", None),
+            ("1000S,", None),
+            ("1000S10C", None),
+            ("+1", None),
+            ("-1", None),
+            ("1.5G", None),
+            ("1000\u{e9}", None),
+        ] {
+            assert_eq!(quota_octets(text, 1), quota, "{text}");
+        }
+        assert_eq!(quota_octets("5", 1024), Some(5120));
+        assert_eq!(quota_octets("5K", 1024), Some(5120));
+    }
+
+    #[test]
+    fn a_home_node_is_a_host_whatever_stands_around_it() {
+        for (value, expected) in [
+            ("node1", "node1"),
+            ("node1.example.org:7143", "node1.example.org"),
+            ("lmtp:node1.example.org:7025", "node1.example.org"),
+            ("lmtp:inet:node1:24", "node1"),
+            ("node1:imap", "node1:imap"),
+            ("2001:db8::1", "2001:db8::1"),
+            (":24", ":24"),
+            ("", ""),
+        ] {
+            assert_eq!(host(value), expected, "{value}");
+        }
     }
 }

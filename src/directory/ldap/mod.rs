@@ -1,7 +1,7 @@
 //! Accounts in LDAP (RFC 4511): search for the entry, then bind as it or read its `userPassword`.
 //!
 //! ```text
-//! find:  login, or address -> its filter -> search base (subtree, 2 entries at most) -> exactly one entry -> account
+//! find:  login, or address -> its filters, at each base (subtree, 2 entries at most) -> exactly one entry -> account
 //! bind:  the entry's own DN, password -> 0 | 32 48 49: wrong | 53: locked | anything else: not available
 //! ```
 //!
@@ -137,11 +137,16 @@ impl Ldap {
         question: Question<'_>,
         deadline: Instant,
     ) -> Result<Found, LookupError> {
-        let search = Request::Search(self.common.schema.search(question));
-        let answer = self.servers.ask(search, 0, deadline).await;
-        let (reply, server) = answer.map_err(LookupError::Unavailable)?;
-        let found = self.common.schema.found(question, reply)?;
-        Ok(Found { server, ..found })
+        for search in self.common.schema.searches(question) {
+            let search = Request::Search(search);
+            let answer = self.servers.ask(search, 0, deadline).await;
+            let (reply, server) = answer.map_err(LookupError::Unavailable)?;
+            match self.common.schema.found(question, reply) {
+                Err(LookupError::Wrong(Wrong::Unknown)) => {}
+                found => return found.map(|found| Found { server, ..found }),
+            }
+        }
+        Err(Wrong::Unknown.into())
     }
 
     /// Binds as the entry that was found, which says whether `password` is its password.

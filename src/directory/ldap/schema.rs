@@ -1,6 +1,6 @@
 //! How accounts are asked for, and what an entry means.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::{
     code,
@@ -8,14 +8,15 @@ use super::{
     entry::{Defaults, Entry},
 };
 use crate::directory::{
-    Attributes, Found, LookupError, Question, SchemaSettings, Verify, Wrong, template::Template,
+    Attributes, Found, LookupError, Question, SchemaSettings, Verify, Wrong,
+    template::{Template, TemplateError},
 };
 
 /// Where entries are and what they look like.
 pub(super) struct Schema {
-    base: Arc<str>,
-    filter: Template,
-    delivery_filter: Template,
+    bases: Vec<Arc<str>>,
+    filters: Vec<Template>,
+    delivery_filters: Vec<Template>,
     pub(super) verify: Verify,
     attributes: Attributes,
     /// What a search asks for.
@@ -26,9 +27,13 @@ pub(super) struct Schema {
 impl Schema {
     /// Checks the filters.
     pub(super) fn new(settings: SchemaSettings) -> Result<Self, LdapSetupError> {
-        let filter = Template::parse(&settings.filter).map_err(LdapSetupError::Filter)?;
-        let delivery_filter = Template::parse(&settings.delivery_filter);
-        let delivery_filter = delivery_filter.map_err(LdapSetupError::DeliveryFilter)?;
+        let parsed = |texts: &[String]| -> Result<Vec<Template>, TemplateError> {
+            texts.iter().map(|text| Template::parse(text)).collect()
+        };
+        let filters = parsed(&settings.filters).map_err(LdapSetupError::Filter)?;
+        let delivery_filters = parsed(&settings.delivery_filters);
+        let delivery_filters = delivery_filters.map_err(LdapSetupError::DeliveryFilter)?;
+        let home = Template::named(&settings.default_home).map_err(LdapSetupError::Home)?;
         let attributes = settings.attributes;
         let mut wanted: Vec<String> = [
             &attributes.name,
@@ -45,31 +50,36 @@ impl Schema {
             wanted.push(attributes.password.clone());
         }
         Ok(Self {
-            base: settings.base.into(),
-            filter,
-            delivery_filter,
+            bases: settings.bases.into_iter().map(Arc::from).collect(),
+            filters,
+            delivery_filters,
             verify: settings.verify,
             attributes,
             wanted: wanted.into(),
             defaults: Defaults {
                 uid: settings.default_uid,
                 gid: settings.default_gid,
+                home,
+                quota_unit: settings.quota_unit,
             },
         })
     }
 
-    /// The search that answers a question.
-    pub(super) fn search(&self, question: Question<'_>) -> Search {
-        let filter = match question {
-            Question::Login(login) => self.filter.render(login.as_str()),
-            Question::Recipient(mailbox) => self.delivery_filter.render(&mailbox.to_string()),
+    /// The searches that answer a question, one after the other until one finds something.
+    pub(super) fn searches(&self, question: Question<'_>) -> impl Iterator<Item = Search> {
+        let (filters, asked) = match question {
+            Question::Login(login) => (&self.filters, Cow::Borrowed(login.as_str())),
+            Question::Recipient(mailbox) => (&self.delivery_filters, mailbox.to_string().into()),
         };
-        Search {
-            base: Arc::clone(&self.base),
-            subtree: true,
-            filter,
-            attributes: Arc::clone(&self.wanted),
-        }
+        filters.iter().flat_map(move |filter| {
+            let filter = filter.render(&asked);
+            self.bases.iter().map(move |base| Search {
+                base: Arc::clone(base),
+                subtree: true,
+                filter: filter.clone(),
+                attributes: Arc::clone(&self.wanted),
+            })
+        })
     }
 
     /// The one entry that a search has found.
@@ -94,7 +104,7 @@ impl Schema {
         let mut entry = Entry::from_tag(entry)
             .ok_or_else(|| LookupError::Unavailable("search: malformed entry".to_owned()))?;
         Ok(Found {
-            account: Arc::new(entry.account(&self.attributes, self.defaults)?),
+            account: Arc::new(entry.account(&self.attributes, &self.defaults)?),
             passwords: match self.verify {
                 Verify::Bind => Vec::new(),
                 Verify::Hash => entry.take_passwords(&self.attributes.password),

@@ -2,6 +2,7 @@
 
 mod memory;
 mod recipients;
+mod schemas;
 mod servers;
 mod slapd;
 
@@ -15,6 +16,7 @@ use std::{
 use tokio::{io::AsyncWriteExt as _, net::TcpListener, time::Instant};
 
 use super::*;
+use crate::names::AccountName;
 use slapd::{PATIENCE, PEOPLE, READER, READER_PASSWORD, Slapd, dn};
 
 /// The built-in one but for the object class.
@@ -35,13 +37,15 @@ fn settings(uri: String, verify: Verify) -> Settings {
             client: None,
             service: reader(READER_PASSWORD),
             schema: SchemaSettings {
-                base: PEOPLE.to_owned(),
-                filter: "(&(objectClass=inetOrgPerson)(|(uid=%u)(mail=%u)))".to_owned(),
-                delivery_filter: DELIVERY_FILTER.to_owned(),
+                bases: vec![PEOPLE.to_owned()],
+                filters: vec!["(&(objectClass=inetOrgPerson)(|(uid=%u)(mail=%u)))".to_owned()],
+                delivery_filters: vec![DELIVERY_FILTER.to_owned()],
                 verify,
                 attributes,
+                quota_unit: 1,
                 default_uid: Some(5000),
                 default_gid: Some(5001),
+                default_home: "%u".to_owned(),
             },
             timeout: Duration::from_secs(10),
             hedge_after: Duration::from_millis(500),
@@ -432,7 +436,8 @@ async fn wrong_settings_make_it_unavailable_not_the_user_wrong() {
     let directory = wrong(|ldap| ldap.service = reader("no"));
     assert_eq!(log_in(&directory, "ann", "secret").await, "unavailable");
     assert!(!directory.is_reachable().await);
-    let directory = wrong(|ldap| ldap.schema.base = "ou=nobody,dc=example,dc=org".to_owned());
+    let directory =
+        wrong(|ldap| ldap.schema.bases = vec!["ou=nobody,dc=example,dc=org".to_owned()]);
     assert_eq!(log_in(&directory, "ann", "secret").await, "unavailable");
     let directory = wrong(|ldap| ldap.schema.default_uid = None);
     let text = format!(
@@ -441,7 +446,7 @@ async fn wrong_settings_make_it_unavailable_not_the_user_wrong() {
     );
     assert_eq!(log_in(&directory, "bob", "crypted").await, text);
     // A search that a referral answers finds nothing here.
-    let directory = wrong(|ldap| ldap.schema.base = format!("ou=elsewhere,{PEOPLE}"));
+    let directory = wrong(|ldap| ldap.schema.bases = vec![format!("ou=elsewhere,{PEOPLE}")]);
     assert_eq!(log_in(&directory, "ann", "secret").await, "unavailable");
 }
 
@@ -460,7 +465,7 @@ async fn settings_that_cannot_work_are_refused_at_start() {
     use LdapSetupError::{BindPassword, File, Filter, NoServer};
     assert!(matches!(refused(|l| l.servers.clear()), NoServer));
     assert!(matches!(
-        refused(|l| l.schema.filter = "(uid=x)".to_owned()),
+        refused(|l| l.schema.filters = vec!["(uid=x)".to_owned()]),
         Filter(_)
     ));
     let empty = refused(|ldap| ldap.service = reader(""));

@@ -181,7 +181,7 @@ async fn a_status_is_about_login_and_delivery() {
 async fn logins_and_addresses_are_kept_apart() {
     let mut slapd = Slapd::new();
     let directory = start(cached(but(settings(slapd.uri(), Verify::Bind), |ldap| {
-        ldap.schema.delivery_filter = "(mail=%n@example.org)".to_owned();
+        ldap.schema.delivery_filters = vec!["(mail=%n@example.org)".to_owned()];
     })));
     let find = async |login: &str| directory.find(&Login::parse(login).unwrap()).await;
     // One text: nobody as a login, an account as an address; and the other way about.
@@ -240,7 +240,7 @@ async fn an_address_is_not_unknown_while_the_server_is_away() {
 async fn a_delivery_filter_that_is_none_is_refused() {
     let configured = but(
         settings("ldap://127.0.0.1".to_owned(), Verify::Bind),
-        |ldap| ldap.schema.delivery_filter = "(mail=%s)".to_owned(),
+        |ldap| ldap.schema.delivery_filters = vec!["(mail=%s)".to_owned()],
     );
     let started = Directory::start(configured, Metrics::new().unwrap(), Tasks::new());
     let error = crate::outcome::chain(&started.unwrap_err());

@@ -187,7 +187,7 @@ async fn one_without_our_base_is_passed_over_for_each_question() {
     let uris = [first.uri(), second.uri()];
     let (directory, metrics) = start_counted(at(&uris, |ldap| {
         // Only the second has it.
-        ldap.schema.base = dn("bob");
+        ldap.schema.bases = vec![dn("bob")];
     }));
     for _ in 0..2 {
         assert_eq!(log_in(&directory, "bob", "crypted").await, "ok bob");

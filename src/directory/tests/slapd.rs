@@ -112,8 +112,19 @@ impl Slapd {
         slapd
     }
 
-    /// The same, but not started.
+    /// One with more schema and more entries below [`BASE`], running.
+    pub(super) fn with_schema(schema: &str, entries: &str) -> Self {
+        let mut slapd = Self::prepare_with(schema, entries);
+        slapd.start();
+        slapd
+    }
+
+    /// The same as [`new`](Self::new), but not started.
     pub(super) fn prepare() -> Self {
+        Self::prepare_with("", "")
+    }
+
+    fn prepare_with(schema: &str, entries: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let slapd = Self {
             address: own_address(),
@@ -121,8 +132,8 @@ impl Slapd {
             child: None,
         };
         fs::create_dir(slapd.path("db")).unwrap();
-        fs::write(slapd.path("slapd.conf"), slapd.configuration("")).unwrap();
-        fs::write(slapd.path("tree.ldif"), tree()).unwrap();
+        fs::write(slapd.path("slapd.conf"), slapd.configuration(schema)).unwrap();
+        fs::write(slapd.path("tree.ldif"), tree() + entries).unwrap();
         let loaded = Command::new("/usr/sbin/slapadd")
             .args(["-q", "-f"])
             .arg(slapd.path("slapd.conf"))
