@@ -421,3 +421,37 @@ fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
     format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
 }
+
+/// The accounts file is no server; an LDAP server that is not there is named, with what went wrong.
+#[test]
+fn check_online_names_the_server_that_does_not_answer() {
+    let machine = Machine::new();
+    let (imap, link) = (listener(), listener());
+    let good = machine.configuration(port(&imap), port(&link));
+    let (code, out, notes) = machine.run(&["check", "--online"], &good);
+    assert_eq!((code, notes.as_str()), (0, ""), "{out}");
+    assert_eq!(out.lines().count(), 1, "{out}");
+
+    let file = format!(
+        "kind = \"file\"\n[directory.file]\npath = \"{}\"",
+        machine.path("accounts.toml")
+    );
+    assert!(good.contains(&file), "{good}");
+    let ldap = "kind = \"ldap\"\n[directory.ldap]\nbase = \"dc=example,dc=org\"\nuri = [\"ldap://127.0.0.1:1\", \"ldapi:///nowhere\"]";
+    let (code, out, notes) =
+        machine.run(&["check", "front", "--online"], &good.replace(&file, ldap));
+    assert_eq!((code, out.as_str()), (69, ""), "{notes}");
+    let lines: Vec<&str> = notes.lines().collect();
+    assert!(
+        lines[0].starts_with("ldap://127.0.0.1:1: cannot connect: "),
+        "{notes}"
+    );
+    assert!(
+        lines[1].starts_with("ldapi:///nowhere: cannot connect: "),
+        "{notes}"
+    );
+    assert_eq!(
+        lines[2..],
+        ["pigeonair: not all LDAP servers do what they will be asked for"]
+    );
+}

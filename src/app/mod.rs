@@ -112,6 +112,19 @@ pub fn run_node(config: Config) -> Result<(), AppError> {
     runtime()?.block_on(node.serve())
 }
 
+/// Tries the LDAP servers of a front.
+///
+/// # Errors
+///
+/// Whatever keeps it from asking them.
+pub fn examine_directory(
+    settings: directory::Settings,
+) -> Result<Vec<directory::Examined>, AppError> {
+    let metrics = Metrics::new().map_err(AppError::Metrics)?;
+    let examined = directory::examine(settings, &metrics);
+    runtime()?.block_on(examined).map_err(AppError::Directory)
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime, AppError> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! pigeonair run front|node [--config FILE]      run one of the two processes
-//! pigeonair check [front|node] [--config FILE]  read the configuration as `run` does, and start nothing
+//! pigeonair check [front|node] [--online] [--config FILE]
+//!                                               read the configuration as `run` does, and start nothing; ask the LDAP servers
 //! pigeonair key [--out FILE]                    make a key for a link
 //! pigeonair deliver [-f SENDER] RECIPIENT       deliver the message on standard input
 //! ```
@@ -28,6 +29,7 @@ pub use self::deliver::NotDelivered;
 use crate::{
     app::{self, AppError},
     config::{self, Config, Front, Problems, Role},
+    directory::Examined,
     log,
     secret::{Key, Secret},
 };
@@ -47,6 +49,9 @@ pub enum Failed {
     /// A message was not delivered.
     #[error(transparent)]
     Deliver(#[from] NotDelivered),
+    /// An LDAP server does not do what it will be asked for.
+    #[error("not all LDAP servers do what they will be asked for")]
+    Online,
     /// The log could not be started.
     #[error(transparent)]
     Log(#[from] log::StartedError),
@@ -78,6 +83,9 @@ enum Command {
     Check {
         /// Read what this process needs only; else everything.
         process: Option<Process>,
+        /// Try each LDAP server too: connect, bind as the service account, search.
+        #[arg(long)]
+        online: bool,
         /// The configuration file.
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
@@ -153,7 +161,11 @@ fn obey(
         Err(wrong) => return Err(Failed::CommandLine(wrong)),
     };
     match command {
-        Command::Check { process, config } => check(process, &config, out, notes),
+        Command::Check {
+            process,
+            online,
+            config,
+        } => check(process, online, &config, out, notes),
         Command::Deliver(options) => Ok(deliver::run(&options)?),
         Command::Key { out: file } => key(file.as_deref(), out),
         Command::Run { process, config } => start(process, &config),
@@ -175,6 +187,7 @@ fn start(process: Process, path: &Path) -> Result<(), Failed> {
 
 fn check(
     process: Option<Process>,
+    online: bool,
     path: &Path,
     out: &mut impl Write,
     notes: &mut impl Write,
@@ -187,6 +200,9 @@ fn check(
         // Notes are by the way.
         let _ = writeln!(notes, "{}: warning: {warning}", path.display());
     }
+    if online && let Some(front) = &config.front {
+        examine(front, out, notes)?;
+    }
     let Config { front, node, .. } = &config;
     let front = front.as_ref().map_or_else(|| "none".to_owned(), describe);
     let node = node
@@ -197,6 +213,33 @@ fn check(
         out,
         format_args!("{path}: ok (front: {front}, node: {node})\n"),
     )
+}
+
+/// A line for each LDAP server, and one for each of its problems.
+fn examine(front: &Front, out: &mut impl Write, notes: &mut impl Write) -> Result<(), Failed> {
+    let mut is_wrong = false;
+    for Examined {
+        server,
+        took,
+        problems,
+    } in app::examine_directory(front.directory.clone())?
+    {
+        if problems.is_empty() {
+            print(
+                out,
+                format_args!("{server}: ok ({} ms)\n", took.as_millis()),
+            )?;
+        }
+        for problem in problems {
+            is_wrong = true;
+            // The exit code says it, too.
+            let _ = writeln!(notes, "{server}: {problem}");
+        }
+    }
+    if is_wrong {
+        return Err(Failed::Online);
+    }
+    Ok(())
 }
 
 fn describe(front: &Front) -> String {
@@ -264,7 +307,11 @@ fn tell(failed: &Failed, notes: &mut impl Write) -> io::Result<()> {
         Failed::CommandLine(wrong) => write!(notes, "{}", wrong.render()),
         Failed::Configuration(problems) => writeln!(notes, "{problems}"),
         Failed::Deliver(failed) => writeln!(notes, "{}", failed.line()),
-        Failed::App(_) | Failed::Log(_) | Failed::Output { .. } | Failed::Random(_) => {
+        Failed::App(_)
+        | Failed::Log(_)
+        | Failed::Online
+        | Failed::Output { .. }
+        | Failed::Random(_) => {
             write!(notes, "pigeonair: {failed}")?;
             let mut cause = std::error::Error::source(failed);
             while let Some(error) = cause {

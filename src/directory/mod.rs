@@ -169,6 +169,31 @@ pub enum StartError {
     Random(#[source] getrandom::Error),
 }
 
+/// How an LDAP server did when it was tried.
+#[derive(Clone, Debug)]
+pub struct Examined {
+    /// Its URI.
+    pub server: String,
+    /// How long it took.
+    pub took: Duration,
+    /// What it does not do: the operation, with LDAP's own result code and text.
+    pub problems: Vec<String>,
+}
+
+/// Tries each LDAP server with what it will be asked, within a Tokio runtime; none for a file.
+///
+/// # Errors
+///
+/// What the settings name does not exist or has a wrong form.
+pub async fn examine(settings: Settings, metrics: &Metrics) -> Result<Vec<Examined>, StartError> {
+    let Source::Ldap(ldap) = settings.source else {
+        return Ok(Vec::new());
+    };
+    let timeout = ldap.timeout;
+    let ldap = Ldap::new(*ldap, metrics, Tasks::new()).map_err(StartError::Ldap)?;
+    Ok(ldap.examine(timeout).await)
+}
+
 /// Tries an accounts file, as [`Directory::start`] would read it.
 ///
 /// # Errors

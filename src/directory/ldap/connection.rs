@@ -375,7 +375,7 @@ impl Reply {
 
 impl Reply {
     /// Whether a search was carried out.
-    pub(super) fn is_found(&self) -> bool {
+    pub(super) fn is_carried_out(&self) -> bool {
         // A limit on the size of a result is what we asked for.
         self.code == code::SUCCESS
             || self.code == code::SIZE_LIMIT_EXCEEDED && !self.entries.is_empty()
@@ -433,7 +433,7 @@ impl Request {
     pub(super) fn is_answered_by(&self, reply: &Reply) -> bool {
         match self {
             Self::Probe(_) => reply.is_sign_of_life(),
-            Self::Search(_) => reply.is_found(),
+            Self::Search(_) => reply.is_carried_out(),
             Self::Bind { .. } => reply.is_judged(),
         }
     }

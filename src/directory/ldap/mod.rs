@@ -29,7 +29,7 @@ use tokio::time::Instant;
 pub use connection::LdapSetupError;
 pub use uri::LdapUri;
 
-use super::{Found, LdapSettings, LookupError, Question, ServiceAccount, Verify, Wrong};
+use super::{Examined, Found, LdapSettings, LookupError, Question, ServiceAccount, Verify, Wrong};
 use crate::{metrics::Metrics, secret::Secret, tasks::Tasks};
 use connection::{Connector, Request, client_config};
 use schema::Schema;
@@ -124,6 +124,21 @@ impl Ldap {
             servers: Servers::new(servers, common.hedge_after, common.tasks.clone()),
             common,
         })
+    }
+
+    /// Tries each server with what it will be asked.
+    pub(super) async fn examine(&self, timeout: Duration) -> Vec<Examined> {
+        let mut all = Vec::new();
+        for server in &self.common.servers {
+            let begun = Instant::now();
+            let problems = server.examine(&self.common.schema, begun + timeout).await;
+            all.push(Examined {
+                server: server.name.clone(),
+                took: begun.elapsed(),
+                problems,
+            });
+        }
+        all
     }
 
     /// Whether the servers verify passwords.

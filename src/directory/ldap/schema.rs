@@ -82,6 +82,34 @@ impl Schema {
         })
     }
 
+    /// What a server is tried with, and what it means when nothing is found: none where that is as it should be.
+    pub(super) fn trials(&self) -> Vec<(Search, Option<String>)> {
+        let search = |base: &Arc<str>, filter: String| Search {
+            base: Arc::clone(base),
+            subtree: true,
+            filter,
+            attributes: ["1.1".to_owned()].into(),
+        };
+        let mut trials = Vec::new();
+        for base in &self.bases {
+            let all = "(objectClass=*)".to_owned();
+            let nothing = format!("nothing below {base} is shown to us");
+            trials.push((search(base, all), Some(nothing)));
+            for filter in self.filters.iter().chain(&self.delivery_filters) {
+                // A name that nobody has.
+                let filter = filter.render("pigeonair check@pigeonair.invalid");
+                trials.push((search(base, filter), None));
+            }
+            if self.verify == Verify::Hash {
+                let password = &self.attributes.password;
+                let nothing = format!("no entry below {base} shows us its {password}");
+                let filter = format!("({password}=*)");
+                trials.push((search(base, filter), Some(nothing)));
+            }
+        }
+        trials
+    }
+
     /// The one entry that a search has found.
     pub(super) fn found(
         &self,

@@ -34,6 +34,7 @@ use super::{
     code,
     connection::{Broken, Connection, Connector, Reply, Request, Search},
     lock,
+    schema::Schema,
 };
 use crate::{directory::ServiceAccount, metrics::Metrics, tasks::Tasks};
 
@@ -212,6 +213,34 @@ impl Known {
             }
             Request::Bind { .. } => Err(Broken::Crowded),
         }
+    }
+
+    /// What it does not do of all that it will be asked for.
+    pub(super) async fn examine(&self, schema: &Schema, deadline: Instant) -> Vec<String> {
+        let mut connection = match self.serving(deadline).await {
+            Ok(connection) => connection,
+            Err(broken) => return vec![broken.to_string()],
+        };
+        let mut problems = Vec::new();
+        for (search, nothing) in schema.trials() {
+            let problem = match connection.search(&search, deadline).await {
+                Ok(reply) if !reply.is_carried_out() => {
+                    format!("search below {}: {reply}", search.base)
+                }
+                Ok(reply) => match nothing {
+                    Some(nothing) if reply.entries.is_empty() => nothing,
+                    _ => continue,
+                },
+                Err(broken) => {
+                    problems.push(format!("search below {}: {broken}", search.base));
+                    break;
+                }
+            };
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
+        problems
     }
 
     /// A new connection, bound as the service account.

@@ -226,3 +226,55 @@ async fn the_socket_or_a_certificate_may_say_who_we_are() {
     let nobody = over(slapd.ldaps_uri(), false, None);
     assert_eq!(log_in(&nobody, "ann", "secret").await, "unavailable");
 }
+
+/// What `examine` says of each server.
+async fn examined(settings: Settings) -> Vec<(String, Vec<String>)> {
+    let metrics = Metrics::new().unwrap();
+    let all = examine(settings, &metrics).await.unwrap();
+    let words = |one: Examined| (one.server, one.problems);
+    all.into_iter().map(words).collect()
+}
+
+#[tokio::test]
+async fn each_server_is_examined_in_its_own_words() {
+    let [mut first, second] = pair();
+    let uris = [first.uri(), second.uri()];
+    let good = |problems: [&[&str]; 2]| -> Vec<(String, Vec<String>)> {
+        let problems = problems.map(|problems| problems.iter().map(ToString::to_string).collect());
+        uris.iter().cloned().zip(problems).collect()
+    };
+    assert_eq!(examined(at(&uris, |_| {})).await, good([&[], &[]]));
+    assert_eq!(
+        examined(at(&uris, |ldap| ldap.schema.verify = Verify::Hash)).await,
+        good([&[], &[]])
+    );
+    first.replace_reader_password("another").await;
+    assert_eq!(
+        examined(at(&uris, |_| {})).await,
+        good([&["service bind: result code 49"], &[]])
+    );
+    let nobody = "search below ou=nobody,dc=example,dc=org: result code 32";
+    let elsewhere = at(&uris[1..], |ldap| {
+        ldap.schema.bases = vec![PEOPLE.to_owned(), "ou=nobody,dc=example,dc=org".to_owned()];
+    });
+    assert_eq!(
+        examined(elsewhere).await,
+        [(uris[1].clone(), vec![nobody.to_owned()])]
+    );
+    // Anonymous may bind, and see nothing.
+    let anonymous = at(&uris[1..], |ldap| ldap.service = ServiceAccount::Anonymous);
+    let [(_, problems)] = &examined(anonymous).await[..] else {
+        panic!("one server");
+    };
+    assert!(
+        problems[0].starts_with("search below ou=people"),
+        "{problems:?}"
+    );
+    first.kill();
+    let problems = examined(at(&uris, |_| {})).await;
+    assert!(
+        problems[0].1[0].starts_with("cannot connect: "),
+        "{problems:?}"
+    );
+    assert!(problems[1].1.is_empty());
+}
