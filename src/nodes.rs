@@ -108,7 +108,10 @@ fn normal(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{directory::Status, names::AccountName};
+    use crate::{
+        directory::{Access, Status},
+        names::AccountName,
+    };
 
     fn account(home_node: Option<&str>) -> Account {
         Account {
@@ -120,6 +123,7 @@ mod tests {
             quota: None,
             login: Status::Allowed,
             delivery: Status::Allowed,
+            access: Access::default(),
         }
     }
 

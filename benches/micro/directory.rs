@@ -3,16 +3,21 @@
 //! Behind the cache stands an LDAP server that is asked before, and not while it is measured. The accounts file is a
 //! table in memory, and only the proof of a password is kept.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    os::unix::fs::PermissionsExt as _,
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use pigeonair::{
     directory::{
         AddressSettings, Attributes, CacheSettings, Directory, FileSettings, LdapSettings, LdapUri,
-        SchemaSettings, ServiceAccount, Settings, Source, Verify,
+        SchemaSettings, ServiceAccount, Settings, Source, Verify, Visit,
     },
     metrics::Metrics,
-    names::Login,
+    names::{Login, Protocol},
     secret::Secret,
     tasks::Tasks,
 };
@@ -22,6 +27,10 @@ use tokio::runtime::{Builder, Runtime};
 use super::{Criterion, clock::CpuTime, ldap};
 
 const PASSWORD: &[u8] = b"correct horse 4";
+const VISIT: Visit = Visit {
+    protocol: Protocol::Imap,
+    client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+};
 
 pub(crate) fn run(criterion: &mut Criterion) {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -45,10 +54,16 @@ pub(crate) fn run(criterion: &mut Criterion) {
         criterion.bench_function(&format!("directory/{name}, authenticate"), |bencher| {
             bencher.iter_custom(|calls| {
                 runtime.block_on(async {
-                    directory.authenticate(&login, &password).await.unwrap();
+                    directory
+                        .authenticate(&login, &password, VISIT)
+                        .await
+                        .unwrap();
                     let start = CpuTime::now();
                     for _ in 0..calls {
-                        directory.authenticate(&login, &password).await.unwrap();
+                        directory
+                            .authenticate(&login, &password, VISIT)
+                            .await
+                            .unwrap();
                     }
                     CpuTime::now() - start
                 })

@@ -320,6 +320,10 @@ fn attributes(table: &mut Section<'_>, preset: Preset) -> Attributes {
         quota: table.or("quota", &form, default.quota),
         status: table.or("status", &form, default.status),
         password: table.or("password", &form, default.password),
+        protocols: table.optional("protocols", &form).or(default.protocols),
+        networks: table.optional("networks", &form).or(default.networks),
+        no_imap: table.optional("no_imap", &form).or(default.no_imap),
+        no_pop3: table.optional("no_pop3", &form).or(default.no_pop3),
     }
 }
 

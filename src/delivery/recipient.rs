@@ -110,7 +110,10 @@ fn not_found(error: &LookupError) -> Failure {
         LookupError::Ambiguous | LookupError::Entry(_) => (Cause::Misconfigured, Blame::Directory),
         LookupError::Unavailable(_) => (Cause::DirectoryDown, Blame::Directory),
         LookupError::Wrong(Wrong::Disabled) => (Cause::AccountDisabled, Blame::Client),
-        LookupError::Wrong(Wrong::Password | Wrong::Unknown) => (Cause::NoSuchUser, Blame::Client),
+        // All but the last are of logins alone.
+        LookupError::Wrong(Wrong::Network | Wrong::Password | Wrong::Protocol | Wrong::Unknown) => {
+            (Cause::NoSuchUser, Blame::Client)
+        }
     };
     Failure {
         cause,

@@ -256,7 +256,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        directory::{Account, Status},
+        directory::{Access, Account, Status},
         names::AccountName,
     };
 
@@ -271,6 +271,7 @@ mod tests {
                 quota: None,
                 login: Status::Allowed,
                 delivery: Status::Allowed,
+                access: Access::default(),
             }),
             id: format!("uid={name}"),
             passwords: vec![Secret::new(stored.into())],

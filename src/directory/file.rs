@@ -26,11 +26,11 @@ use toml::{Table, Value};
 use zeroize::Zeroizing;
 
 use super::{
-    Account, FileSettings, Found, LookupError, Question, STATUS_WORDS, Status, Wrong,
+    Access, Account, FileSettings, Found, LookupError, Question, STATUS_WORDS, Status, Wrong,
     address::Rules, is_home, parse_status, password::Stored,
 };
 use crate::{
-    names::{AccountName, Login},
+    names::{AccountName, Login, Protocol},
     proto::lmtp::Address,
     secret::Secret,
 };
@@ -42,7 +42,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The keys of an account.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 12] = [
     "name",
     "aliases",
     "addresses",
@@ -53,6 +53,8 @@ const KEYS: [&str; 10] = [
     "home_node",
     "quota",
     "status",
+    "protocols",
+    "networks",
 ];
 
 /// The accounts file.
@@ -445,6 +447,7 @@ impl<'a> Reader<'a> {
         let home_node = self.text("home_node").map(ToOwned::to_owned);
         let quota = self.quota();
         let (login, delivery) = self.status();
+        let access = self.access();
         if self.problems.len() > before {
             return None;
         }
@@ -462,6 +465,7 @@ impl<'a> Reader<'a> {
                 quota,
                 login,
                 delivery,
+                access,
             }),
         };
         Some(Named {
@@ -516,6 +520,24 @@ impl<'a> Reader<'a> {
             self.problem("status", &format!("expected {STATUS_WORDS}"));
             (Status::TryLater, Status::TryLater)
         })
+    }
+
+    fn access(&mut self) -> Access {
+        let mut access = Access::default();
+        if self.table.contains_key("protocols") {
+            let words = self.strings("protocols");
+            if words.iter().any(|word| Protocol::parse(word).is_none()) {
+                self.problem("protocols", "expected imap or pop3");
+            }
+            access.protocols = Some(Access::read_protocols(words.into_iter()));
+        }
+        if self.table.contains_key("networks") {
+            access.networks = Access::read_networks(self.strings("networks").into_iter());
+            if access.networks.is_none() {
+                self.problem("networks", "expected networks, as 10.0.0.0/8 or ::1");
+            }
+        }
+        access
     }
 
     fn aliases(&mut self) -> Vec<String> {
@@ -645,6 +667,7 @@ mod tests {
             quota: None,
             login: Status::Allowed,
             delivery: Status::Allowed,
+            access: Access::default(),
         };
         assert_eq!(*ann.account, expected);
         let bob = found(&file, "bob").await;
@@ -657,6 +680,7 @@ mod tests {
             quota: Some(1000),
             login: Status::Refused,
             delivery: Status::Refused,
+            access: Access::default(),
         };
         assert_eq!(*bob.account, expected);
     }

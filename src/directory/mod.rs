@@ -26,8 +26,10 @@
 mod account;
 mod address;
 mod cache;
+mod error;
 mod file;
 mod ldap;
+mod memory;
 mod password;
 mod preset;
 mod settings;
@@ -35,19 +37,12 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    borrow::Cow,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-pub use account::{Account, Status};
+pub use account::{Access, Account, Status, Visit};
+pub use error::{LookupError, StartError, Wrong};
 pub use file::FileError;
 pub use ldap::{LdapSetupError, LdapUri};
 pub use preset::Preset;
@@ -69,6 +64,7 @@ use address::{Mailbox, Rules};
 use cache::{Cache, Origin};
 use file::File;
 use ldap::Ldap;
+use memory::{Memory, from_memory};
 use password::{CheckError, Checker};
 
 /// Deadline of a question to the accounts file: only a slow password scheme needs any time.
@@ -90,12 +86,6 @@ struct Inner {
     timeout: Duration,
     metrics: Metrics,
     memory: Arc<Memory>,
-}
-
-/// Whether accounts are served from memory, because no server answers.
-struct Memory {
-    serves: AtomicBool,
-    max_stale: Duration,
 }
 
 enum Accounts {
@@ -122,51 +112,6 @@ struct Found {
     passwords: Vec<Secret>,
     /// Which of several servers knew it: that one can verify its password, others may lag behind.
     server: usize,
-}
-
-/// Why the directory did not give an account.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum LookupError {
-    /// Two or more entries match: nobody can say who that is.
-    #[error("more than one entry matches")]
-    Ambiguous,
-    /// The entry lacks an attribute or has one with a bad value.
-    #[error("entry is not usable: {0}")]
-    Entry(String),
-    /// The directory did not answer in time, or not sensibly.
-    #[error("directory is not available: {0}")]
-    Unavailable(String),
-    /// No entry matches, or the password is wrong; which of them is for the log alone.
-    #[error("{0}")]
-    Wrong(Wrong),
-}
-
-/// Why credentials are wrong: one answer for the client, three words for the log.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Wrong {
-    /// The account may not log in.
-    #[error("account may not log in")]
-    Disabled,
-    /// The password does not match.
-    #[error("wrong password")]
-    Password,
-    /// No such account.
-    #[error("unknown user")]
-    Unknown,
-}
-
-/// Why a directory could not be set up. An LDAP server that is away is no reason.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The accounts file is not usable.
-    #[error("cannot use the accounts file")]
-    File(#[source] FileError),
-    /// The LDAP settings are not usable.
-    #[error("cannot use the LDAP settings")]
-    Ldap(#[source] LdapSetupError),
-    /// The system gives no random octets.
-    #[error("cannot get random octets")]
-    Random(#[source] getrandom::Error),
 }
 
 /// How an LDAP server did when it was tried.
@@ -230,6 +175,8 @@ impl Directory {
                 (Accounts::Ldap(ldap), timeout)
             }
         };
+        let gauge = metrics.directory_stale.clone();
+        let memory = Arc::new(Memory::new(settings.cache.max_stale, gauge));
         Ok(Self(Arc::new(Inner {
             accounts,
             rules,
@@ -237,10 +184,7 @@ impl Directory {
             cache: Arc::new(Cache::new(settings.cache, Key::new(key))),
             timeout,
             metrics,
-            memory: Arc::new(Memory {
-                serves: AtomicBool::new(false),
-                max_stale: settings.cache.max_stale,
-            }),
+            memory,
         })))
     }
 
@@ -264,7 +208,7 @@ impl Directory {
         }))
     }
 
-    /// The account of `login`, if `password` is its password and it may log in.
+    /// The account of `login`, if `password` is its password and it may log in like this.
     ///
     /// An empty password is wrong for every account and is never shown to an LDAP server, many of which take it for an
     /// anonymous bind. So is a password that is not UTF-8, when verifying means binding: LDAP has no such passwords.
@@ -276,9 +220,10 @@ impl Directory {
         &self,
         login: &Login,
         password: &Secret,
+        visit: Visit,
     ) -> Result<Arc<Account>, LookupError> {
         let deadline = self.deadline();
-        let asked = self.0.authenticate(login, password, deadline);
+        let asked = self.0.authenticate(login, password, visit, deadline);
         self.answer(deadline, asked).await
     }
 
@@ -365,13 +310,14 @@ impl Inner {
         &self,
         login: &Login,
         password: &Secret,
+        visit: Visit,
         deadline: Instant,
     ) -> Result<Arc<Account>, LookupError> {
-        let answer = self.judge(login, password, deadline).await;
-        let is_unverified = matches!(
-            answer,
-            Err(LookupError::Wrong(Wrong::Disabled | Wrong::Unknown))
-        );
+        let answer = self.judge(login, password, visit, deadline).await;
+        let is_unverified = match answer {
+            Err(LookupError::Wrong(wrong)) => wrong != Wrong::Password,
+            _ => false,
+        };
         if is_unverified && !self.is_verified_by_binding() {
             let pretended = self.checker.pretend(password, deadline).await;
             pretended.map_err(|error| LookupError::Unavailable(error.to_string()))?;
@@ -387,6 +333,7 @@ impl Inner {
         &self,
         login: &Login,
         password: &Secret,
+        visit: Visit,
         deadline: Instant,
     ) -> Result<Arc<Account>, LookupError> {
         if password.is_empty() {
@@ -395,7 +342,7 @@ impl Inner {
         let question = Question::Login(login);
         let (origin, found) = self.look_up(question, deadline).await;
         let answer = match &found {
-            Ok(found) => self.admit(found, password, deadline).await,
+            Ok(found) => self.admit(found, password, visit, deadline).await,
             Err(error) => Err(error.clone()),
         };
         let refused = matches!(answer, Err(LookupError::Wrong(_) | LookupError::Entry(_)));
@@ -414,7 +361,7 @@ impl Inner {
         if again == found {
             return from_memory(origin, answer);
         }
-        from_memory(origin, self.admit(&again, password, deadline).await)
+        from_memory(origin, self.admit(&again, password, visit, deadline).await)
     }
 
     async fn find_recipient(
@@ -489,27 +436,11 @@ impl Inner {
         let lookups = &self.metrics.directory_cache;
         lookups.with_label_values(&[result]).inc();
         match (origin, &answer) {
-            (Origin::Memory, _) => self.serves_from_memory(true),
+            (Origin::Memory, _) => self.memory.serves(true),
             (Origin::Cache, _) | (_, Err(LookupError::Unavailable(_))) => {}
-            (Origin::Directory, _) => self.serves_from_memory(false),
+            (Origin::Directory, _) => self.memory.serves(false),
         }
         (origin, answer)
-    }
-
-    /// Says when that begins and ends.
-    fn serves_from_memory(&self, now: bool) {
-        if self.memory.serves.load(Ordering::Relaxed) == now
-            || self.memory.serves.swap(now, Ordering::Relaxed) == now
-        {
-            return;
-        }
-        self.metrics.directory_stale.set(i64::from(now));
-        if now {
-            let up_to = humantime::format_duration(self.memory.max_stale);
-            tracing::warn!(%up_to, "no directory server answers: who is known is served from memory");
-        } else {
-            tracing::info!("accounts come from the directory again");
-        }
     }
 
     /// The account, if it may log in and `password` is its password.
@@ -517,6 +448,7 @@ impl Inner {
         &self,
         found: &Found,
         password: &Secret,
+        visit: Visit,
         deadline: Instant,
     ) -> Result<Arc<Account>, LookupError> {
         match found.account.login {
@@ -527,6 +459,7 @@ impl Inner {
                 return Err(LookupError::Entry(text));
             }
         }
+        found.account.access.check(visit)?;
         if self.cache.is_proven(found, password).await {
             return Ok(Arc::clone(&found.account));
         }
@@ -534,12 +467,12 @@ impl Inner {
             Accounts::Ldap(ldap) if ldap.verifies() => {
                 let was_proven = self.cache.was_proven(found, password).await;
                 if was_proven && ldap.is_away() {
-                    self.serves_from_memory(true);
+                    self.memory.serves(true);
                     return Ok(Arc::clone(&found.account));
                 }
                 match Box::pin(ldap.bind(found, password, deadline)).await {
                     Err(LookupError::Unavailable(_)) if was_proven => {
-                        self.serves_from_memory(true);
+                        self.memory.serves(true);
                         return Ok(Arc::clone(&found.account));
                     }
                     Err(error) => {
@@ -592,24 +525,5 @@ impl<'q> Question<'q> {
             Self::Login(login) => Cow::Borrowed(login.as_str()),
             Self::Recipient(mailbox) => Cow::Owned(format!("\0{mailbox}")),
         }
-    }
-}
-
-impl From<Wrong> for LookupError {
-    fn from(wrong: Wrong) -> Self {
-        Self::Wrong(wrong)
-    }
-}
-
-/// What an answer is worth that rests on memory: no refusal does.
-fn from_memory<T>(origin: Origin, answer: Result<T, LookupError>) -> Result<T, LookupError> {
-    match answer {
-        Err(LookupError::Wrong(_) | LookupError::Entry(_) | LookupError::Ambiguous)
-            if origin == Origin::Memory =>
-        {
-            let text = "no server answers, and memory alone refuses nobody";
-            Err(LookupError::Unavailable(text.to_owned()))
-        }
-        answer => answer,
     }
 }

@@ -87,6 +87,8 @@ impl Preset {
             Self::Courier => Attributes {
                 name: named("mail"),
                 quota: named("quota"),
+                no_imap: Some(named("disableimap")),
+                no_pop3: Some(named("disablepop3")),
                 ..default
             },
             Self::Zimbra => Attributes {

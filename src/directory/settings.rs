@@ -150,6 +150,14 @@ pub struct Attributes {
     pub status: String,
     /// default `userPassword`
     pub password: String,
+    /// Names of the protocols that the account may use, others being refused; none: all may be.
+    pub protocols: Option<String>,
+    /// The networks that it may log in from; none: from all.
+    pub networks: Option<String>,
+    /// A flag that refuses IMAP.
+    pub no_imap: Option<String>,
+    /// One that refuses POP3.
+    pub no_pop3: Option<String>,
 }
 
 impl Default for Attributes {
@@ -163,6 +171,10 @@ impl Default for Attributes {
             quota: "mailQuotaSize".to_owned(),
             status: "accountStatus".to_owned(),
             password: "userPassword".to_owned(),
+            protocols: None,
+            networks: None,
+            no_imap: None,
+            no_pop3: None,
         }
     }
 }

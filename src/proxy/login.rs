@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    directory::{Account, LookupError, Status},
+    directory::{Account, LookupError, Status, Visit},
     link,
     net::Stream,
     nodes::Node,
@@ -51,7 +51,11 @@ pub(super) async fn open_session(
     report.mechanism = Some(credentials.mechanism);
     // What an earlier try found is not this one's.
     (report.account, report.node) = (None, None);
-    let account = authenticate(parts, credentials).await?;
+    let visit = Visit {
+        protocol: report.protocol,
+        client: report.client.0.ip(),
+    };
+    let account = authenticate(parts, credentials, visit).await?;
     report.account = Some(account.name.clone());
     let node = parts.nodes.home(&account).map_err(|error| Failure {
         stage: Stage::Resolve,
@@ -73,11 +77,15 @@ fn timer(parts: &Parts, stage: Stage) -> HistogramTimer {
         .start_timer()
 }
 
-async fn authenticate(parts: &Parts, credentials: &Credentials) -> Result<Arc<Account>, Failure> {
+async fn authenticate(
+    parts: &Parts,
+    credentials: &Credentials,
+    visit: Visit,
+) -> Result<Arc<Account>, Failure> {
     let _timer = timer(parts, Stage::Authenticate);
     let account = parts
         .directory
-        .authenticate(&credentials.login, &credentials.password)
+        .authenticate(&credentials.login, &credentials.password, visit)
         .await
         .map_err(|error| lookup_failure(&error))?;
     let authorized = match &credentials.authorize {

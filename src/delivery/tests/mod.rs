@@ -264,7 +264,7 @@ async fn replies_do_not_wait_for_those_behind_them() {
 #[test]
 fn statuses_are_answered_each_in_its_way() {
     use crate::{
-        directory::{Account, Status},
+        directory::{Access, Account, Status},
         names::AccountName,
         nodes::Nodes,
     };
@@ -282,6 +282,7 @@ fn statuses_are_answered_each_in_its_way() {
             quota: None,
             login: Status::Allowed,
             delivery,
+            access: Access::default(),
         };
         let nodes = Nodes::new(&crate::nodes::Settings::default());
         let address = Address::parse("ann@a.example").unwrap();

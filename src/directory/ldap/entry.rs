@@ -10,9 +10,9 @@ use ldap3::asn1::StructureTag;
 
 use crate::{
     directory::{
-        Account, Attributes, LookupError, Status, is_home, parse_status, template::Template,
+        Access, Account, Attributes, LookupError, Status, is_home, parse_status, template::Template,
     },
-    names::AccountName,
+    names::{AccountName, Protocol},
     secret::Secret,
 };
 
@@ -87,6 +87,7 @@ impl Entry {
             quota: self.quota(&names.quota, defaults.quota_unit)?,
             login,
             delivery,
+            access: self.access(names)?,
             name,
         })
     }
@@ -122,6 +123,60 @@ impl Entry {
         number
             .map(Some)
             .ok_or_else(|| self.unusable(name, "is not a number"))
+    }
+
+    /// How and from where it may log in.
+    fn access(&self, names: &Attributes) -> Result<Access, LookupError> {
+        let mut access = Access::default();
+        if let Some(name) = &names.protocols {
+            let values = self.texts(name)?;
+            let words = || Access::read_protocols(values.iter().copied());
+            access.protocols = (!values.is_empty()).then(words);
+        }
+        for (name, protocol) in [
+            (&names.no_imap, Protocol::Imap),
+            (&names.no_pop3, Protocol::Pop3),
+        ] {
+            if let Some(name) = name
+                && self.flag(name)?
+            {
+                let all = || vec![Protocol::Imap, Protocol::Pop3];
+                let protocols = access.protocols.get_or_insert_with(all);
+                protocols.retain(|allowed| *allowed != protocol);
+            }
+        }
+        if let Some(name) = &names.networks {
+            let values = self.texts(name)?;
+            if !values.is_empty() {
+                let networks = Access::read_networks(values.into_iter());
+                let what = "has something that is no network";
+                access.networks = Some(networks.ok_or_else(|| self.unusable(name, what))?);
+            }
+        }
+        Ok(access)
+    }
+
+    /// Whether an attribute says yes; what is neither yes nor no is an error.
+    fn flag(&self, name: &str) -> Result<bool, LookupError> {
+        let Some(text) = self.text(name)? else {
+            return Ok(false);
+        };
+        match text.to_ascii_lowercase().as_str() {
+            "1" | "true" | "yes" => Ok(true),
+            "" | "0" | "false" | "no" => Ok(false),
+            _ => Err(self.unusable(name, "is neither yes nor no")),
+        }
+    }
+
+    /// All values.
+    fn texts(&self, name: &str) -> Result<Vec<&str>, LookupError> {
+        let values = self.attributes.iter();
+        let values = values.filter(|(attribute, _)| attribute.eq_ignore_ascii_case(name));
+        values
+            .flat_map(|(_, values)| values)
+            .map(|value| std::str::from_utf8(value))
+            .collect::<Result<_, _>>()
+            .map_err(|_| self.unusable(name, "is not UTF-8"))
     }
 
     /// Quota in octets; none where it is 0 or missing.
@@ -275,6 +330,7 @@ mod tests {
             quota: Some(1_000_000_000_000),
             login: Status::Allowed,
             delivery: Status::Allowed,
+            access: Access::default(),
         };
         assert_eq!(full.unwrap(), expected);
         let least = account(
@@ -290,6 +346,7 @@ mod tests {
             quota: None,
             login: Status::Allowed,
             delivery: Status::Allowed,
+            access: Access::default(),
         };
         assert_eq!(least.unwrap(), expected);
     }

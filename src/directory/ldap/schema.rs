@@ -46,6 +46,13 @@ impl Schema {
         ]
         .map(Clone::clone)
         .into();
+        let access = [
+            &attributes.protocols,
+            &attributes.networks,
+            &attributes.no_imap,
+            &attributes.no_pop3,
+        ];
+        wanted.extend(access.into_iter().flatten().cloned());
         if settings.verify == Verify::Hash {
             wanted.push(attributes.password.clone());
         }

@@ -8,19 +8,26 @@ mod slapd;
 
 use std::{
     io::{self, Write},
+    net::{IpAddr, Ipv4Addr},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::{io::AsyncWriteExt as _, net::TcpListener, time::Instant};
 
 use super::*;
-use crate::names::AccountName;
+use crate::names::{AccountName, Protocol};
 use slapd::{PATIENCE, PEOPLE, READER, READER_PASSWORD, Slapd, dn};
 
 /// The built-in one but for the object class.
 const DELIVERY_FILTER: &str = "(&(objectClass=inetOrgPerson)(|(uid=%u)(mail=%u)(mailAlternateAddress=%u)(mailLocalAddress=%u)))";
+
+/// How all of them come.
+const VISIT: Visit = Visit {
+    protocol: Protocol::Imap,
+    client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+};
 
 /// Settings that fit the sample tree, without a cache.
 fn settings(uri: String, verify: Verify) -> Settings {
@@ -100,7 +107,7 @@ fn start_counted(settings: Settings) -> (Directory, Metrics) {
 async fn log_in(directory: &Directory, login: &str, password: &str) -> String {
     let password = Secret::new(password.as_bytes().to_vec());
     let answer = directory
-        .authenticate(&Login::parse(login).unwrap(), &password)
+        .authenticate(&Login::parse(login).unwrap(), &password, VISIT)
         .await;
     match answer {
         Ok(account) => format!("ok {}", account.name),
@@ -164,7 +171,7 @@ async fn a_password_that_is_no_text_is_wrong() {
     let directory = start(settings(slapd.uri(), Verify::Bind));
     let password = Secret::new(b"secret\xff".to_vec());
     let answer = directory
-        .authenticate(&Login::parse("ann").unwrap(), &password)
+        .authenticate(&Login::parse("ann").unwrap(), &password, VISIT)
         .await;
     assert!(matches!(answer, Err(LookupError::Wrong(Wrong::Password))));
 }
@@ -183,6 +190,7 @@ async fn an_account_is_as_its_entry() {
         quota: Some(5_000_000),
         login: Status::Allowed,
         delivery: Status::Allowed,
+        access: Access::default(),
     };
     assert_eq!(*ann, expected);
     let bob = directory.find(&Login::parse("bob").unwrap()).await.unwrap();
@@ -195,6 +203,7 @@ async fn an_account_is_as_its_entry() {
         quota: None,
         login: Status::Allowed,
         delivery: Status::Allowed,
+        access: Access::default(),
     };
     assert_eq!(*bob, expected);
     let gone = directory.find(&Login::parse("gone").unwrap()).await;
@@ -558,7 +567,10 @@ async fn the_log_says_once_that_it_is_away_and_never_a_password() {
         for _ in 0..3 {
             let password = Secret::new(PASSWORD.into());
             let login = Login::parse("ann").unwrap();
-            let error = directory.authenticate(&login, &password).await.unwrap_err();
+            let error = directory
+                .authenticate(&login, &password, VISIT)
+                .await
+                .unwrap_err();
             assert!(!format!("{error} {error:?}").contains(PASSWORD));
         }
         slapd.start();

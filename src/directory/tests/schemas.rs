@@ -19,8 +19,10 @@ attributetype ( 1.3.6.1.4.1.4203.666.99.19 NAME 'zimbraAccountStatus' SYNTAX 1.3
 attributetype ( 1.3.6.1.4.1.4203.666.99.20 NAME 'alias' EQUALITY caseIgnoreIA5Match SYNTAX 1.3.6.1.4.1.1466.115.121.1.26 )
 attributetype ( 1.3.6.1.4.1.4203.666.99.21 NAME 'mailQuota' SYNTAX 1.3.6.1.4.1.1466.115.121.1.26 )
 attributetype ( 1.3.6.1.4.1.4203.666.99.22 NAME 'inetUserStatus' SYNTAX 1.3.6.1.4.1.1466.115.121.1.26 )
+attributetype ( 1.3.6.1.4.1.4203.666.99.23 NAME 'disableimap' SYNTAX 1.3.6.1.4.1.1466.115.121.1.26 )
+attributetype ( 1.3.6.1.4.1.4203.666.99.24 NAME 'disablepop3' SYNTAX 1.3.6.1.4.1.1466.115.121.1.26 )
 objectclass ( 1.3.6.1.4.1.4203.666.98.10 NAME 'qmailUser' SUP top AUXILIARY MAY ( mail $ uid $ mailHost $ homeDirectory $ qmailUID $ qmailGID $ mailQuotaSize $ accountStatus $ mailAlternateAddress ) )
-objectclass ( 1.3.6.1.4.1.4203.666.98.11 NAME 'CourierMailAccount' SUP top AUXILIARY MAY ( mail $ mailHost $ homeDirectory $ uidNumber $ gidNumber $ quota ) )
+objectclass ( 1.3.6.1.4.1.4203.666.98.11 NAME 'CourierMailAccount' SUP top AUXILIARY MAY ( mail $ mailHost $ homeDirectory $ uidNumber $ gidNumber $ quota $ disableimap $ disablepop3 ) )
 objectclass ( 1.3.6.1.4.1.4203.666.98.12 NAME 'zimbraAccount' SUP top AUXILIARY MAY ( uid $ zimbraMailDeliveryAddress $ zimbraMailAlias $ zimbraMailHost $ zimbraMailQuota $ zimbraAccountStatus ) )
 objectclass ( 1.3.6.1.4.1.4203.666.98.13 NAME 'kolabInetOrgPerson' SUP top AUXILIARY MAY ( uid $ mail $ alias $ mailHost $ mailQuota $ inetUserStatus $ mailAlternateAddress ) )
 ";
@@ -55,6 +57,8 @@ uidNumber: 6003
 gidNumber: 6004
 homeDirectory: /srv/carla
 quota: 5000000S,100C
+disableimap: 0
+disablepop3: 1
 userPassword: secret
 
 dn: cn=posix,ou=more,dc=example,dc=org
@@ -248,4 +252,73 @@ fn status_words_of_all_schemas_are_known() {
     for word in STATUS_WORDS.replace(" or ", ", ").split(", ") {
         assert!(parse_status(word).is_some(), "{word}");
     }
+}
+
+/// How a login by this protocol and from there ends.
+async fn visit(directory: &Directory, login: &str, protocol: Protocol, client: &str) -> String {
+    let visit = Visit {
+        protocol,
+        client: client.parse().unwrap(),
+    };
+    let password = Secret::new(b"secret".to_vec());
+    let login = Login::parse(login).unwrap();
+    match directory.authenticate(&login, &password, visit).await {
+        Ok(account) => format!("ok {}", account.name),
+        Err(LookupError::Wrong(wrong)) => wrong.to_string(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[tokio::test]
+async fn an_account_may_be_kept_to_protocols_and_networks() {
+    let slapd = Slapd::with_schema(SCHEMA, ENTRIES);
+    let courier = start(preset(slapd.uri(), Preset::Courier));
+    let carla = "carla@example.org";
+    assert_eq!(
+        visit(&courier, carla, Protocol::Imap, "::1").await,
+        format!("ok {carla}")
+    );
+    let (by, from) = (Wrong::Protocol.to_string(), Wrong::Network.to_string());
+    assert_eq!(visit(&courier, carla, Protocol::Pop3, "::1").await, by);
+
+    let kept = start(cached(but(settings(slapd.uri(), Verify::Bind), |ldap| {
+        ldap.schema.attributes.protocols = Some("businessCategory".to_owned());
+        ldap.schema.attributes.networks = Some("departmentNumber".to_owned());
+    })));
+    // An entry that says nothing is kept to nothing.
+    assert_eq!(
+        visit(&kept, "ann", Protocol::Pop3, "192.0.2.1").await,
+        "ok Ann"
+    );
+    slapd.replace("ann", "businessCategory", "imap, smtp").await;
+    slapd
+        .replace("ann", "departmentNumber", "192.0.2.0/24 ::1")
+        .await;
+    let afresh = start(cached(but(settings(slapd.uri(), Verify::Bind), |ldap| {
+        ldap.schema.attributes.protocols = Some("businessCategory".to_owned());
+        ldap.schema.attributes.networks = Some("departmentNumber".to_owned());
+    })));
+    for _ in 0..2 {
+        assert_eq!(
+            visit(&afresh, "ann", Protocol::Imap, "192.0.2.1").await,
+            "ok Ann"
+        );
+        assert_eq!(visit(&afresh, "ann", Protocol::Pop3, "192.0.2.1").await, by);
+        assert_eq!(
+            visit(&afresh, "ann", Protocol::Imap, "198.51.100.1").await,
+            from
+        );
+    }
+    // A refusal that rests on a kept entry is not the last word.
+    slapd.replace("ann", "businessCategory", "imap pop3").await;
+    assert_eq!(
+        visit(&afresh, "ann", Protocol::Pop3, "192.0.2.1").await,
+        "ok Ann"
+    );
+    slapd.replace("ann", "departmentNumber", "the office").await;
+    let wrong = visit(&afresh, "ann", Protocol::Imap, "198.51.100.1").await;
+    assert!(
+        wrong.contains("departmentNumber has something that is no network"),
+        "{wrong}"
+    );
 }

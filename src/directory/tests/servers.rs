@@ -1,5 +1,7 @@
 //! Several real slapds with the same tree: who is asked, and what a dead, silent, slow or useless one costs.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use super::*;
 
 /// Two servers, the first preferred.
@@ -70,7 +72,7 @@ async fn nobody_fails_while_servers_die_in_turn() {
     let (directory, metrics) = start_counted(at(&uris, |_| {}));
     let stop = Arc::new(AtomicBool::new(false));
     let tasks = Tasks::new();
-    let served = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let served = Arc::new(AtomicUsize::new(0));
     for _ in 0..8 {
         let (directory, stop, served) = (directory.clone(), stop.clone(), served.clone());
         tasks.spawn("logins", async move {
