@@ -22,6 +22,7 @@ fn main() -> ExitCode {
 /// Every way to fail has a code here and nowhere else.
 fn exit_code(failed: &Failed) -> u8 {
     const USAGE: u8 = 64;
+    const NOUSER: u8 = 67;
     const UNAVAILABLE: u8 = 69;
     const SOFTWARE: u8 = 70;
     const OS: u8 = 71;
@@ -33,7 +34,8 @@ fn exit_code(failed: &Failed) -> u8 {
         Failed::Configuration(_) => CONFIG,
         Failed::Deliver(NotDelivered::Refused(reply)) => refusal_code(reply),
         Failed::Deliver(_) => TEMPFAIL,
-        Failed::Online => UNAVAILABLE,
+        Failed::Nobody(_) => NOUSER,
+        Failed::Online | Failed::Unexplained => UNAVAILABLE,
         Failed::Output { .. } => CANTCREAT,
         Failed::Random(_) => OS,
         Failed::Log(_) => SOFTWARE,

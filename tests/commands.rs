@@ -455,3 +455,65 @@ fn check_online_names_the_server_that_does_not_answer() {
         ["pigeonair: not all LDAP servers do what they will be asked for"]
     );
 }
+
+/// A login and an address are different questions, and no answer has a password or a hash in it.
+#[test]
+fn explain_says_who_somebody_is_and_where_that_leads() {
+    let machine = Machine::new();
+    let (imap, link) = (listener(), listener());
+    let configuration = machine.configuration(port(&imap), port(&link));
+    let hash = "{SSHA}TjSAUwquZPUXR7NLmvgC7f2LbRYLg1Xc";
+    let accounts = format!(
+        "[[account]]\nname = \"ann\"\naliases = [\"annie\"]\naddresses = [\"ann@example.org\"]\npassword = \"{hash}\"\n\
+         uid = 20001\ngid = 20002\nhome_node = \"LOCAL\"\nquota = 1000\nstatus = \"noaccess\"\nprotocols = [\"imap\"]\n\
+         [[account]]\nname = \"bob\"\npassword = \"{hash}\"\nuid = 1\ngid = 1\nhome_node = \"elsewhere\"\n"
+    );
+    machine.write("accounts.toml", &accounts, 0o600);
+    let (code, out, notes) = machine.run(&["explain", "annie"], &configuration);
+    assert_eq!((code, notes.as_str()), (0, ""));
+    let lines: Vec<&str> = out.lines().map(str::trim_end).collect();
+    let rest: Vec<&&str> = lines.iter().filter(|line| !line.contains("took")).collect();
+    assert_eq!(
+        rest,
+        [
+            &"annie as login",
+            &"  looked up       annie",
+            &"  account         ann",
+            &"  entry           ann",
+            &"  server          none",
+            &"  logins          refused",
+            &"  protocols       imap",
+            &"  mail            allowed",
+            &"  home attribute  LOCAL",
+            &"  node            local",
+            &format!("  node address    127.0.0.1:{}", port(&link)).as_str(),
+            &"  uid             20001",
+            &"  gid             20002",
+            &"  home            ann",
+            &"  quota           1000",
+            &"annie as address",
+            &"  error           unknown user",
+        ]
+    );
+
+    let (code, out, _) = machine.run(&["explain", "ann+x@Example.org", "--json"], &configuration);
+    assert_eq!(code, 0);
+    let said: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(said["login"]["error"], "unknown user", "{out}");
+    assert_eq!(said["address"]["looked_up"], "ann@example.org", "{out}");
+    assert_eq!(said["address"]["uid"], 20001, "{out}");
+    assert!(!out.contains("TjSA"), "{out}");
+
+    let (code, out, _) = machine.run(&["explain", "bob"], &configuration);
+    assert_eq!(code, 0);
+    assert!(
+        out.contains("  node error      home node \"elsewhere\" is not in [nodes]\n"),
+        "{out}"
+    );
+    let (code, _, notes) = machine.run(&["explain", "carl"], &configuration);
+    assert_eq!(code, 67);
+    assert_eq!(
+        notes,
+        "pigeonair: nobody has the login or the address carl\n"
+    );
+}

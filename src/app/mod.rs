@@ -34,11 +34,14 @@ use self::{front::Front, node::Node, rights::Rights};
 use crate::{
     admin,
     config::Config,
-    directory, handover,
+    directory::{self, Directory},
+    handover,
     link::SetupError,
     mailstore,
     metrics::Metrics,
+    names::Login,
     net::{self, Patience, tls},
+    proto::lmtp::Address,
     tasks::Tasks,
 };
 
@@ -123,6 +126,35 @@ pub fn examine_directory(
     let metrics = Metrics::new().map_err(AppError::Metrics)?;
     let examined = directory::examine(settings, &metrics);
     runtime()?.block_on(examined).map_err(AppError::Directory)
+}
+
+/// What the directory says of a login and of an address.
+type Explanations = [Option<Result<directory::Explained, directory::LookupError>>; 2];
+
+/// Asks the directory of a front who that is.
+///
+/// # Errors
+///
+/// Whatever keeps it from asking.
+pub fn explain(
+    settings: directory::Settings,
+    login: Option<&Login>,
+    address: Option<&Address>,
+) -> Result<Explanations, AppError> {
+    let metrics = Metrics::new().map_err(AppError::Metrics)?;
+    runtime()?.block_on(async {
+        let directory = Directory::start(settings, metrics, Tasks::new());
+        let directory = directory.map_err(AppError::Directory)?;
+        let by_login = match login {
+            Some(login) => Some(directory.explain(login).await),
+            None => None,
+        };
+        let by_address = match address {
+            Some(address) => Some(directory.explain_recipient(address).await),
+            None => None,
+        };
+        Ok([by_login, by_address])
+    })
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, AppError> {

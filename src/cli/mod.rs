@@ -4,6 +4,8 @@
 //! pigeonair run front|node [--config FILE]      run one of the two processes
 //! pigeonair check [front|node] [--online] [--config FILE]
 //!                                               read the configuration as `run` does, and start nothing; ask the LDAP servers
+//! pigeonair explain [--json] [--config FILE] NAME
+//!                                               say who a login or an address is, and where that leads
 //! pigeonair key [--out FILE]                    make a key for a link
 //! pigeonair deliver [-f SENDER] RECIPIENT       deliver the message on standard input
 //! ```
@@ -14,6 +16,7 @@
 //! whoever asks for nothing else.
 
 mod deliver;
+mod explain;
 
 use std::{
     ffi::OsString,
@@ -49,12 +52,18 @@ pub enum Failed {
     /// A message was not delivered.
     #[error(transparent)]
     Deliver(#[from] NotDelivered),
+    /// Nobody has that name.
+    #[error("nobody has the login or the address {0}")]
+    Nobody(String),
     /// An LDAP server does not do what it will be asked for.
     #[error("not all LDAP servers do what they will be asked for")]
     Online,
     /// The log could not be started.
     #[error(transparent)]
     Log(#[from] log::StartedError),
+    /// The directory could not say who somebody is.
+    #[error("the directory cannot say who that is")]
+    Unexplained,
     /// A result could not be written.
     #[error("cannot write {what}")]
     Output {
@@ -92,6 +101,8 @@ enum Command {
     },
     /// Deliver the message on standard input to one recipient, for MTAs that pipe to a command.
     Deliver(deliver::Options),
+    /// Say who a login or a mail address is, what the account may do, and which node is its home.
+    Explain(explain::Options),
     /// Make a key for a link: 64 hexadecimal digits.
     Key {
         /// Write it to this file, which must not exist yet, with mode 0600; else to standard output.
@@ -167,6 +178,7 @@ fn obey(
             config,
         } => check(process, online, &config, out, notes),
         Command::Deliver(options) => Ok(deliver::run(&options)?),
+        Command::Explain(options) => explain::run(&options, out),
         Command::Key { out: file } => key(file.as_deref(), out),
         Command::Run { process, config } => start(process, &config),
     }
@@ -309,9 +321,11 @@ fn tell(failed: &Failed, notes: &mut impl Write) -> io::Result<()> {
         Failed::Deliver(failed) => writeln!(notes, "{}", failed.line()),
         Failed::App(_)
         | Failed::Log(_)
+        | Failed::Nobody(_)
         | Failed::Online
         | Failed::Output { .. }
-        | Failed::Random(_) => {
+        | Failed::Random(_)
+        | Failed::Unexplained => {
             write!(notes, "pigeonair: {failed}")?;
             let mut cause = std::error::Error::source(failed);
             while let Some(error) = cause {

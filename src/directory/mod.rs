@@ -27,6 +27,7 @@ mod account;
 mod address;
 mod cache;
 mod error;
+mod explain;
 mod file;
 mod ldap;
 mod memory;
@@ -43,6 +44,7 @@ use tokio::time::{Instant, timeout_at};
 
 pub use account::{Access, Account, Status, Visit};
 pub use error::{LookupError, StartError, Wrong};
+pub use explain::Explained;
 pub use file::FileError;
 pub use ldap::{LdapSetupError, LdapUri};
 pub use preset::Preset;

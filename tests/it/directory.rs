@@ -156,3 +156,36 @@ fn hashes_of_other_programs_in_a_file() {
         .start();
     all_log_in(&cluster, &users);
 }
+
+#[test]
+fn administrators_are_told_what_ldap_says() {
+    let ann = User::new("ann", "n1", 20001);
+    let mut cluster = Cluster::usual().user(&ann).start();
+    let uri = cluster.slapd().uri();
+    let (code, out, notes) = cluster.ask(&["explain", "ann"]);
+    assert_eq!((code, notes.as_str()), (Some(0), ""));
+    for line in [
+        "ann as login\n".to_owned(),
+        "  entry           uid=ann,ou=people,dc=example,dc=org\n".to_owned(),
+        format!("  server          {uri}\n"),
+        "  logins          allowed\n".to_owned(),
+        "  node            n1\n".to_owned(),
+        "  uid             20001\n".to_owned(),
+    ] {
+        assert!(out.contains(&line), "{line}{out}");
+    }
+    let (code, out, notes) = cluster.ask(&["check", "front", "--online"]);
+    assert_eq!((code, notes.as_str()), (Some(0), ""), "{out}");
+    assert!(out.starts_with(&format!("{uri}: ok (")), "{out}");
+    cluster.slapd().process.stop();
+    let (code, out, notes) = cluster.ask(&["check", "front", "--online"]);
+    assert_eq!((code, out.as_str()), (Some(69), ""));
+    assert!(
+        notes.starts_with(&format!("{uri}: cannot connect: ")),
+        "{notes}"
+    );
+    let (code, out, notes) = cluster.ask(&["explain", "ann"]);
+    assert_eq!(code, Some(69), "{notes}");
+    let error = format!("  error           directory is not available: {uri}: cannot connect: ");
+    assert!(out.contains(&error), "{out}");
+}

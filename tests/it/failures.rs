@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     client::{Channel, Client, Method},
-    lab::{Cluster, Kind, NodeSpec, User, eventually},
+    lab::{Cluster, Kind, NodeSpec, User, eventually, http_status, metric},
     pop3,
 };
 
@@ -270,4 +270,38 @@ fn directory_hangs_for_many() {
         client.reply("a").no("UNAVAILABLE");
     }
     assert!(start.elapsed() < BOUND, "took {:?}", start.elapsed());
+}
+
+/// Who was known is served, nobody is told that a password is wrong, and the front stays in the balancer.
+#[test]
+fn directory_down_and_served_from_memory() {
+    let [ann, bob] = people();
+    // Servers that need no directory themselves.
+    let mut cluster = Cluster::build()
+        .node(NodeSpec::new("n1", Kind::Exec))
+        .node(NodeSpec::new("n2", Kind::Exec))
+        .directory("[directory.cache]\nttl = \"10ms\"\nnegative_ttl = \"10ms\"")
+        .user(&ann)
+        .user(&bob)
+        .start();
+    let admin = cluster.front_admin();
+    Client::logged_in(&cluster, Channel::Implicit, &ann);
+    cluster.slapd().process.stop();
+    let stale = || metric(admin, "pigeonair_directory_stale");
+    assert_eq!(stale(), Some(0.0));
+    eventually("the front serves from memory", || {
+        Client::logged_in(&cluster, Channel::Implicit, &ann);
+        stale() == Some(1.0)
+    });
+    let mut client = Client::connect(&cluster, Channel::Implicit);
+    client
+        .login(Method::Login, &ann.name, "wrong")
+        .no("UNAVAILABLE");
+    unavailable(&mut client, &bob);
+    client.login(Method::Login, &ann.name, &ann.password).ok();
+    client.command("SELECT INBOX").ok();
+    assert_eq!(http_status(admin, "/readyz"), Some(200));
+    cluster.slapd().restart();
+    Client::logged_in(&cluster, Channel::Implicit, &bob);
+    assert_eq!(stale(), Some(0.0));
 }

@@ -141,6 +141,12 @@ impl Ldap {
         all
     }
 
+    /// What a server is called, by its place in the list.
+    pub(super) fn server_name(&self, place: usize) -> Option<String> {
+        let server = self.common.servers.get(place)?;
+        Some(server.name.clone())
+    }
+
     /// Whether the servers verify passwords.
     pub(super) fn verifies(&self) -> bool {
         self.common.schema.verify == Verify::Bind

@@ -23,9 +23,12 @@ use std::{
     fmt::Write as _,
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
+    os::unix::{
+        fs::{OpenOptionsExt as _, PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU8, AtomicU64, Ordering},
@@ -940,6 +943,22 @@ impl Cluster {
         );
         wait_until_ready(&mut front, self.front_admin());
         self.front = Some(front);
+    }
+
+    /// Runs a command as the front's user and with its configuration: its exit code, and what it wrote.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let output = Command::new(self.path("bin/pigeonair"))
+            .args(arguments)
+            .arg("--config")
+            .arg(self.path("front/pigeonair.toml"))
+            .uid(self.front_uid)
+            .gid(self.front_uid)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let [out, notes] =
+            [output.stdout, output.stderr].map(|octets| String::from_utf8(octets).unwrap());
+        (output.status.code(), out, notes)
     }
 
     fn program(&self, process: &str, configuration: &Path) -> [String; 5] {
