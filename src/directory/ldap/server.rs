@@ -66,6 +66,8 @@ pub(super) struct Known {
 #[derive(Debug)]
 struct State {
     is_up: bool,
+    /// There is a probe, which ends when it finds the server up.
+    is_probed: bool,
     /// When it last said anything of use.
     answered: Option<Instant>,
     /// When it was last logged that it does not do what it was asked.
@@ -111,6 +113,7 @@ impl Known {
             tasks,
             state: Mutex::new(State {
                 is_up: true,
+                is_probed: false,
                 answered: None,
                 complained: None,
             }),
@@ -174,18 +177,23 @@ impl Known {
     }
 
     fn went_away(self: &Arc<Self>, error: &str) {
-        let was_up = std::mem::replace(&mut lock(&self.state).is_up, false);
-        if !was_up {
+        let mut state = lock(&self.state);
+        let was_up = std::mem::replace(&mut state.is_up, false);
+        let is_probed = std::mem::replace(&mut state.is_probed, true);
+        drop(state);
+        if was_up {
+            tracing::warn!(server = self.name, error, "directory is not available");
+            self.show();
+        }
+        if is_probed {
             return;
         }
-        tracing::warn!(server = self.name, error, "directory is not available");
-        self.show();
         let known = Arc::clone(self);
         self.tasks.background("ldap probe", async move {
             let mut pause = PROBE_FIRST;
             loop {
                 sleep(jittered(pause)).await;
-                if known.is_up() {
+                if known.ends_probe() {
                     return;
                 }
                 // Its end says whether the server is up again.
@@ -196,6 +204,13 @@ impl Known {
                 pause = pause.saturating_mul(2).min(PROBE_LAST);
             }
         });
+    }
+
+    /// Whether there is nothing left to find out.
+    fn ends_probe(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.is_probed = !state.is_up;
+        state.is_up
     }
 
     /// Sets the gauge.
