@@ -34,7 +34,9 @@ use crate::secret::{Key, Secret};
 pub(super) struct Cache {
     answers: moka::future::Cache<String, Answer>,
     /// None: nothing is served from memory alone.
-    last: Option<moka::future::Cache<String, Answer>>,
+    last: Option<moka::future::Cache<String, Arc<Found>>>,
+    /// Who was unknown, in a table of its own: whoever guesses names must not drive out those who exist.
+    unknown: Option<moka::future::Cache<String, ()>>,
     /// When it was right.
     proven: moka::future::Cache<[u8; 32], Instant>,
     key: Key,
@@ -100,9 +102,16 @@ impl Cache {
             spread: RandomState::new(),
         };
         let oldest = settings.ttl.saturating_add(settings.max_stale);
+        let has_memory = keeps && !settings.max_stale.is_zero();
         let last = || {
             moka::future::Cache::builder()
                 .max_capacity(settings.entries)
+                .time_to_live(oldest)
+                .build()
+        };
+        let unknown = || {
+            moka::future::Cache::builder()
+                .max_capacity((settings.entries / 8).max(1))
                 .time_to_live(oldest)
                 .build()
         };
@@ -113,7 +122,8 @@ impl Cache {
                 .max_capacity(entries)
                 .expire_after(ages)
                 .build(),
-            last: (keeps && !settings.max_stale.is_zero()).then(last),
+            last: has_memory.then(last),
+            unknown: has_memory.then(unknown),
             proven: moka::future::Cache::builder()
                 .max_capacity(entries)
                 .time_to_live(oldest)
@@ -144,10 +154,15 @@ impl Cache {
             .or_try_insert_with(asked)
             .await
         {
-            Err(error) => match self.last_answer(key, &error).await {
-                Some(answer) => (Origin::Memory, answer.into_result()),
-                None => (Origin::Directory, Err(LookupError::clone(&error))),
-            },
+            Err(error) => {
+                // What it says now counts, not what it said once.
+                if let (LookupError::Ambiguous | LookupError::Entry(_), Some(last)) =
+                    (&*error, &self.last)
+                {
+                    last.invalidate(key).await;
+                }
+                (Origin::Directory, Err(LookupError::clone(&error)))
+            }
             Ok(entry) => {
                 let origin = if entry.is_fresh() {
                     Origin::Directory
@@ -155,12 +170,27 @@ impl Cache {
                     Origin::Cache
                 };
                 let answer = entry.into_value();
-                if origin == Origin::Directory
-                    && let Some(last) = &self.last
-                {
-                    last.insert(key.to_owned(), answer.clone()).await;
+                if origin == Origin::Directory {
+                    self.remember(key, &answer).await;
                 }
                 (origin, answer.into_result())
+            }
+        }
+    }
+
+    /// Keeps an answer for while no server answers.
+    async fn remember(&self, key: &str, answer: &Answer) {
+        let (Some(last), Some(unknown)) = (&self.last, &self.unknown) else {
+            return;
+        };
+        match answer {
+            Answer::Found(found) => {
+                last.insert(key.to_owned(), Arc::clone(found)).await;
+                unknown.invalidate(key).await;
+            }
+            Answer::Unknown => {
+                last.invalidate(key).await;
+                unknown.insert(key.to_owned(), ()).await;
             }
         }
     }
@@ -173,16 +203,11 @@ impl Cache {
         if let Some(kept) = self.answers.get(key).await {
             return Some((Origin::Cache, kept.into_result()));
         }
-        let last = self.last.as_ref()?.get(key).await?;
-        Some((Origin::Memory, last.into_result()))
-    }
-
-    /// What was said last, where nothing is said now.
-    async fn last_answer(&self, key: &str, error: &LookupError) -> Option<Answer> {
-        match (error, &self.last) {
-            (LookupError::Unavailable(_), Some(last)) => last.get(key).await,
-            _ => None,
+        if let Some(found) = self.last.as_ref()?.get(key).await {
+            return Some((Origin::Memory, Ok(found)));
         }
+        self.unknown.as_ref()?.get(key).await?;
+        Some((Origin::Memory, Answer::Unknown.into_result()))
     }
 
     /// Whether somebody would be known if no server answered.

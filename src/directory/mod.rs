@@ -72,6 +72,9 @@ use password::{CheckError, Checker};
 /// Deadline of a question to the accounts file: only a slow password scheme needs any time.
 const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long monitors wait to hear whether the directory answers.
+const READY_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How much later than its own deadline a question is cut off. What waits inside ends first and so can drop the connection
 /// it waited on; the cut is for those who wait for somebody else's search.
 const CUT_AFTER: Duration = Duration::from_millis(100);
@@ -256,10 +259,15 @@ impl Directory {
         self.answer(deadline, asked).await
     }
 
-    /// Whether somebody can be served: the directory answers, or there is somebody in memory. Takes no longer than one
-    /// question may.
+    /// Whether somebody can be served: the directory answers, or there is somebody in memory. Takes three seconds at
+    /// most.
     pub async fn is_ready(&self) -> bool {
-        self.is_reachable().await || self.0.cache.remembers().await
+        let is_away = matches!(&self.0.accounts, Accounts::Ldap(ldap) if ldap.is_away());
+        if is_away && self.0.cache.remembers().await {
+            return true;
+        }
+        let reachable = timeout_at(Instant::now() + READY_TIMEOUT, self.is_reachable());
+        reachable.await.unwrap_or(false) || self.0.cache.remembers().await
     }
 
     /// Whether the directory answers right now.
@@ -427,7 +435,13 @@ impl Inner {
             None => {
                 // Boxed, and only when it is needed: the cache's own future holds this one several times.
                 let search = async { Box::pin(ldap.find(question, deadline)).await };
-                self.cache.look_up(&key, search).await
+                match self.cache.look_up(&key, search).await {
+                    // This was how we learned it. One that is merely busy leaves nothing to memory.
+                    failed @ (_, Err(LookupError::Unavailable(_))) if ldap.is_away() => {
+                        self.cache.recall(&key).await.unwrap_or(failed)
+                    }
+                    answer => answer,
+                }
             }
         };
         let result = match origin {
@@ -457,7 +471,7 @@ impl Inner {
             Status::Allowed => {}
             Status::Refused => return Err(Wrong::Disabled.into()),
             Status::TryLater => {
-                let text = format!("{}: its status is not one that is known", found.id);
+                let text = format!("{}: its status says: not now", found.id);
                 return Err(LookupError::Entry(text));
             }
         }
@@ -473,7 +487,7 @@ impl Inner {
                     return Ok(Arc::clone(&found.account));
                 }
                 match Box::pin(ldap.bind(found, password, deadline)).await {
-                    Err(LookupError::Unavailable(_)) if was_proven => {
+                    Err(LookupError::Unavailable(_)) if was_proven && ldap.is_away() => {
                         self.memory.serves(true);
                         return Ok(Arc::clone(&found.account));
                     }

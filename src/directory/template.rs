@@ -85,9 +85,14 @@ impl Template {
         self.filled(login, escape)
     }
 
-    /// The text for a name that is the directory's own: as it is, for what checks it before it is used.
-    pub(super) fn render_as_is(&self, name: &str) -> String {
-        self.filled(name, |value, text| text.push_str(value))
+    /// The text for a name that is the directory's own: as it is, for what checks it before it is used. None where it
+    /// asks for a domain that the name has not.
+    pub(super) fn render_as_is(&self, name: &str) -> Option<String> {
+        let has_domain = name
+            .rsplit_once('@')
+            .is_some_and(|(_, domain)| !domain.is_empty());
+        let is_whole = has_domain || !self.0.contains(&Piece::Domain);
+        is_whole.then(|| self.filled(name, |value, text| text.push_str(value)))
     }
 
     fn filled(&self, login: &str, put: impl Fn(&str, &mut String)) -> String {

@@ -110,9 +110,9 @@ pub(super) enum Broken {
     /// The server said nothing until the deadline.
     #[error("no answer in time ({0})")]
     Late(&'static str),
-    /// Too many asked before, until the deadline.
-    #[error("too many questions wait for it")]
-    Crowded,
+    /// It was not asked, which says nothing of it.
+    #[error("{0}")]
+    Unasked(&'static str),
     /// The service account was refused.
     #[error("service bind: {0}")]
     Service(Reply),
@@ -355,7 +355,7 @@ async fn contained<T>(call: impl Future<Output = Result<T, Broken>>) -> Result<T
 fn left(deadline: Instant) -> Result<Duration, Broken> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
-        return Err(Broken::Late("before the operation"));
+        return Err(Broken::Unasked("no time was left to ask it"));
     }
     Ok(left)
 }
@@ -389,6 +389,7 @@ impl Reply {
                 | code::NO_SUCH_OBJECT
                 | code::INAPPROPRIATE_AUTHENTICATION
                 | code::INVALID_CREDENTIALS
+                | code::CONSTRAINT_VIOLATION
                 | code::UNWILLING_TO_PERFORM
         )
     }
@@ -401,9 +402,11 @@ impl Reply {
         )
     }
 
-    /// Whether the server says that it is of no use to anybody now.
-    pub(super) fn is_trouble(&self) -> bool {
-        matches!(self.code, code::BUSY | code::UNAVAILABLE)
+    /// Whether the server says that it is of no use to anybody now. (What it says to the bind of a user may be about another
+    /// server that it asks.)
+    pub(super) fn is_trouble(&self, request: &Request) -> bool {
+        !matches!(request, Request::Bind { .. })
+            && matches!(self.code, code::BUSY | code::UNAVAILABLE)
     }
 }
 
@@ -467,6 +470,7 @@ impl Broken {
     fn of(error: &LdapError) -> Self {
         match error {
             LdapError::Timeout { .. } => Self::Late("waiting for the server"),
+            LdapError::FilterParsing => Self::Unasked("that name makes no filter"),
             other => Self::Dead(describe(other)),
         }
     }

@@ -69,7 +69,12 @@ impl Entry {
             .map_err(|error| self.unusable(&names.name, &error.to_string()))?;
         let home = match self.text(&names.home)? {
             Some(home) => home.to_owned(),
-            None => defaults.home.render_as_is(name.as_str()),
+            None => defaults.home.render_as_is(name.as_str()).ok_or_else(|| {
+                self.unusable(
+                    &names.home,
+                    "is missing, and the name has no domain for default_home",
+                )
+            })?,
         };
         if !is_home(&home) {
             let what = "is empty, too long or has a control character";

@@ -55,6 +55,7 @@ struct Common {
 mod code {
     pub(super) const SUCCESS: u32 = 0;
     pub(super) const SIZE_LIMIT_EXCEEDED: u32 = 4;
+    pub(super) const CONSTRAINT_VIOLATION: u32 = 19;
     pub(super) const NO_SUCH_OBJECT: u32 = 32;
     pub(super) const INAPPROPRIATE_AUTHENTICATION: u32 = 48;
     pub(super) const INVALID_CREDENTIALS: u32 = 49;
@@ -192,6 +193,11 @@ impl Ldap {
             code::SUCCESS => Ok(()),
             // How 389 Directory Server and others say that an account is locked; about the entry, since the server binds others.
             code::UNWILLING_TO_PERFORM => Err(Wrong::Disabled.into()),
+            // And that there were too many wrong passwords: another server, which counts for itself, is not asked.
+            code::CONSTRAINT_VIOLATION => {
+                let text = format!("{}: the server takes no more tries for now", found.id);
+                Err(LookupError::Entry(text))
+            }
             // The entry is gone since it was found, has no password, or has another one.
             _ => Err(Wrong::Password.into()),
         }

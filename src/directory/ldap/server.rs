@@ -25,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+use prometheus::IntGauge;
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, timeout_at},
@@ -41,10 +42,15 @@ use crate::{directory::ServiceAccount, metrics::Metrics, tasks::Tasks};
 /// Searches in flight. One slapd of two cores is busy with 64 (9,000 searches a second); more would only wait there, not here.
 const MAX_SEARCHES: usize = 64;
 
+/// Why a question was not asked in time.
+const CROWDED: &str = "too many questions wait for it";
+
 /// The first pause of a probe.
 const PROBE_FIRST: Duration = Duration::from_millis(500);
 /// The longest.
 const PROBE_LAST: Duration = Duration::from_secs(10);
+/// A shorter silence than this is none.
+const SILENCE: Duration = Duration::from_millis(100);
 /// How long a probe waits for its answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -58,6 +64,8 @@ pub(super) struct Known {
     pub(super) name: String,
     service: Arc<ServiceAccount>,
     metrics: Metrics,
+    /// Whether it is up, for monitors.
+    gauge: IntGauge,
     tasks: Tasks,
     state: Mutex<State>,
 }
@@ -105,8 +113,12 @@ impl Known {
         metrics: Metrics,
         tasks: Tasks,
     ) -> Self {
-        let known = Self {
-            name: connector.uri.to_string(),
+        let name = connector.uri.to_string();
+        let gauge = metrics.ldap_server_up.with_label_values(&[name.as_str()]);
+        gauge.set(1);
+        Self {
+            name,
+            gauge,
             connector,
             service,
             metrics,
@@ -117,9 +129,7 @@ impl Known {
                 answered: None,
                 complained: None,
             }),
-        };
-        known.show();
-        known
+        }
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -128,6 +138,9 @@ impl Known {
 
     /// Learns from how a question ended that was asked at `asked`.
     fn note(self: &Arc<Self>, request: &Request, answer: &Result<Reply, Broken>, asked: Instant) {
+        if matches!(answer, Err(Broken::Unasked(_))) {
+            return;
+        }
         let result = match answer {
             Ok(reply) if request.is_answered_by(reply) => "ok",
             Ok(_) => "refused",
@@ -136,11 +149,9 @@ impl Known {
         let labels = [self.name.as_str(), request.word(), result];
         self.metrics.ldap_requests.with_label_values(&labels).inc();
         match answer {
-            Ok(reply) if reply.is_trouble() => self.went_away(&request.complaint(reply)),
+            Ok(reply) if reply.is_trouble(request) => self.went_away(&request.complaint(reply)),
             Ok(reply) if !request.is_answered_by(reply) => self.complain(&request.complaint(reply)),
             Ok(_) => self.answers(),
-            // It may be that nobody let us ask.
-            Err(Broken::Crowded) => {}
             Err(broken @ Broken::Late(_)) => self.suspect(asked, &broken.to_string()),
             Err(broken) => self.went_away(&broken.to_string()),
         }
@@ -157,8 +168,11 @@ impl Known {
         }
     }
 
-    /// It was silent since `asked`: to everybody?
+    /// It was silent since `asked`: to everybody? A moment's silence says nothing.
     pub(super) fn suspect(self: &Arc<Self>, asked: Instant, error: &str) {
+        if asked.elapsed() < SILENCE {
+            return;
+        }
         let has_answered = lock(&self.state).answered.is_some_and(|last| last > asked);
         if !has_answered {
             self.went_away(error);
@@ -169,10 +183,10 @@ impl Known {
         let mut state = lock(&self.state);
         state.answered = Some(Instant::now());
         let was_up = std::mem::replace(&mut state.is_up, true);
+        self.show(&state);
         drop(state);
         if !was_up {
             tracing::info!(server = self.name, "directory is available again");
-            self.show();
         }
     }
 
@@ -180,10 +194,10 @@ impl Known {
         let mut state = lock(&self.state);
         let was_up = std::mem::replace(&mut state.is_up, false);
         let is_probed = std::mem::replace(&mut state.is_probed, true);
+        self.show(&state);
         drop(state);
         if was_up {
             tracing::warn!(server = self.name, error, "directory is not available");
-            self.show();
         }
         if is_probed {
             return;
@@ -213,11 +227,9 @@ impl Known {
         state.is_up
     }
 
-    /// Sets the gauge.
-    fn show(&self) {
-        let gauge = &self.metrics.ldap_server_up;
-        let gauge = gauge.with_label_values(&[self.name.as_str()]);
-        gauge.set(i64::from(self.is_up()));
+    /// Sets the gauge, under the lock.
+    fn show(&self, state: &State) {
+        self.gauge.set(i64::from(state.is_up));
     }
 
     async fn probe(&self, probe: &Request, deadline: Instant) -> Result<Reply, Broken> {
@@ -226,7 +238,7 @@ impl Known {
             Request::Probe(search) | Request::Search(search) => {
                 connection.search(search, deadline).await
             }
-            Request::Bind { .. } => Err(Broken::Crowded),
+            Request::Bind { .. } => Err(Broken::Unasked("a probe is no bind")),
         }
     }
 
@@ -316,13 +328,16 @@ impl Server {
     async fn search(&self, search: &Search, deadline: Instant) -> Result<Reply, Broken> {
         let turn = timeout_at(deadline, self.searches.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
-            return Err(Broken::Crowded);
+            return Err(Broken::Unasked(CROWDED));
         };
         let (shared, is_new) = self.connection(deadline).await?;
         let broken = match shared.connection.clone().search(search, deadline).await {
             Ok(reply) => return Ok(reply),
             Err(broken) => broken,
         };
+        if matches!(broken, Broken::Unasked(_)) {
+            return Err(broken);
+        }
         self.drop_shared(shared.number);
         if is_new || !broken.is_dead_connection() {
             return Err(broken);
@@ -370,7 +385,7 @@ impl Server {
     async fn bind(&self, dn: &str, password: &str, deadline: Instant) -> Result<Reply, Broken> {
         let turn = timeout_at(deadline, self.binds.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
-            return Err(Broken::Crowded);
+            return Err(Broken::Unasked(CROWDED));
         };
         if let Some(mut kept) = self.take_idle() {
             match kept.bind(dn, password, deadline).await {
@@ -400,6 +415,12 @@ impl Server {
 
     fn keep_idle(&self, connection: Connection) {
         lock(&self.idle).push(connection);
+    }
+
+    /// Asks on new connections from now on: those that are kept may be cut off without a word.
+    pub(super) fn drop_connections(&self) {
+        *lock(&self.shared) = None;
+        lock(&self.idle).clear();
     }
 
     /// How many connections wait to be bound on.

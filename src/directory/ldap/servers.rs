@@ -88,20 +88,23 @@ impl Servers {
         let mut failed = None;
         // One for the question, however many servers it asks besides.
         let mut hedge = None;
-        let mut may_hedge = true;
         let mut begins = true;
         loop {
-            if begins && let Some(server) = rest.pop_front() {
+            let has_time = Instant::now() < deadline;
+            if begins
+                && has_time
+                && let Some(server) = rest.pop_front()
+            {
                 tries.push(Try::begin(server, &request, deadline));
             }
             if tries.is_empty() {
-                return Err(failed.unwrap_or_default());
+                return Err(failed.unwrap_or_else(|| "no time was left to ask".to_owned()));
             }
-            let slow = (may_hedge && !rest.is_empty()).then(|| Instant::now() + self.hedge_after);
+            let slow = (!rest.is_empty()).then(|| Instant::now() + self.hedge_after);
             let Some((server, answer)) = first_of(&mut tries, slow).await else {
+                // Without one, again a little later.
                 hedge = hedge.or_else(|| self.hedges.try_acquire().ok());
-                may_hedge = hedge.is_some();
-                begins = may_hedge;
+                begins = hedge.is_some();
                 continue;
             };
             begins = true;
@@ -137,8 +140,11 @@ impl Servers {
     /// Lets those end that were overtaken.
     fn leave(&self, tries: Vec<Try>) {
         for overtaken in tries {
-            let error = "another server answered before it";
-            overtaken.server.known.suspect(overtaken.asked, error);
+            if overtaken.asked.elapsed() >= self.hedge_after {
+                let error = "another server answered before it";
+                overtaken.server.known.suspect(overtaken.asked, error);
+                overtaken.server.drop_connections();
+            }
             self.tasks.background("ldap question", async move {
                 let _ = overtaken.answer.await;
             });

@@ -100,10 +100,10 @@ async fn nobody_fails_while_servers_die_in_turn() {
     }
     stop.store(true, Ordering::Relaxed);
     assert_eq!(tasks.drain(PATIENCE).await, 0);
-    let failed = metrics
-        .directory_lookups
-        .with_label_values(&["unavailable"]);
-    assert_eq!(failed.get(), 0);
+    for result in ["ambiguous", "entry", "unavailable", "wrong"] {
+        let failed = metrics.directory_lookups.with_label_values(&[result]);
+        assert_eq!(failed.get(), 0, "{result}");
+    }
 }
 
 #[tokio::test]
@@ -115,6 +115,9 @@ async fn a_silent_one_is_overtaken_and_then_left_alone() {
         ldap.hedge_after = HEDGE;
     }));
     assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+    // On a busy machine that may have been slow, too.
+    until_up(&metrics, &one, true).await;
+    let before = searched(&metrics, &two);
     first.freeze();
     let began = Instant::now();
     assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
@@ -130,13 +133,36 @@ async fn a_silent_one_is_overtaken_and_then_left_alone() {
     }
     // What it was asked is still open; nothing was asked since.
     assert_eq!(asked.get(), 0);
-    assert_eq!(searched(&metrics, &two), 6);
+    assert_eq!(searched(&metrics, &two), before + 6);
     first.thaw();
     until_up(&metrics, &one, true).await;
-    // The answer that came too late counts, too.
     let before = searched(&metrics, &one);
     assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
-    assert_eq!(searched(&metrics, &one), before + 1);
+    assert!(searched(&metrics, &one) > before);
+}
+
+/// More at a time than may ask another server besides.
+#[tokio::test]
+async fn many_wait_for_a_silent_one_and_none_fails() {
+    const LOGINS: u64 = 60;
+    let [first, second] = pair();
+    let uris = [first.uri(), second.uri()];
+    let (directory, metrics) = start_counted(at(&uris, |ldap| {
+        ldap.hedge_after = Duration::from_millis(100);
+    }));
+    assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+    until_up(&metrics, &uris[0], true).await;
+    first.freeze();
+    let tasks = Tasks::new();
+    for _ in 0..LOGINS {
+        let directory = directory.clone();
+        tasks.spawn("login", async move {
+            log_in(&directory, "ann", "secret").await;
+        });
+    }
+    assert_eq!(tasks.drain(PATIENCE).await, 0);
+    let ended = |result| metrics.directory_lookups.with_label_values(&[result]).get();
+    assert_eq!((ended("ok"), ended("unavailable")), (LOGINS + 1, 0));
 }
 
 #[tokio::test]
@@ -156,7 +182,7 @@ async fn when_none_answers_the_first_is_named() {
     let [mut first, mut second] = pair();
     let uris = [first.uri(), second.uri()];
     let (directory, metrics) = start_counted(at(&uris, |ldap| {
-        ldap.timeout = Duration::from_millis(500);
+        ldap.timeout = Duration::from_secs(3);
     }));
     first.kill();
     second.kill();
