@@ -219,7 +219,7 @@ fn ldap(table: &mut Section<'_>, system: &System) -> Option<LdapSettings> {
         &form::integer(1..=1000),
         BIND_CONNECTIONS,
     );
-    Some(LdapSettings {
+    let settings = LdapSettings {
         servers: servers?,
         start_tls,
         ca_file,
@@ -229,7 +229,34 @@ fn ldap(table: &mut Section<'_>, system: &System) -> Option<LdapSettings> {
         timeout,
         hedge_after,
         bind_connections,
-    })
+    };
+    contradictions(table, &settings);
+    Some(settings)
+}
+
+/// Settings that are right by themselves and make no sense together.
+fn contradictions(table: &mut Section<'_>, settings: &LdapSettings) {
+    let has_tls = |uri: &LdapUri| {
+        uri.tls || (settings.start_tls && matches!(uri.address, Address::Tcp { .. }))
+    };
+    let (servers, has_client) = (&settings.servers, settings.client.is_some());
+    if servers.len() > 1 && settings.hedge_after >= settings.timeout {
+        table.problem(
+            "hedge_after",
+            "is not less than timeout: a silent server would be waited for alone until the end",
+        );
+    }
+    if has_client && !servers.iter().any(has_tls) {
+        table.problem("client_certificate", "not used without TLS");
+    }
+    let says_who =
+        |uri: &LdapUri| matches!(uri.address, Address::Unix(_)) || (has_client && has_tls(uri));
+    if matches!(settings.service, ServiceAccount::External) && !servers.iter().all(says_who) {
+        table.problem(
+            "bind_sasl",
+            "nothing says who we are: each uri must be ldapi://, or have TLS with client_certificate",
+        );
+    }
 }
 
 /// One server, or a list of them; all are of the form.

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    directory::{Account, LookupError, Status, Visit},
+    directory::{Account, LookupError, Visit},
     link,
     net::Stream,
     nodes::Node,
@@ -97,32 +97,15 @@ async fn authenticate(
             Err(error) => return Err(lookup_failure(&error)),
         },
     };
-    let failed = |blame, denial, reason: &str| {
-        Err(Failure {
-            stage: Stage::Authenticate,
-            blame,
-            denial,
-            reason: reason.to_owned(),
-        })
-    };
-    match account.login {
-        _ if !authorized => failed(
-            Blame::Client,
-            Denial::AuthorizationFailed,
-            "the authorization identity is not the same account",
-        ),
-        Status::Allowed => Ok(account),
-        Status::Refused => failed(
-            Blame::Client,
-            Denial::BadCredentials,
-            "account may not log in",
-        ),
-        Status::TryLater => failed(
-            Blame::Directory,
-            Denial::Unavailable,
-            "the account's status says: not now",
-        ),
+    if authorized {
+        return Ok(account);
     }
+    Err(Failure {
+        stage: Stage::Authenticate,
+        blame: Blame::Client,
+        denial: Denial::AuthorizationFailed,
+        reason: "the authorization identity is not the same account".to_owned(),
+    })
 }
 
 fn lookup_failure(error: &LookupError) -> Failure {

@@ -540,6 +540,14 @@ fn the_directory_is_checked() {
                 "directory.ldap.uri: ldapi:///run/slapd/ldapi is there twice",
                 "directory.ldap.bind_dn: not used with bind_sasl = \"external\"",
                 "directory.ldap.hedge_after: bad value (got \"0s\"; expected a time from 10ms to 1h with its unit, as \"30s\")",
+                "directory.ldap.bind_sasl: nothing says who we are: each uri must be ldapi://, or have TLS with client_certificate",
+            ],
+        ),
+        (
+            "uri = \"ldap://127.0.0.1:389\"",
+            "uri = [\"ldap://127.0.0.1\", \"ldap://127.0.0.2\"]\ntimeout = \"1s\"\nhedge_after = \"1s\"",
+            &[
+                "directory.ldap.hedge_after: is not less than timeout: a silent server would be waited for alone until the end",
             ],
         ),
         (

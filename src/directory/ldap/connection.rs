@@ -63,7 +63,7 @@ pub(super) struct Connection(ldap3::Ldap);
 /// One operation.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// For any sign of life, on the connection that searches share.
+    /// For nobody, as others are searched for: whether it looks is what counts.
     Probe(Search),
     /// On the same.
     Search(Search),
@@ -77,7 +77,7 @@ pub(super) enum Request {
 }
 
 /// What is searched for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Search {
     pub(super) base: Arc<str>,
     /// The base entry and all below it, or the base entry alone.
@@ -394,7 +394,7 @@ impl Reply {
         )
     }
 
-    /// Whether it was let in to look at the root entry, which need not show anything.
+    /// Whether it looked, whatever it shows us.
     pub(super) fn is_sign_of_life(&self) -> bool {
         matches!(
             self.code,
@@ -413,16 +413,6 @@ impl Reply {
 // === impl Request ===
 
 impl Request {
-    /// Looks at the root entry: every server has one (RFC 4512, 5.1).
-    pub(super) fn probe() -> Self {
-        Self::Probe(Search {
-            base: "".into(),
-            subtree: false,
-            filter: "(objectClass=*)".to_owned(),
-            attributes: ["1.1".to_owned()].into(),
-        })
-    }
-
     /// What it is called.
     pub(super) const fn word(&self) -> &'static str {
         match self {

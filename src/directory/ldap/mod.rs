@@ -89,12 +89,9 @@ impl Ldap {
         let servers = settings.servers.into_iter().map(|uri| {
             let connector = Connector::new(uri, tls.clone(), settings.start_tls, tasks.clone());
             let service = Arc::clone(&service);
-            Arc::new(Known::new(
-                connector,
-                service,
-                metrics.clone(),
-                tasks.clone(),
-            ))
+            let probe = schema.probe();
+            let known = Known::new(connector, service, probe, metrics.clone(), tasks.clone());
+            Arc::new(known)
         });
         let servers = servers.collect();
         let common = Common {
@@ -203,12 +200,10 @@ impl Ldap {
         }
     }
 
-    /// Whether a server answers: a connection for searches can be had, and it says anything about the root entry.
+    /// Whether a server answers: a connection for searches can be had, and it looks for a name.
     pub(super) async fn is_reachable(&self, deadline: Instant) -> bool {
-        self.servers
-            .ask(Request::probe(), 0, deadline)
-            .await
-            .is_ok()
+        let probe = Request::Probe(self.common.schema.probe());
+        self.servers.ask(probe, 0, deadline).await.is_ok()
     }
 
     /// Whether no server is up, as far as is known.

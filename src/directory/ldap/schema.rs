@@ -12,6 +12,9 @@ use crate::directory::{
     template::{Template, TemplateError},
 };
 
+/// A name that nobody has (RFC 2606, 2).
+const NOBODY: &str = "pigeonair check@pigeonair.invalid";
+
 /// Where entries are and what they look like.
 pub(super) struct Schema {
     bases: Vec<Arc<str>>,
@@ -89,6 +92,18 @@ impl Schema {
         })
     }
 
+    /// A search for a name that nobody has. One for the root entry would be answered by a server whose database hangs.
+    pub(super) fn probe(&self) -> Search {
+        let base = self.bases.first().cloned();
+        let filter = self.filters.first().map(|filter| filter.render(NOBODY));
+        Search {
+            base: base.unwrap_or_default(),
+            subtree: true,
+            filter: filter.unwrap_or_default(),
+            attributes: ["1.1".to_owned()].into(),
+        }
+    }
+
     /// What a server is tried with, and what it means when nothing is found: none where that is as it should be.
     pub(super) fn trials(&self) -> Vec<(Search, Option<String>)> {
         let search = |base: &Arc<str>, filter: String| Search {
@@ -103,8 +118,7 @@ impl Schema {
             let nothing = format!("nothing below {base} is shown to us");
             trials.push((search(base, all), Some(nothing)));
             for filter in self.filters.iter().chain(&self.delivery_filters) {
-                // A name that nobody has.
-                let filter = filter.render("pigeonair check@pigeonair.invalid");
+                let filter = filter.render(NOBODY);
                 trials.push((search(base, filter), None));
             }
             if self.verify == Verify::Hash {

@@ -11,7 +11,7 @@
 //!     ^───────────── anybody's question is answered, or the probe's ──────────────/
 //! ```
 //!
-//! Whoever finds it away starts a probe: it connects, binds as the service account and reads the root entry, first after half
+//! Whoever finds it away starts a probe: it connects, binds as the service account and searches for nobody, first after half
 //! a second, then after twice as long each time up to ten seconds, until it is up. That it goes away and comes back is
 //! logged once each.
 //!
@@ -63,6 +63,8 @@ pub(super) struct Known {
     /// Its URI, for labels and logs.
     pub(super) name: String,
     service: Arc<ServiceAccount>,
+    /// What a probe searches for.
+    probe: Search,
     metrics: Metrics,
     /// Whether it is up, for monitors.
     gauge: IntGauge,
@@ -110,6 +112,7 @@ impl Known {
     pub(super) fn new(
         connector: Connector,
         service: Arc<ServiceAccount>,
+        probe: Search,
         metrics: Metrics,
         tasks: Tasks,
     ) -> Self {
@@ -121,6 +124,7 @@ impl Known {
             gauge,
             connector,
             service,
+            probe,
             metrics,
             tasks,
             state: Mutex::new(State {
@@ -212,8 +216,8 @@ impl Known {
                 }
                 // Its end says whether the server is up again.
                 let asked = Instant::now();
-                let (probe, deadline) = (Request::probe(), asked + PROBE_TIMEOUT);
-                let answer = known.probe(&probe, deadline).await;
+                let answer = known.probe(asked + PROBE_TIMEOUT).await;
+                let probe = Request::Probe(known.probe.clone());
                 known.note(&probe, &answer, asked);
                 pause = pause.saturating_mul(2).min(PROBE_LAST);
             }
@@ -232,14 +236,9 @@ impl Known {
         self.gauge.set(i64::from(state.is_up));
     }
 
-    async fn probe(&self, probe: &Request, deadline: Instant) -> Result<Reply, Broken> {
+    async fn probe(&self, deadline: Instant) -> Result<Reply, Broken> {
         let mut connection = self.serving(deadline).await?;
-        match probe {
-            Request::Probe(search) | Request::Search(search) => {
-                connection.search(search, deadline).await
-            }
-            Request::Bind { .. } => Err(Broken::Unasked("a probe is no bind")),
-        }
+        connection.search(&self.probe, deadline).await
     }
 
     /// What it does not do of all that it will be asked for.

@@ -10,6 +10,9 @@
 //! Those that are up come first, in the order in which they are configured; those that are away come last, since nobody may
 //! know yet that they are back. So a question fails only when no server answers it within its one deadline.
 //!
+//! A bind is waited for longer: servers count wrong passwords, each for itself, and some answer them late on purpose (ppolicy's
+//! `pwdMinDelay`). The next is asked when half of the time that was left has passed without an answer.
+//!
 //! What a slow server was asked is not taken back: its answer, or that there is none, says how it is. A server that another
 //! one overtook without having answered anybody since is taken for away.
 //!
@@ -100,7 +103,8 @@ impl Servers {
             if tries.is_empty() {
                 return Err(failed.unwrap_or_else(|| "no time was left to ask".to_owned()));
             }
-            let slow = (!rest.is_empty()).then(|| Instant::now() + self.hedge_after);
+            let slow =
+                (!rest.is_empty()).then(|| Instant::now() + self.patience(&request, deadline));
             let Some((server, answer)) = first_of(&mut tries, slow).await else {
                 // Without one, again a little later.
                 hedge = hedge.or_else(|| self.hedges.try_acquire().ok());
@@ -135,6 +139,17 @@ impl Servers {
         servers
             .position(|other| Arc::ptr_eq(other, server))
             .unwrap_or_default()
+    }
+
+    /// How long a server is waited for alone.
+    fn patience(&self, request: &Request, deadline: Instant) -> Duration {
+        match request {
+            Request::Bind { .. } => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.hedge_after.max(left / 2)
+            }
+            Request::Probe(_) | Request::Search(_) => self.hedge_after,
+        }
     }
 
     /// Lets those end that were overtaken.

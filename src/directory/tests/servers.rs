@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+
 use super::*;
 
 /// Two servers, the first preferred.
@@ -305,4 +307,58 @@ async fn each_server_is_examined_in_its_own_words() {
         "{problems:?}"
     );
     assert!(problems[1].1.is_empty());
+}
+
+/// Passes everything on to a server, its answers so many milliseconds late; its URI.
+async fn slow(server: String, late: Arc<AtomicUsize>) -> String {
+    let target = server.strip_prefix("ldap://").unwrap().to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("ldap://{}", listener.local_addr().unwrap());
+    let tasks = Tasks::new();
+    tasks.clone().spawn("forwarder", async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&target).await.unwrap();
+            let (mut asks, mut hears) = client.into_split();
+            let (mut answers, mut asked) = server.into_split();
+            tasks.spawn("asks", async move {
+                let _ = tokio::io::copy(&mut asks, &mut asked).await;
+            });
+            let late = Arc::clone(&late);
+            tasks.spawn("answers", async move {
+                let mut octets = [0; 4096];
+                while let Ok(count @ 1..) = answers.read(&mut octets).await {
+                    let late = late.load(Ordering::Relaxed) as u64;
+                    tokio::time::sleep(Duration::from_millis(late)).await;
+                    if hears.write_all(&octets[..count]).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    uri
+}
+
+/// Servers answer wrong passwords late on purpose, and count them: that is no reason to ask another, nor to leave this one.
+#[tokio::test]
+async fn a_wrong_password_that_is_answered_late_is_shown_to_one_server() {
+    let [first, second] = pair();
+    let late = Arc::new(AtomicUsize::new(0));
+    let uris = [slow(first.uri(), Arc::clone(&late)).await, second.uri()];
+    let (directory, metrics) = start_counted(cached(at(&uris, |ldap| {
+        ldap.hedge_after = Duration::from_millis(200);
+    })));
+    assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+    until_up(&metrics, &uris[0], true).await;
+    let binds = |uri: &str| {
+        let labels = [uri, "bind", "ok"];
+        metrics.ldap_requests.with_label_values(&labels).get()
+    };
+    let before = binds(&uris[1]);
+    late.store(400, Ordering::Relaxed);
+    // Who that is, is known; only the password is asked for, and again with the entry as it is now.
+    assert_eq!(log_in(&directory, "ann", "wrong").await, "wrong password");
+    late.store(0, Ordering::Relaxed);
+    assert!(binds(&uris[0]) > 0);
+    assert_eq!(binds(&uris[1]), before);
 }
