@@ -72,8 +72,9 @@ mod tests {
     type Property = fn(&[u8]);
 
     /// The properties by the names of their fuzz targets.
-    const TARGETS: [(&str, Property); 8] = [
+    const TARGETS: [(&str, Property); 9] = [
         ("config", config::fuzz),
+        ("content_sync", proto::content_sync::fuzz),
         ("encode", proto::encode::property),
         ("imap", proto::imap::fuzz),
         ("link", proto::link::fuzz),

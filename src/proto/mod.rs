@@ -12,6 +12,7 @@
 //! | [`lmtp`] | LMTP, both halves |
 //! | [`sasl`] | PLAIN and LOGIN, server half; PLAIN, client half |
 //! | [`denial`] | why a client is not served, in each protocol's words |
+//! | [`content_sync`] | what an LDAP server says beside the entries of a search that follows changes |
 //! | [`link`] | the link between front and node, both halves |
 //! | [`encode`] | what is written into real servers' protocols, one encoder per form |
 //! | [`proxy_header`] | the PROXY protocol's header, versions 1 and 2 |
@@ -23,6 +24,7 @@
 //! | [`survey`] | what a real server says of itself before a login, client half |
 //! | [`talk`] | what IMAP and POP3 before login have in common |
 
+pub mod content_sync;
 #[cfg(any(fuzzing, test))]
 mod conversation;
 pub mod denial;
