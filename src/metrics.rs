@@ -38,6 +38,12 @@ pub struct Metrics {
     pub directory_cache: IntCounterVec,
     /// `directory_stale`: whether accounts are served from memory.
     pub directory_stale: IntGauge,
+    /// `directory_followed{by}`: bases (or the accounts file) whose changes are heard of now; by `sync`, `poll` or `file`.
+    pub directory_followed: IntGaugeVec,
+    /// `directory_changes_total{change}`: entries that were said to have changed.
+    pub directory_changes: IntCounterVec,
+    /// `sessions_revoked_total{reason}`: sessions that were ended since their account changed.
+    pub sessions_revoked: IntCounterVec,
     /// `ldap_server_up{server}`: whether an LDAP server answers.
     pub ldap_server_up: IntGaugeVec,
     /// `ldap_requests_total{server,request,result}`: what it was asked.
@@ -124,6 +130,21 @@ impl Metrics {
                 "directory_stale",
                 "Whether accounts are served from memory because no server answers: 1 or 0.",
             )?)?,
+            directory_followed: new.gauges(
+                "directory_followed",
+                "Bases whose changes are heard of now.",
+                &["by"],
+            )?,
+            directory_changes: new.counters(
+                "directory_changes_total",
+                "Entries that were said to have changed.",
+                &["change"],
+            )?,
+            sessions_revoked: new.counters(
+                "sessions_revoked_total",
+                "Sessions ended since their account changed.",
+                &["reason"],
+            )?,
             ldap_server_up: new.gauges(
                 "ldap_server_up",
                 "Whether an LDAP server answers: 1 or 0.",

@@ -91,6 +91,8 @@ pub struct Failure {
 pub enum Outcome {
     /// Closed by us: a drain ended it.
     Cut,
+    /// Closed by us: the account changed, so that the session may not go on.
+    Revoked,
     /// Logged in and was served until one side ended it.
     Served,
     /// Logged in, then nothing was heard for too long.
@@ -114,6 +116,7 @@ impl Outcome {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Cut => "cut",
+            Self::Revoked => "revoked",
             Self::Served => "served",
             Self::Idle => "idle",
             Self::Broken => "broken",

@@ -13,8 +13,8 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use pigeonair::{
     directory::{
-        AddressSettings, Attributes, CacheSettings, Directory, FileSettings, LdapSettings, LdapUri,
-        SchemaSettings, ServiceAccount, Settings, Source, Verify, Visit,
+        AddressSettings, Attributes, CacheSettings, Directory, FileSettings, FollowSettings,
+        LdapSettings, LdapUri, SchemaSettings, ServiceAccount, Settings, Source, Verify, Visit,
     },
     metrics::Metrics,
     names::{Login, Protocol},
@@ -93,6 +93,7 @@ fn start(runtime: &Runtime, source: Source) -> Directory {
             ttl: Duration::from_secs(3600),
             ..CacheSettings::default()
         },
+        follow: FollowSettings::default(),
     };
     let _inside = runtime.enter();
     Directory::start(settings, Metrics::new().unwrap(), Tasks::new()).unwrap()

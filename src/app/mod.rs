@@ -137,10 +137,12 @@ type Explanations = [Option<Result<directory::Explained, directory::LookupError>
 ///
 /// Whatever keeps it from asking.
 pub fn explain(
-    settings: directory::Settings,
+    mut settings: directory::Settings,
     login: Option<&Login>,
     address: Option<&Address>,
 ) -> Result<Explanations, AppError> {
+    // It is over before anything can change.
+    settings.follow.by = directory::Follow::Off;
     let metrics = Metrics::new().map_err(AppError::Metrics)?;
     runtime()?.block_on(async {
         let directory = Directory::start(settings, metrics, Tasks::new());

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     directory::{
-        AddressSettings, Attributes, CacheSettings, LdapSettings, LdapUri, Preset, SchemaSettings,
-        ServiceAccount, Settings, Source, Verify,
+        AddressSettings, Attributes, CacheSettings, Follow, FollowSettings, LdapSettings, LdapUri,
+        Preset, SchemaSettings, ServiceAccount, Sessions, Settings, Source, Verify,
     },
     net::Address,
     proto::lmtp,
@@ -39,6 +39,16 @@ const QUOTA_UNITS: &[(&str, u64)] = &[("octet", 1), ("KiB", 1 << 10), ("MiB", 1 
 
 const VERIFY: &[(&str, Verify)] = &[("bind", Verify::Bind), ("hash", Verify::Hash)];
 
+const FOLLOW: &[(&str, Follow)] = &[
+    ("auto", Follow::Auto),
+    ("sync", Follow::Sync),
+    ("poll", Follow::Poll),
+    ("off", Follow::Off),
+];
+
+/// Whether they end.
+const SESSIONS: &[(&str, bool)] = &[("end", true), ("leave", false)];
+
 /// RFC 4422, appendix A.
 const SASL_WORDS: &[(&str, ())] = &[("external", ())];
 
@@ -59,6 +69,7 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
     let default_home = section.optional("default_home", &home());
     let addresses = addresses(section);
     let cache = cache(&mut section.table("cache"));
+    let follow = follow(&mut section.table("follow"), kind);
     let mut ldap_table = section.table("ldap");
     let mut file_table = section.table("file");
     let source = match kind {
@@ -91,6 +102,7 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
         source,
         addresses,
         cache,
+        follow,
     })
 }
 
@@ -347,6 +359,7 @@ fn attributes(table: &mut Section<'_>, preset: Preset) -> Attributes {
         quota: table.or("quota", &form, default.quota),
         status: table.or("status", &form, default.status),
         password: table.or("password", &form, default.password),
+        password_changed: table.or("password_changed", &form, default.password_changed),
         protocols: table.optional("protocols", &form).or(default.protocols),
         networks: table.optional("networks", &form).or(default.networks),
         no_imap: table.optional("no_imap", &form).or(default.no_imap),
@@ -366,6 +379,41 @@ fn cache(table: &mut Section<'_>) -> CacheSettings {
             &form::duration(Duration::ZERO..=WEEK),
             default.max_stale,
         ),
+    }
+}
+
+/// How changes are followed, and what becomes of sessions.
+fn follow(table: &mut Section<'_>, kind: Option<Kind>) -> FollowSettings {
+    let default = FollowSettings::default();
+    let by = table.or("by", &form::word(FOLLOW), default.by);
+    if matches!(kind, Some(Kind::File)) {
+        if matches!(by, Follow::Sync | Follow::Poll) {
+            let problem = "not with kind = \"file\" (expected \"auto\" or \"off\")";
+            table.problem("by", problem);
+        }
+        if table.has("poll_every") {
+            table.problem("poll_every", "not used with kind = \"file\"");
+        }
+    }
+    let poll_every = table.or(
+        "poll_every",
+        &form::duration(SHORTEST..=HOUR),
+        default.poll_every,
+    );
+    let ends = table.or("sessions", &form::word(SESSIONS), true);
+    let within = form::duration(Duration::ZERO..=HOUR);
+    let within = table.or("end_within", &within, Duration::ZERO);
+    if !ends && table.has("end_within") {
+        table.problem("end_within", "not used with sessions = \"leave\"");
+    }
+    FollowSettings {
+        by,
+        poll_every,
+        sessions: if ends {
+            Sessions::End(within)
+        } else {
+            Sessions::Leave
+        },
     }
 }
 

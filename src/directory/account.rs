@@ -17,7 +17,7 @@ pub struct Visit {
 }
 
 /// How an account may be used; by default in any way.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Access {
     /// By these protocols alone; none: by all.
     pub protocols: Option<Vec<Protocol>>,
@@ -73,7 +73,7 @@ fn words(value: &str) -> impl Iterator<Item = &str> {
 }
 
 /// What an account may do, for one kind of use.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Status {
     /// It may.
     Allowed,
@@ -84,7 +84,7 @@ pub enum Status {
 }
 
 /// An account as the directory holds it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Account {
     /// The directory's own name of it.
     pub name: AccountName,

@@ -10,7 +10,7 @@
 //! asked ──> answers ── not there ──> search ── no server answers ──> last ── not there ──> failure
 //! ```
 //!
-//! The digest covers the entry rather than the login: when a login comes to mean somebody else, what was proven for the
+//! The digest covers the entry, and when its password was changed, rather than the login: when a login comes to mean somebody else, what was proven for the
 //! one before is worth nothing. A new password is unknown here, so the directory is asked at once; an old one is believed
 //! no longer than `ttl` after it was last verified, or `max_stale` longer while no server answers.
 //!
@@ -27,7 +27,7 @@ use std::{
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::{CacheSettings, Found, LookupError, Wrong};
+use super::{CacheSettings, Found, LookupError, Wrong, live::EntryId};
 use crate::secret::{Key, Secret};
 
 /// The cache.
@@ -220,6 +220,18 @@ impl Cache {
         last.entry_count() > 0
     }
 
+    /// The entries below a base that it keeps.
+    pub(super) fn entries(&self, base: usize) -> Vec<EntryId> {
+        let answers = self.answers.iter().filter_map(|(_, answer)| match answer {
+            Answer::Found(found) => Some(found),
+            Answer::Unknown => None,
+        });
+        let last = self.last.iter().flat_map(|last| last.iter());
+        let all = answers.chain(last.map(|(_, found)| found));
+        let below = all.filter(|found| found.base == base);
+        below.map(|found| found.facts.entry).collect()
+    }
+
     /// Forgets who that is, so that the directory is asked again.
     pub(super) async fn forget(&self, key: &str) {
         self.answers.invalidate(key).await;
@@ -262,7 +274,9 @@ impl Cache {
         // HMAC takes keys of any length, so there always is one.
         let mut mac = Hmac::<Sha256>::new_from_slice(self.key.expose()).ok()?;
         // Each part with its length, so that no two lists of parts give the same octets.
+        let changed = found.facts.password().map(u64::to_be_bytes);
         for part in std::iter::once(found.id.as_bytes())
+            .chain(changed.iter().map(<[u8; 8]>::as_slice))
             .chain(found.passwords.iter().map(Secret::expose))
             .chain(std::iter::once(password.expose()))
         {
@@ -281,26 +295,31 @@ mod tests {
 
     use super::*;
     use crate::{
-        directory::{Access, Account, Status},
+        directory::{Access, Account, Status, live::Facts},
         names::AccountName,
     };
 
     fn found(name: &str, stored: &str) -> Found {
+        let account = Account {
+            name: AccountName::parse(name).unwrap(),
+            home_node: None,
+            uid: 1000,
+            gid: 1000,
+            home: name.to_owned(),
+            quota: None,
+            login: Status::Allowed,
+            delivery: Status::Allowed,
+            access: Access::default(),
+        };
+        let entry = EntryId::of_name(name);
         Found {
-            account: Arc::new(Account {
-                name: AccountName::parse(name).unwrap(),
-                home_node: None,
-                uid: 1000,
-                gid: 1000,
-                home: name.to_owned(),
-                quota: None,
-                login: Status::Allowed,
-                delivery: Status::Allowed,
-                access: Access::default(),
-            }),
+            facts: Facts::new(entry, &account, Vec::new(), &[stored.as_bytes()]),
+            account: Arc::new(account),
             id: format!("uid={name}"),
             passwords: vec![Secret::new(stored.into())],
             server: 0,
+            base: 0,
+            learned: tokio::time::Instant::now(),
         }
     }
 

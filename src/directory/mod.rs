@@ -10,9 +10,12 @@
 //! address -> rules (domain, detail) -> cache -> source (search by another filter) -> entry -> account
 //! ```
 //!
+//! Changes are followed as they happen (`live`): what is kept of an account that changed is not believed any more, and whoever
+//! has a session is told, by [`Watch`], when it may not go on.
+//!
 //! A refusal that rests on a kept entry is never the last word: the directory is asked again, and only if nothing changed
-//! does the refusal stand. So a changed password, a moved or an enabled entry work at once; a disabled account, an old
-//! password or an old home is believed for [`CacheSettings::ttl`] at most.
+//! does the refusal stand. So a changed password, a moved or an enabled entry work at once; where changes cannot be followed, a
+//! disabled account, an old password or an old home is believed for [`CacheSettings::ttl`] at most.
 //!
 //! While no server answers, who was known and whose password was right is served from memory, up to
 //! [`CacheSettings::max_stale`] longer: that is logged when it begins and when it ends. From memory comes no refusal: whoever
@@ -25,11 +28,13 @@
 
 mod account;
 mod address;
+mod answer;
 mod cache;
 mod error;
 mod explain;
 mod file;
 mod ldap;
+mod live;
 mod memory;
 mod password;
 mod preset;
@@ -38,7 +43,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
@@ -47,10 +52,11 @@ pub use error::{LookupError, StartError, Wrong};
 pub use explain::Explained;
 pub use file::FileError;
 pub use ldap::{LdapSetupError, LdapUri};
+pub use live::{Revoked, Sessions, Watch};
 pub use preset::Preset;
 pub use settings::{
-    AddressSettings, Attributes, CacheSettings, FileSettings, LdapSettings, SchemaSettings,
-    ServiceAccount, Settings, Source, Verify,
+    AddressSettings, Attributes, CacheSettings, FileSettings, Follow, FollowSettings, LdapSettings,
+    SchemaSettings, ServiceAccount, Settings, Source, Verify,
 };
 pub use template::TemplateError;
 
@@ -66,6 +72,7 @@ use address::{Mailbox, Rules};
 use cache::{Cache, Origin};
 use file::File;
 use ldap::Ldap;
+use live::{Facts, Live};
 use memory::{Memory, from_memory};
 use password::{CheckError, Checker};
 
@@ -91,6 +98,16 @@ struct Inner {
     timeout: Duration,
     metrics: Metrics,
     memory: Arc<Memory>,
+    live: Arc<Live>,
+}
+
+/// Who has logged in.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Who that is.
+    pub account: Arc<Account>,
+    /// Says when the session may not go on.
+    pub watch: Watch,
 }
 
 enum Accounts {
@@ -117,6 +134,11 @@ struct Found {
     passwords: Vec<Secret>,
     /// Which of several servers knew it: that one can verify its password, others may lag behind.
     server: usize,
+    /// Below which of several bases it is.
+    base: usize,
+    /// What is compared when it is said to have changed.
+    facts: Facts,
+    learned: Instant,
 }
 
 /// How an LDAP server did when it was tried.
@@ -140,7 +162,8 @@ pub async fn examine(settings: Settings, metrics: &Metrics) -> Result<Vec<Examin
         return Ok(Vec::new());
     };
     let timeout = ldap.timeout;
-    let ldap = Ldap::new(*ldap, metrics, Tasks::new()).map_err(StartError::Ldap)?;
+    let follows = settings.follow.by != Follow::Off;
+    let ldap = Ldap::new(*ldap, follows, metrics, Tasks::new()).map_err(StartError::Ldap)?;
     Ok(ldap.examine(timeout).await)
 }
 
@@ -169,27 +192,48 @@ impl Directory {
         let mut key = [0; Key::BYTES];
         getrandom::fill(&mut key).map_err(StartError::Random)?;
         let rules = Arc::new(Rules::new(&settings.addresses));
-        let (accounts, timeout) = match settings.source {
+        let follow = settings.follow;
+        let follows = follow.by != Follow::Off;
+        let (accounts, timeout, bases) = match settings.source {
             Source::File(file) => {
                 let file = File::open(file, Arc::clone(&rules)).map_err(StartError::File)?;
-                (Accounts::File(Arc::new(file)), FILE_TIMEOUT)
+                (Accounts::File(Arc::new(file)), FILE_TIMEOUT, 1)
             }
             Source::Ldap(ldap) => {
                 let timeout = ldap.timeout;
-                let ldap = Ldap::new(*ldap, &metrics, tasks).map_err(StartError::Ldap)?;
-                (Accounts::Ldap(ldap), timeout)
+                let ldap = Ldap::new(*ldap, follows, &metrics, tasks.clone());
+                let ldap = ldap.map_err(StartError::Ldap)?;
+                let bases = ldap.bases();
+                (Accounts::Ldap(ldap), timeout, bases)
             }
         };
+        let sessions = if follows {
+            follow.sessions
+        } else {
+            Sessions::Leave
+        };
         let gauge = metrics.directory_stale.clone();
-        let memory = Arc::new(Memory::new(settings.cache.max_stale, gauge));
+        let cache = Arc::new(Cache::new(settings.cache, Key::new(key)));
+        let live = Live::new(settings.cache, sessions, bases, &metrics, tasks.clone());
+        match &accounts {
+            Accounts::Ldap(ldap) if follows => {
+                ldap.follow(&live, &cache, follow, timeout, &metrics);
+            }
+            Accounts::File(file) if follows => {
+                let follower = Arc::clone(file).follow(Arc::clone(&live), metrics.clone());
+                tasks.background("follower", follower);
+            }
+            Accounts::File(_) | Accounts::Ldap(_) => {}
+        }
         Ok(Self(Arc::new(Inner {
             accounts,
             rules,
             checker: Arc::new(Checker::new()),
-            cache: Arc::new(Cache::new(settings.cache, Key::new(key))),
+            cache,
             timeout,
+            memory: Arc::new(Memory::new(settings.cache.max_stale, gauge)),
             metrics,
-            memory,
+            live,
         })))
     }
 
@@ -210,6 +254,7 @@ impl Directory {
             timeout: inner.timeout,
             metrics: inner.metrics.clone(),
             memory: Arc::clone(&inner.memory),
+            live: Arc::clone(&inner.live),
         }))
     }
 
@@ -226,7 +271,7 @@ impl Directory {
         login: &Login,
         password: &Secret,
         visit: Visit,
-    ) -> Result<Arc<Account>, LookupError> {
+    ) -> Result<Admitted, LookupError> {
         let deadline = self.deadline();
         let asked = self.0.authenticate(login, password, visit, deadline);
         self.answer(deadline, asked).await
@@ -283,11 +328,11 @@ impl Directory {
     }
 
     /// Cuts a question off that its own deadlines did not end, and counts how it ended.
-    async fn answer(
+    async fn answer<T>(
         &self,
         deadline: Instant,
-        asked: impl Future<Output = Result<Arc<Account>, LookupError>>,
-    ) -> Result<Arc<Account>, LookupError> {
+        asked: impl Future<Output = Result<T, LookupError>>,
+    ) -> Result<T, LookupError> {
         let answer = timeout_at(deadline + CUT_AFTER, asked)
             .await
             .unwrap_or_else(|_| Err(LookupError::Unavailable("no answer in time".to_owned())));
@@ -310,245 +355,5 @@ impl fmt::Debug for Directory {
             Accounts::File(_) => "Directory(file)",
             Accounts::Ldap(_) => "Directory(ldap)",
         })
-    }
-}
-
-// === impl Inner ===
-
-impl Inner {
-    async fn authenticate(
-        &self,
-        login: &Login,
-        password: &Secret,
-        visit: Visit,
-        deadline: Instant,
-    ) -> Result<Arc<Account>, LookupError> {
-        let answer = self.judge(login, password, visit, deadline).await;
-        let is_unverified = match answer {
-            Err(LookupError::Wrong(wrong)) => wrong != Wrong::Password,
-            _ => false,
-        };
-        if is_unverified && !self.is_verified_by_binding() {
-            let pretended = self.checker.pretend(password, deadline).await;
-            pretended.map_err(|error| LookupError::Unavailable(error.to_string()))?;
-        }
-        answer
-    }
-
-    fn is_verified_by_binding(&self) -> bool {
-        matches!(&self.accounts, Accounts::Ldap(ldap) if ldap.verifies())
-    }
-
-    async fn judge(
-        &self,
-        login: &Login,
-        password: &Secret,
-        visit: Visit,
-        deadline: Instant,
-    ) -> Result<Arc<Account>, LookupError> {
-        if password.is_empty() {
-            return Err(Wrong::Password.into());
-        }
-        let question = Question::Login(login);
-        let (origin, found) = self.look_up(question, deadline).await;
-        let answer = match &found {
-            Ok(found) => self.admit(found, password, visit, deadline).await,
-            Err(error) => Err(error.clone()),
-        };
-        let refused = matches!(answer, Err(LookupError::Wrong(_) | LookupError::Entry(_)));
-        let Ok(found) = found else {
-            return from_memory(origin, answer);
-        };
-        if !refused || origin != Origin::Cache {
-            return from_memory(origin, answer);
-        }
-        self.cache.forget(&question.key()).await;
-        let (origin, again) = self.look_up(question, deadline).await;
-        let again = match again {
-            Ok(again) => again,
-            Err(error) => return from_memory(origin, Err(error)),
-        };
-        if again.says_the_same(&found) {
-            return from_memory(origin, answer);
-        }
-        from_memory(origin, self.admit(&again, password, visit, deadline).await)
-    }
-
-    async fn find_recipient(
-        &self,
-        address: &Address,
-        deadline: Instant,
-    ) -> Result<Arc<Account>, LookupError> {
-        let mut last = Origin::Directory;
-        for mailbox in self.rules.mailboxes(address) {
-            match self.recipient(&mailbox, deadline).await {
-                (origin, Err(LookupError::Wrong(Wrong::Unknown))) => {
-                    // Once from memory, always from memory.
-                    if origin == Origin::Memory {
-                        last = origin;
-                    }
-                }
-                (origin, answer) => return from_memory(origin, answer),
-            }
-        }
-        from_memory(last, Err(Wrong::Unknown.into()))
-    }
-
-    async fn recipient(
-        &self,
-        mailbox: &Mailbox,
-        deadline: Instant,
-    ) -> (Origin, Result<Arc<Account>, LookupError>) {
-        let question = Question::Recipient(mailbox);
-        let (mut origin, mut found) = self.look_up(question, deadline).await;
-        let is_refused = |found: &Found| found.account.delivery != Status::Allowed;
-        if origin == Origin::Cache && found.as_deref().is_ok_and(is_refused) {
-            // Mail that is sent back for good does not come again.
-            self.cache.forget(&question.key()).await;
-            (origin, found) = self.look_up(question, deadline).await;
-        }
-        if origin == Origin::Memory && found.as_deref().is_ok_and(is_refused) {
-            return (origin, Err(Wrong::Disabled.into()));
-        }
-        (origin, found.map(|found| Arc::clone(&found.account)))
-    }
-
-    /// Who that is.
-    async fn look_up(
-        &self,
-        question: Question<'_>,
-        deadline: Instant,
-    ) -> (Origin, Result<Arc<Found>, LookupError>) {
-        let ldap = match &self.accounts {
-            // A table in memory that is checked for changes needs no cache.
-            Accounts::File(file) => return (Origin::Directory, file.find(question).await),
-            Accounts::Ldap(ldap) => ldap,
-        };
-        let key = question.key();
-        let recalled = if ldap.is_away() {
-            self.cache.recall(&key).await
-        } else {
-            None
-        };
-        let (origin, answer) = match recalled {
-            Some(recalled) => recalled,
-            None => {
-                // Boxed, and only when it is needed: the cache's own future holds this one several times.
-                let search = async { Box::pin(ldap.find(question, deadline)).await };
-                match self.cache.look_up(&key, search).await {
-                    // This was how we learned it. One that is merely busy leaves nothing to memory.
-                    failed @ (_, Err(LookupError::Unavailable(_))) if ldap.is_away() => {
-                        self.cache.recall(&key).await.unwrap_or(failed)
-                    }
-                    answer => answer,
-                }
-            }
-        };
-        let result = match origin {
-            Origin::Cache => "hit",
-            Origin::Directory => "miss",
-            Origin::Memory => "stale",
-        };
-        let lookups = &self.metrics.directory_cache;
-        lookups.with_label_values(&[result]).inc();
-        match (origin, &answer) {
-            (Origin::Memory, _) => self.memory.serves(true),
-            (Origin::Cache, _) | (_, Err(LookupError::Unavailable(_))) => {}
-            (Origin::Directory, _) => self.memory.serves(false),
-        }
-        (origin, answer)
-    }
-
-    /// The account, if it may log in and `password` is its password.
-    async fn admit(
-        &self,
-        found: &Found,
-        password: &Secret,
-        visit: Visit,
-        deadline: Instant,
-    ) -> Result<Arc<Account>, LookupError> {
-        match found.account.login {
-            Status::Allowed => {}
-            Status::Refused => return Err(Wrong::Disabled.into()),
-            Status::TryLater => {
-                let text = format!("{}: its status says: not now", found.id);
-                return Err(LookupError::Entry(text));
-            }
-        }
-        found.account.access.check(visit)?;
-        if self.cache.is_proven(found, password).await {
-            return Ok(Arc::clone(&found.account));
-        }
-        match &self.accounts {
-            Accounts::Ldap(ldap) if ldap.verifies() => {
-                let was_proven = self.cache.was_proven(found, password).await;
-                if was_proven && ldap.is_away() {
-                    self.memory.serves(true);
-                    return Ok(Arc::clone(&found.account));
-                }
-                match Box::pin(ldap.bind(found, password, deadline)).await {
-                    Err(LookupError::Unavailable(_)) if was_proven && ldap.is_away() => {
-                        self.memory.serves(true);
-                        return Ok(Arc::clone(&found.account));
-                    }
-                    Err(error) => {
-                        if was_proven {
-                            self.cache.disprove(found, password).await;
-                        }
-                        return Err(error);
-                    }
-                    Ok(()) => {}
-                }
-            }
-            Accounts::File(_) | Accounts::Ldap(_) => {
-                self.check(found, password, deadline).await?;
-            }
-        }
-        self.cache.prove(found, password).await;
-        Ok(Arc::clone(&found.account))
-    }
-
-    async fn check(
-        &self,
-        found: &Found,
-        password: &Secret,
-        deadline: Instant,
-    ) -> Result<(), LookupError> {
-        if found.passwords.is_empty() {
-            let text = format!("{}: has no password that may be read", found.id);
-            return Err(LookupError::Entry(text));
-        }
-        let checked = self.checker.check(&found.passwords, password, deadline);
-        match checked.await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Wrong::Password.into()),
-            Err(CheckError::Stored(error)) => {
-                let text = format!("{}: its password {error}", found.id);
-                Err(LookupError::Entry(text))
-            }
-            Err(CheckError::Late) => Err(LookupError::Unavailable(CheckError::Late.to_string())),
-        }
-    }
-}
-
-// === impl Found ===
-
-impl Found {
-    /// Whether that is the same entry as before, whichever server it came from.
-    fn says_the_same(&self, other: &Self) -> bool {
-        self.id == other.id && self.account == other.account && self.passwords == other.passwords
-    }
-}
-
-// === impl Question ===
-
-impl<'q> Question<'q> {
-    /// What the cache keeps the answer under. The two kinds never meet, since no login has a control character: they are
-    /// searched by different filters.
-    fn key(self) -> Cow<'q, str> {
-        match self {
-            Self::Login(login) => Cow::Borrowed(login.as_str()),
-            Self::Recipient(mailbox) => Cow::Owned(format!("\0{mailbox}")),
-        }
     }
 }

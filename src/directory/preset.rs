@@ -96,6 +96,7 @@ impl Preset {
                 home_node: named("zimbraMailHost"),
                 quota: named("zimbraMailQuota"),
                 status: named("zimbraAccountStatus"),
+                password_changed: named("zimbraPasswordModifiedTime"),
                 ..default
             },
             Self::Kolab3 => Attributes {

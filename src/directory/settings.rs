@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use super::LdapUri;
+use super::{LdapUri, Sessions};
 use crate::{net::tls, secret::Secret};
 
 /// A directory and its cache.
@@ -14,6 +14,42 @@ pub struct Settings {
     pub addresses: AddressSettings,
     /// The cache in front.
     pub cache: CacheSettings,
+    /// How changes are followed.
+    pub follow: FollowSettings,
+}
+
+/// How changes in the directory are followed.
+#[derive(Clone, Copy, Debug)]
+pub struct FollowSettings {
+    /// By what means; default `auto`.
+    pub by: Follow,
+    /// How often LDAP servers are asked for what was modified, where they cannot tell by themselves; default 2 s.
+    pub poll_every: Duration,
+    /// What becomes of sessions whose account changed; by default they end at once.
+    pub sessions: Sessions,
+}
+
+/// By what means changes are followed. An accounts file is looked at every second, unless they are not.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Follow {
+    /// By content synchronisation, by polling where a server has none.
+    Auto,
+    /// By content synchronisation alone (RFC 4533).
+    Sync,
+    /// By asking for what was modified since.
+    Poll,
+    /// Not at all.
+    Off,
+}
+
+impl Default for FollowSettings {
+    fn default() -> Self {
+        Self {
+            by: Follow::Auto,
+            poll_every: Duration::from_secs(2),
+            sessions: Sessions::End(Duration::ZERO),
+        }
+    }
 }
 
 /// What of an address is looked up. Domains are compared without regard to case.
@@ -150,6 +186,8 @@ pub struct Attributes {
     pub status: String,
     /// default `userPassword`
     pub password: String,
+    /// What changes with the password, where changes are followed; default `pwdChangedTime`.
+    pub password_changed: String,
     /// Names of the protocols that the account may use, others being refused; none: all may be.
     pub protocols: Option<String>,
     /// The networks that it may log in from; none: from all.
@@ -171,6 +209,7 @@ impl Default for Attributes {
             quota: "mailQuotaSize".to_owned(),
             status: "accountStatus".to_owned(),
             password: "userPassword".to_owned(),
+            password_changed: "pwdChangedTime".to_owned(),
             protocols: None,
             networks: None,
             no_imap: None,

@@ -85,6 +85,20 @@ impl Template {
         self.filled(login, escape)
     }
 
+    /// The filter for everybody whom it could find.
+    pub(super) fn everybody(&self) -> String {
+        let mut filter = self.filled("*", |_, filter| {
+            // Two stars are none.
+            if !filter.ends_with('*') {
+                filter.push('*');
+            }
+        });
+        while filter.contains("**") {
+            filter = filter.replace("**", "*");
+        }
+        filter
+    }
+
     /// The text for a name that is the directory's own: as it is, for what checks it before it is used. None where it
     /// asks for a domain that the name has not.
     pub(super) fn render_as_is(&self, name: &str) -> Option<String> {
@@ -122,9 +136,38 @@ fn escape(value: &str, filter: &mut String) {
     }
 }
 
+/// The attributes that a filter asks for, as it writes them.
+pub(super) fn attributes_of(filter: &str) -> impl Iterator<Item = &str> {
+    let parts = filter.split('(').skip(1);
+    let name = |part: &'_ str| part.find(['=', '~', '<', '>', ':']);
+    parts.filter_map(move |part| part.get(..name(part)?).filter(|name| !name.is_empty()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn everybody_is_whom_it_could_find() {
+        for (filter, everybody) in [
+            ("(uid=%u)", "(uid=*)"),
+            ("(|(uid=%u)(mail=%n@%d))", "(|(uid=*)(mail=*@*))"),
+            ("(mail=%u*)", "(mail=*)"),
+            ("(mail=%n%d)", "(mail=*)"),
+            ("(&(o=100%%)(uid=%u))", "(&(o=100%)(uid=*))"),
+        ] {
+            let filter = Template::parse(filter).unwrap().everybody();
+            assert_eq!(filter, everybody);
+            ldap3::parse_filter(&filter).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_filter_names_its_attributes() {
+        let filter = "(&(objectClass=a)(|(uid=x=y)(!(mail~=x))(n>=1)(cn:dn:=x)))";
+        let names: Vec<_> = attributes_of(filter).collect();
+        assert_eq!(names, ["objectClass", "uid", "mail", "n", "cn"]);
+    }
 
     #[test]
     fn places_are_filled() {

@@ -268,14 +268,12 @@ mod encode {
     };
 
     pub(super) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(content.len()).unwrap();
         let mut octets = vec![tag];
-        match length {
-            0..0x80 => octets.extend(length.to_be_bytes().last()),
-            _ => {
-                octets.push(0x84);
-                octets.extend(length.to_be_bytes());
-            }
+        let length = content.len().to_be_bytes();
+        match &length[..] {
+            [.., short @ 0..0x80] if content.len() < 0x80 => octets.push(*short),
+            [.., a, b, c, d] => octets.extend([0x84, *a, *b, *c, *d]),
+            _ => {}
         }
         octets.extend(content);
         octets

@@ -3,8 +3,6 @@
 //! Each step either gives the next one what it needs or a [`Failure`] that says whose doing it was: a node that is away
 //! is never a wrong password, and a wrong password is never "try later".
 
-use std::sync::Arc;
-
 use bytes::{Bytes, BytesMut};
 use prometheus::HistogramTimer;
 use tokio::{
@@ -13,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    directory::{Account, LookupError, Visit},
+    directory::{Account, Admitted, LookupError, Visit, Watch},
     link,
     net::Stream,
     nodes::Node,
@@ -39,6 +37,8 @@ pub(super) struct Opened {
     pub(super) capabilities: Option<String>,
     /// What the server said after its opening: the client's, right after its OK.
     pub(super) early: Bytes,
+    /// Says when the session may not go on.
+    pub(super) watch: Watch,
 }
 
 /// Authenticates, resolves the home, opens the link and waits for the real server.
@@ -55,7 +55,7 @@ pub(super) async fn open_session(
         protocol: report.protocol,
         client: report.client.0.ip(),
     };
-    let account = authenticate(parts, credentials, visit).await?;
+    let Admitted { account, watch } = authenticate(parts, credentials, visit).await?;
     report.account = Some(account.name.clone());
     let node = parts.nodes.home(&account).map_err(|error| Failure {
         stage: Stage::Resolve,
@@ -65,7 +65,7 @@ pub(super) async fn open_session(
     })?;
     report.node = Some(node.name.clone());
     let opened = open_link(parts, &node, &context(&account, report)).await?;
-    read_opening(parts, opened).await
+    read_opening(parts, opened, watch).await
 }
 
 /// Starts the clock of a stage; it stops when dropped.
@@ -81,9 +81,9 @@ async fn authenticate(
     parts: &Parts,
     credentials: &Credentials,
     visit: Visit,
-) -> Result<Arc<Account>, Failure> {
+) -> Result<Admitted, Failure> {
     let _timer = timer(parts, Stage::Authenticate);
-    let account = parts
+    let admitted = parts
         .directory
         .authenticate(&credentials.login, &credentials.password, visit)
         .await
@@ -92,13 +92,13 @@ async fn authenticate(
         None => true,
         Some(same) if *same == credentials.login => true,
         Some(other) => match parts.directory.find(other).await {
-            Ok(found) => found.name == account.name,
+            Ok(found) => found.name == admitted.account.name,
             Err(LookupError::Wrong(_)) => false,
             Err(error) => return Err(lookup_failure(&error)),
         },
     };
     if authorized {
-        return Ok(account);
+        return Ok(admitted);
     }
     Err(Failure {
         stage: Stage::Authenticate,
@@ -156,7 +156,11 @@ async fn open_link(parts: &Parts, node: &Node, context: &Context) -> Result<link
         })
 }
 
-async fn read_opening(parts: &Parts, opened: link::Opened) -> Result<Opened, Failure> {
+async fn read_opening(
+    parts: &Parts,
+    opened: link::Opened,
+    watch: Watch,
+) -> Result<Opened, Failure> {
     let _timer = timer(parts, Stage::Opening);
     let failed = |reason: String| Failure {
         stage: Stage::Opening,
@@ -164,7 +168,7 @@ async fn read_opening(parts: &Parts, opened: link::Opened) -> Result<Opened, Fai
         denial: Denial::Unavailable,
         reason,
     };
-    match timeout(parts.settings.opening_timeout, opening(opened)).await {
+    match timeout(parts.settings.opening_timeout, opening(opened, watch)).await {
         Ok(Ok(opened)) => Ok(opened),
         Ok(Err(OpeningFailure::Io(error))) => Err(failed(format!(
             "the session broke before it began: {error}"
@@ -194,7 +198,7 @@ enum OpeningFailure {
     Protocol(OpeningError),
 }
 
-async fn opening(opened: link::Opened) -> Result<Opened, OpeningFailure> {
+async fn opening(opened: link::Opened, watch: Watch) -> Result<Opened, OpeningFailure> {
     let mut server = opened.stream;
     let mut reader = Reader::new(&opened.opening);
     let mut input = BytesMut::new();
@@ -210,6 +214,7 @@ async fn opening(opened: link::Opened) -> Result<Opened, OpeningFailure> {
                     server,
                     capabilities,
                     early: input.freeze(),
+                    watch,
                 });
             }
             Step::More => {

@@ -12,7 +12,7 @@
 //! its own once the client has been told OK.
 //!
 //! Limits: connections in all; one deadline for everything before the last credentials; deadlines in the directory, the
-//! link and for the opening. A failed login is answered a fixed time after it arrived, whatever was wrong with it.
+//! link and for the opening. A session ends when the directory says that it may not go on, without a word. A failed login is answered a fixed time after it arrived, whatever was wrong with it.
 //!
 //! When something behind us fails the client hears "unavailable" and may try again on the same connection; the log has
 //! stage, blame and reason at once. A session that ends leaves exactly one `session ended` line.
@@ -41,7 +41,7 @@ use crate::{
     nodes::Nodes,
     outcome::{Failure, Outcome, Report, Stage},
     proto::{denial::Denial, server::Server, talk::Bye},
-    relay::{Ended, Relay},
+    relay::{End, Ended, Relay},
     tasks::Tasks,
 };
 
@@ -196,6 +196,7 @@ impl Proxy {
             server,
             to_client,
             to_server,
+            mut watch,
         } = begun;
         let mut report = Box::new(report);
         let protocol = report.protocol.as_str();
@@ -205,10 +206,16 @@ impl Proxy {
             Protocol::Imap => &self.0.imap_relay,
             Protocol::Pop3 => &self.0.pop3_relay,
         };
-        let ended = relay
-            .run(client, server, self.0.tasks.cut_requested())
-            .await
-            .after(to_client, to_server);
+        let cut = self.0.tasks.cut_requested();
+        let stop = async {
+            tokio::select! {
+                () = watch.revoked() => {}
+                () = cut => {}
+            }
+        };
+        let ended = relay.run(client, server, stop).await;
+        let ended = ended.after(to_client, to_server);
+        let revoked = watch.why();
         open.dec();
         drop(place);
         if let Some(blame) = ended.blame() {
@@ -219,23 +226,26 @@ impl Proxy {
                 reason: ended.by.to_string(),
             });
         }
-        self.end(&report, ended.outcome(), Some(ended));
+        match revoked {
+            Some(why) if matches!(ended.by, End::Stopped) => {
+                self.end(&report, Outcome::Revoked, Some((&ended, why.to_string())));
+            }
+            _ => {
+                let by = ended.by.to_string();
+                self.end(&report, ended.outcome(), Some((&ended, by)));
+            }
+        }
     }
 
-    fn end(&self, report: &Report, outcome: Outcome, ended: Option<Ended>) {
+    fn end(&self, report: &Report, outcome: Outcome, ended: Option<(&Ended, String)>) {
         self.0
             .metrics
             .sessions
             .with_label_values(&[report.protocol.as_str(), outcome.as_str()])
             .inc();
         match ended {
-            Some(ended) => {
-                report.ended(
-                    outcome,
-                    ended.to_client,
-                    ended.to_server,
-                    Some(&ended.by.to_string()),
-                );
+            Some((ended, why)) => {
+                report.ended(outcome, ended.to_client, ended.to_server, Some(&why));
             }
             None => report.ended(outcome, 0, 0, None),
         }

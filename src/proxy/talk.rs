@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    directory::Watch,
     net::{Stream, tls},
     outcome::{Blame, Failure, Outcome, Report, Stage},
     proto::{
@@ -56,6 +57,8 @@ pub(super) struct Begun {
     pub(super) server: Stream,
     pub(super) to_client: usize,
     pub(super) to_server: usize,
+    /// Says when the session may not go on.
+    pub(super) watch: Watch,
 }
 
 /// Why a conversation ended without a login.
@@ -174,6 +177,7 @@ impl<'a> Talk<'a> {
             server: opened.server,
             to_client: opened.early.len(),
             to_server: self.input.len(),
+            watch: opened.watch,
         })
     }
 

@@ -319,6 +319,7 @@ fn directory(dir: &std::path::Path, metrics: &Metrics, tasks: &Tasks) -> Directo
         source: directory::Source::File(directory::FileSettings { path }),
         addresses: directory::AddressSettings::default(),
         cache: directory::CacheSettings::default(),
+        follow: directory::FollowSettings::default(),
     };
     Directory::start(settings, metrics.clone(), tasks.clone()).unwrap()
 }

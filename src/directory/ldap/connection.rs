@@ -58,7 +58,7 @@ pub(super) struct Connector {
 
 /// A connection; clones share it.
 #[derive(Clone)]
-pub(super) struct Connection(ldap3::Ldap);
+pub(super) struct Connection(pub(super) ldap3::Ldap);
 
 /// One operation.
 #[derive(Debug)]
@@ -311,6 +311,38 @@ impl Connection {
             .unwrap_or(Err(Broken::Late("searching")))
     }
 
+    /// Searches without a limit on what is found, and hands over each entry.
+    pub(super) async fn search_each(
+        &mut self,
+        search: &Search,
+        deadline: Instant,
+        mut each: impl FnMut(StructureTag) + Send,
+    ) -> Result<Reply, Broken> {
+        let within = left(deadline)?;
+        let searched = contained(async {
+            let mut stream = self
+                .0
+                .with_timeout(within)
+                .streaming_search(
+                    &search.base,
+                    Scope::Subtree,
+                    &search.filter,
+                    &*search.attributes,
+                )
+                .await
+                .map_err(|e| Broken::of(&e))?;
+            while let Some(item) = stream.next().await.map_err(|e| Broken::of(&e))? {
+                if !item.is_ref() && !item.is_intermediate() {
+                    each(item.0);
+                }
+            }
+            Ok(Reply::new(stream.finish().await, Vec::new()))
+        });
+        timeout_at(deadline, searched)
+            .await
+            .unwrap_or(Err(Broken::Late("searching")))
+    }
+
     async fn search_now(&mut self, search: &Search, within: Duration) -> Result<Reply, Broken> {
         let limit = i32::try_from(MAX_ENTRIES).unwrap_or(0);
         let options = SearchOptions::new().sizelimit(limit);
@@ -339,7 +371,9 @@ impl Connection {
 
 /// Runs a call into the library and takes a panic in it for a dead connection: some malformed answers end it so, and what a
 /// server sends must not end the session that asked.
-async fn contained<T>(call: impl Future<Output = Result<T, Broken>>) -> Result<T, Broken> {
+pub(super) async fn contained<T>(
+    call: impl Future<Output = Result<T, Broken>>,
+) -> Result<T, Broken> {
     let mut call = std::pin::pin!(call);
     std::future::poll_fn(|context| {
         // The connection is dropped afterwards, so nobody sees what the panic left.
@@ -363,7 +397,7 @@ fn left(deadline: Instant) -> Result<Duration, Broken> {
 // === impl Reply ===
 
 impl Reply {
-    fn new(result: LdapResult, entries: Vec<StructureTag>) -> Self {
+    pub(super) fn new(result: LdapResult, entries: Vec<StructureTag>) -> Self {
         Self {
             code: result.rc,
             text: printable(&result.text),
@@ -457,7 +491,7 @@ impl fmt::Display for Reply {
 // === impl Broken ===
 
 impl Broken {
-    fn of(error: &LdapError) -> Self {
+    pub(super) fn of(error: &LdapError) -> Self {
         match error {
             LdapError::Timeout { .. } => Self::Late("waiting for the server"),
             LdapError::FilterParsing => Self::Unasked("that name makes no filter"),

@@ -13,8 +13,15 @@ use crate::{
         Access, Account, Attributes, LookupError, Status, is_home, parse_status, template::Template,
     },
     names::{AccountName, Protocol},
+    proto::content_sync::EntryUuid,
     secret::Secret,
 };
+
+/// The attribute with what never changes of an entry (RFC 4530).
+pub(super) const ENTRY_UUID: &str = "entryUUID";
+
+/// The attribute with the time of its last change (RFC 4512, 3.4.4).
+pub(super) const MODIFIED: &str = "modifyTimestamp";
 
 /// What entries mean that do not say it.
 #[derive(Clone, Debug)]
@@ -107,7 +114,36 @@ impl Entry {
             .collect()
     }
 
-    fn text(&self, name: &str) -> Result<Option<&str>, LookupError> {
+    /// All values of some attributes, each behind the attribute's name.
+    pub(super) fn values_of(&self, names: &[String]) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        for name in names {
+            let values = self.attributes.iter();
+            let values = values.filter(|(attribute, _)| attribute.eq_ignore_ascii_case(name));
+            for value in values.flat_map(|(_, values)| values) {
+                all.push([name.as_bytes(), b"=", value].concat());
+            }
+        }
+        all
+    }
+
+    /// What never changes of it, if it is shown to us (RFC 4530).
+    pub(super) fn uuid(&self) -> Option<EntryUuid> {
+        let text = self.text(ENTRY_UUID).ok()??;
+        let digits: Vec<u8> = text.bytes().filter(|octet| *octet != b'-').collect();
+        let mut uuid = [0; 16];
+        let pairs = digits.as_chunks::<2>();
+        if pairs.0.len() != uuid.len() || !pairs.1.is_empty() {
+            return None;
+        }
+        for (octet, pair) in uuid.iter_mut().zip(pairs.0) {
+            *octet = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(uuid)
+    }
+
+    /// The first value.
+    pub(super) fn text(&self, name: &str) -> Result<Option<&str>, LookupError> {
         let values = self
             .attributes
             .iter()

@@ -14,6 +14,7 @@
 
 mod connection;
 mod entry;
+mod follow;
 mod schema;
 mod server;
 mod servers;
@@ -29,9 +30,13 @@ use tokio::time::Instant;
 pub use connection::LdapSetupError;
 pub use uri::LdapUri;
 
-use super::{Examined, Found, LdapSettings, LookupError, Question, ServiceAccount, Verify, Wrong};
+use super::{
+    Examined, FollowSettings, Found, LdapSettings, LookupError, Question, ServiceAccount, Verify,
+    Wrong, cache::Cache, live::Live,
+};
 use crate::{metrics::Metrics, secret::Secret, tasks::Tasks};
 use connection::{Connector, Request, client_config};
+use follow::Follower;
 use schema::Schema;
 use server::{Known, Server};
 use servers::Servers;
@@ -54,7 +59,9 @@ struct Common {
 /// LDAP result codes (RFC 4511, 4.1.9).
 mod code {
     pub(super) const SUCCESS: u32 = 0;
+    pub(super) const TIME_LIMIT_EXCEEDED: u32 = 3;
     pub(super) const SIZE_LIMIT_EXCEEDED: u32 = 4;
+    pub(super) const ADMIN_LIMIT_EXCEEDED: u32 = 11;
     pub(super) const CONSTRAINT_VIOLATION: u32 = 19;
     pub(super) const NO_SUCH_OBJECT: u32 = 32;
     pub(super) const INAPPROPRIATE_AUTHENTICATION: u32 = 48;
@@ -63,12 +70,15 @@ mod code {
     pub(super) const BUSY: u32 = 51;
     pub(super) const UNAVAILABLE: u32 = 52;
     pub(super) const UNWILLING_TO_PERFORM: u32 = 53;
+    /// RFC 4533, 2.6.
+    pub(super) const SYNC_REFRESH_REQUIRED: u32 = 4096;
 }
 
 impl Ldap {
-    /// Checks the settings; connects to nothing.
+    /// Checks the settings; connects to nothing. Where changes are followed, more is asked for of each entry.
     pub(super) fn new(
         settings: LdapSettings,
+        follows: bool,
         metrics: &Metrics,
         tasks: Tasks,
     ) -> Result<Arc<Self>, LdapSetupError> {
@@ -80,7 +90,7 @@ impl Ldap {
         if settings.servers.is_empty() {
             return Err(LdapSetupError::NoServer);
         }
-        let schema = Schema::new(settings.schema)?;
+        let schema = Schema::new(settings.schema, follows)?;
         let is_encrypted = settings.start_tls || settings.servers.iter().any(|uri| uri.tls);
         let tls = is_encrypted
             .then(|| client_config(settings.ca_file.as_deref(), settings.client.as_ref()));
@@ -124,6 +134,28 @@ impl Ldap {
         })
     }
 
+    /// Follows what changes below each base, for as long as the process runs.
+    pub(super) fn follow(
+        &self,
+        live: &Arc<Live>,
+        cache: &Arc<Cache>,
+        settings: FollowSettings,
+        timeout: Duration,
+        metrics: &Metrics,
+    ) {
+        for base in 0..self.common.schema.bases() {
+            let hearers = (Arc::clone(live), Arc::clone(cache));
+            let common = Arc::clone(&self.common);
+            let follower = Follower::new(common, base, hearers, (settings, timeout), metrics);
+            self.common.tasks.background("follower", follower.run());
+        }
+    }
+
+    /// How many bases there are.
+    pub(super) fn bases(&self) -> usize {
+        self.common.schema.bases()
+    }
+
     /// Tries each server with what it will be asked.
     pub(super) async fn examine(&self, timeout: Duration) -> Vec<Examined> {
         let mut all = Vec::new();
@@ -156,11 +188,11 @@ impl Ldap {
         question: Question<'_>,
         deadline: Instant,
     ) -> Result<Found, LookupError> {
-        for search in self.common.schema.searches(question) {
+        for (base, search) in self.common.schema.searches(question) {
             let search = Request::Search(search);
             let answer = self.servers.ask(search, 0, deadline).await;
             let (reply, server) = answer.map_err(LookupError::Unavailable)?;
-            match self.common.schema.found(question, reply) {
+            match self.common.schema.found(question, base, reply) {
                 Err(LookupError::Wrong(Wrong::Unknown)) => {}
                 found => return found.map(|found| Found { server, ..found }),
             }

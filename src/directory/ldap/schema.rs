@@ -2,14 +2,21 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use ldap3::asn1::StructureTag;
+use tokio::time::Instant;
+
 use super::{
     code,
     connection::{LdapSetupError, Reply, Search},
-    entry::{Defaults, Entry},
+    entry::{Defaults, ENTRY_UUID, Entry, MODIFIED},
 };
-use crate::directory::{
-    Attributes, Found, LookupError, Question, SchemaSettings, Verify, Wrong,
-    template::{Template, TemplateError},
+use crate::{
+    directory::{
+        Account, Attributes, Found, LookupError, Question, SchemaSettings, Verify, Wrong,
+        live::{EntryId, Facts, Now},
+        template::{Template, TemplateError, attributes_of},
+    },
+    secret::Secret,
 };
 
 /// A name that nobody has (RFC 2606, 2).
@@ -24,12 +31,22 @@ pub(super) struct Schema {
     attributes: Attributes,
     /// What a search asks for.
     wanted: Arc<[String]>,
+    /// What filters ask for, where changes are followed.
+    names: Vec<String>,
     defaults: Defaults,
 }
 
+/// An entry that was read.
+pub(super) struct Read {
+    pub(super) entry: EntryId,
+    pub(super) found: Result<Found, LookupError>,
+    /// When it was modified, where that was asked for.
+    pub(super) modified: Option<String>,
+}
+
 impl Schema {
-    /// Checks the filters.
-    pub(super) fn new(settings: SchemaSettings) -> Result<Self, LdapSetupError> {
+    /// Checks the filters. What is only compared is asked for where changes are followed.
+    pub(super) fn new(settings: SchemaSettings, follows: bool) -> Result<Self, LdapSetupError> {
         let parsed = |texts: &[String]| -> Result<Vec<Template>, TemplateError> {
             texts.iter().map(|text| Template::parse(text)).collect()
         };
@@ -59,7 +76,20 @@ impl Schema {
         if settings.verify == Verify::Hash {
             wanted.push(attributes.password.clone());
         }
+        let mut names = Vec::new();
+        if follows {
+            for filter in settings.filters.iter().chain(&settings.delivery_filters) {
+                names.extend(attributes_of(filter).map(ToOwned::to_owned));
+            }
+            wanted.extend(names.iter().cloned());
+            wanted.extend([ENTRY_UUID.to_owned(), attributes.password_changed.clone()]);
+        }
+        for list in [&mut wanted, &mut names] {
+            list.sort_by_key(|name| name.to_ascii_lowercase());
+            list.dedup_by(|a, b| a.eq_ignore_ascii_case(b));
+        }
         Ok(Self {
+            names,
             bases: settings.bases.into_iter().map(Arc::from).collect(),
             filters,
             delivery_filters,
@@ -75,21 +105,58 @@ impl Schema {
         })
     }
 
-    /// The searches that answer a question, one after the other until one finds something.
-    pub(super) fn searches(&self, question: Question<'_>) -> impl Iterator<Item = Search> {
+    /// The searches that answer a question, one after the other until one finds something, each with the place of its base.
+    pub(super) fn searches(&self, question: Question<'_>) -> impl Iterator<Item = (usize, Search)> {
         let (filters, asked) = match question {
             Question::Login(login) => (&self.filters, Cow::Borrowed(login.as_str())),
             Question::Recipient(mailbox) => (&self.delivery_filters, mailbox.to_string().into()),
         };
         filters.iter().flat_map(move |filter| {
             let filter = filter.render(&asked);
-            self.bases.iter().map(move |base| Search {
+            let search = move |base: &Arc<str>| Search {
                 base: Arc::clone(base),
                 subtree: true,
                 filter: filter.clone(),
                 attributes: Arc::clone(&self.wanted),
-            })
+            };
+            let bases = self.bases.iter().enumerate();
+            bases.map(move |(place, base)| (place, search(base)))
         })
+    }
+
+    /// A base, by its place.
+    pub(super) fn base(&self, place: usize) -> &str {
+        self.bases.get(place).map_or("", |base| base)
+    }
+
+    /// How many bases there are.
+    pub(super) fn bases(&self) -> usize {
+        self.bases.len()
+    }
+
+    /// A search for everybody below a base, or for those of them that another filter matches too; asks for another attribute besides.
+    pub(super) fn everybody(
+        &self,
+        base: usize,
+        and: Option<&str>,
+        besides: Option<&str>,
+    ) -> Search {
+        let filters = self.filters.iter().chain(&self.delivery_filters);
+        let mut filters: Vec<_> = filters.map(Template::everybody).collect();
+        filters.sort();
+        filters.dedup();
+        let all = match &filters[..] {
+            [one] => one.clone(),
+            several => format!("(|{})", several.concat()),
+        };
+        let mut attributes = self.wanted.to_vec();
+        attributes.extend(besides.map(ToOwned::to_owned));
+        Search {
+            base: self.bases.get(base).cloned().unwrap_or_default(),
+            subtree: true,
+            filter: and.map_or_else(|| all.clone(), |and| format!("(&{and}{all})")),
+            attributes: attributes.into(),
+        }
     }
 
     /// A search for a name that nobody has. One for the root entry would be answered by a server whose database hangs.
@@ -135,6 +202,7 @@ impl Schema {
     pub(super) fn found(
         &self,
         question: Question<'_>,
+        base: usize,
         mut reply: Reply,
     ) -> Result<Found, LookupError> {
         let more = reply.code == code::SIZE_LIMIT_EXCEEDED && !reply.entries.is_empty();
@@ -150,16 +218,51 @@ impl Schema {
             return Err(LookupError::Ambiguous);
         }
         let entry = reply.entries.pop().ok_or(Wrong::Unknown)?;
-        let mut entry = Entry::from_tag(entry)
+        self.read(entry, base)?.found
+    }
+
+    /// Which entry that is, and the account that it is.
+    pub(super) fn read(&self, tag: StructureTag, base: usize) -> Result<Read, LookupError> {
+        let entry = Entry::from_tag(tag)
             .ok_or_else(|| LookupError::Unavailable("search: malformed entry".to_owned()))?;
-        Ok(Found {
-            account: Arc::new(entry.account(&self.attributes, &self.defaults)?),
-            passwords: match self.verify {
-                Verify::Bind => Vec::new(),
-                Verify::Hash => entry.take_passwords(&self.attributes.password),
-            },
-            id: entry.dn,
-            server: 0,
+        let uuid = entry.uuid().map(EntryId::Uuid);
+        let id = uuid.unwrap_or_else(|| EntryId::of_name(&entry.dn.to_lowercase()));
+        let modified = entry.text(MODIFIED).ok().flatten().map(ToOwned::to_owned);
+        let found = match entry.account(&self.attributes, &self.defaults) {
+            Ok(account) => Ok(self.as_found(entry, account, id, base)),
+            Err(error) => Err(error),
+        };
+        Ok(Read {
+            entry: id,
+            found,
+            modified,
         })
+    }
+
+    fn as_found(&self, mut entry: Entry, account: Account, id: EntryId, base: usize) -> Found {
+        let passwords = match self.verify {
+            Verify::Bind => Vec::new(),
+            Verify::Hash => entry.take_passwords(&self.attributes.password),
+        };
+        let changed = entry.take_passwords(&self.attributes.password_changed);
+        let secrets = passwords.iter().chain(&changed).map(Secret::expose);
+        let secrets: Vec<_> = secrets.collect();
+        let facts = Facts::new(id, &account, entry.values_of(&self.names), &secrets);
+        Found {
+            account: Arc::new(account),
+            passwords,
+            id: entry.dn,
+            base,
+            facts,
+            learned: Instant::now(),
+            server: 0,
+        }
+    }
+}
+
+impl Read {
+    /// For those who follow.
+    pub(super) fn now(&self) -> Now {
+        self.found.as_ref().map_or(Now::Unreadable, Now::of)
     }
 }

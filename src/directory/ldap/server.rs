@@ -161,7 +161,18 @@ impl Known {
         }
     }
 
-    fn complain(&self, complaint: &str) {
+    /// Learns from how a search ended that was to tell what changes.
+    pub(super) fn note_following(self: &Arc<Self>, broken: &Broken, asked: Instant) {
+        match broken {
+            // The next connection will show.
+            Broken::Dead(_) | Broken::Unasked(_) => {}
+            Broken::Late(_) => self.suspect(asked, &broken.to_string()),
+            Broken::Connect(_) | Broken::Service(_) => self.went_away(&broken.to_string()),
+        }
+    }
+
+    /// Logs what it does not do, now and then.
+    pub(super) fn complain(&self, complaint: &str) {
         let now = Instant::now();
         let mut state = lock(&self.state);
         let is_due = |last: Instant| now.duration_since(last) >= COMPLAINT_EVERY;
@@ -270,7 +281,7 @@ impl Known {
     }
 
     /// A new connection, bound as the service account.
-    async fn serving(&self, deadline: Instant) -> Result<Connection, Broken> {
+    pub(super) async fn serving(&self, deadline: Instant) -> Result<Connection, Broken> {
         let mut connection = self.connector.connect(deadline).await?;
         let reply = match &*self.service {
             ServiceAccount::Anonymous => return Ok(connection),
@@ -289,7 +300,7 @@ impl Known {
 }
 
 /// Between three quarters of it and all of it, so that many fronts do not probe at once.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     let part = getrandom::u32().unwrap_or_default() % 256;
     pause * (768 + part) / 1024
 }

@@ -1,5 +1,6 @@
 //! The directory against a real slapd: who may log in, and what happens when the server is away, silent or hostile.
 
+mod live;
 mod memory;
 mod recipients;
 mod schemas;
@@ -22,6 +23,13 @@ use slapd::{PATIENCE, PEOPLE, READER, READER_PASSWORD, Slapd, dn};
 
 /// The built-in one but for the object class.
 const DELIVERY_FILTER: &str = "(&(objectClass=inetOrgPerson)(|(uid=%u)(mail=%u)(mailAlternateAddress=%u)(mailLocalAddress=%u)))";
+
+/// Where changes do not matter.
+const UNFOLLOWED: FollowSettings = FollowSettings {
+    by: Follow::Off,
+    poll_every: Duration::from_secs(1),
+    sessions: Sessions::Leave,
+};
 
 /// How all of them come.
 const VISIT: Visit = Visit {
@@ -63,6 +71,7 @@ fn settings(uri: String, verify: Verify) -> Settings {
             entries: 0,
             ..CacheSettings::default()
         },
+        follow: UNFOLLOWED,
     }
 }
 
@@ -110,7 +119,7 @@ async fn log_in(directory: &Directory, login: &str, password: &str) -> String {
         .authenticate(&Login::parse(login).unwrap(), &password, VISIT)
         .await;
     match answer {
-        Ok(account) => format!("ok {}", account.name),
+        Ok(admitted) => format!("ok {}", admitted.account.name),
         Err(LookupError::Ambiguous) => "ambiguous".to_owned(),
         Err(LookupError::Entry(text)) => format!("entry {text}"),
         Err(LookupError::Unavailable(_)) => "unavailable".to_owned(),
@@ -602,6 +611,7 @@ async fn the_file_is_a_directory_too() {
         source: Source::File(FileSettings { path }),
         addresses: AddressSettings::default(),
         cache: CacheSettings::default(),
+        follow: UNFOLLOWED,
     });
     for (login, password, expected) in [
         ("ann", "secret", "ok ann"),
@@ -640,6 +650,7 @@ async fn refusals_need_a_core_whatever_their_reason() {
         source: Source::File(FileSettings { path }),
         addresses: AddressSettings::default(),
         cache: CacheSettings::default(),
+        follow: UNFOLLOWED,
     });
     Arc::get_mut(&mut directory.0).unwrap().timeout = Duration::from_millis(200);
     assert_eq!(log_in(&directory, "ann", "guess").await, "wrong password");

@@ -268,6 +268,7 @@ fn file(folder: &Path, accounts: &[(&str, &str)]) -> Settings {
             ..AddressSettings::default()
         },
         cache: CacheSettings::default(),
+        follow: UNFOLLOWED,
     }
 }
 

@@ -263,7 +263,7 @@ async fn visit(directory: &Directory, login: &str, protocol: Protocol, client: &
     let password = Secret::new(b"secret".to_vec());
     let login = Login::parse(login).unwrap();
     match directory.authenticate(&login, &password, visit).await {
-        Ok(account) => format!("ok {}", account.name),
+        Ok(admitted) => format!("ok {}", admitted.account.name),
         Err(LookupError::Wrong(wrong)) => wrong.to_string(),
         Err(error) => error.to_string(),
     }

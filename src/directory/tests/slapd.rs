@@ -124,6 +124,16 @@ impl Slapd {
         Self::prepare_with("", "")
     }
 
+    /// One that can tell what changes (RFC 4533), running.
+    pub(super) fn with_sync() -> Self {
+        let mut slapd = Self::prepare();
+        let mut configuration = slapd.configuration("moduleload syncprov\n");
+        configuration.push_str("overlay syncprov\n");
+        fs::write(slapd.path("slapd.conf"), configuration).unwrap();
+        slapd.start();
+        slapd
+    }
+
     fn prepare_with(schema: &str, entries: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let slapd = Self {
@@ -236,6 +246,21 @@ impl Slapd {
         }
     }
 
+    /// Goes on where nobody looks for it, so that it can be changed while it is away; returns where it was.
+    pub(super) fn hide(&mut self) -> Ipv4Addr {
+        self.kill();
+        let before = std::mem::replace(&mut self.address, own_address());
+        self.start();
+        before
+    }
+
+    /// Comes back to where it was.
+    pub(super) fn show(&mut self, address: Ipv4Addr) {
+        self.kill();
+        self.address = address;
+        self.start();
+    }
+
     /// Kills it, without a chance to say anything.
     pub(super) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -279,6 +304,12 @@ impl Slapd {
         let mut admin = self.admin().await;
         let done = admin.modify(&dn(cn), vec![change]).await.unwrap();
         done.success().unwrap();
+    }
+
+    /// Takes a user away.
+    pub(super) async fn delete(&self, cn: &str) {
+        let deleted = self.admin().await.delete(&dn(cn)).await.unwrap();
+        deleted.success().unwrap();
     }
 
     /// Changes the password of the reader.

@@ -1,0 +1,281 @@
+//! How a question is answered: by the cache, by memory, or by the source; and whether a login is let in.
+//!
+//! ```text
+//! kept ── heard or learned that it changed? ── no ──> answer          no server up ──> memory ──> answer
+//!                    └── yes: forgotten ──> asked ──> answer                               └──> failure
+//! ```
+
+use std::{borrow::Cow, sync::Arc};
+
+use tokio::time::Instant;
+
+use super::{
+    Account, Accounts, Admitted, CheckError, Found, Inner, LookupError, Mailbox, Origin, Question,
+    Status, Visit, Wrong, from_memory,
+};
+use crate::{names::Login, proto::lmtp::Address, secret::Secret};
+
+// === impl Inner ===
+
+impl Inner {
+    pub(super) async fn authenticate(
+        &self,
+        login: &Login,
+        password: &Secret,
+        visit: Visit,
+        deadline: Instant,
+    ) -> Result<Admitted, LookupError> {
+        let answer = self.judge(login, password, visit, deadline).await;
+        let is_unverified = match answer {
+            Err(LookupError::Wrong(wrong)) => wrong != Wrong::Password,
+            _ => false,
+        };
+        if is_unverified && !self.is_verified_by_binding() {
+            let pretended = self.checker.pretend(password, deadline).await;
+            pretended.map_err(|error| LookupError::Unavailable(error.to_string()))?;
+        }
+        answer
+    }
+
+    fn is_verified_by_binding(&self) -> bool {
+        matches!(&self.accounts, Accounts::Ldap(ldap) if ldap.verifies())
+    }
+
+    async fn judge(
+        &self,
+        login: &Login,
+        password: &Secret,
+        visit: Visit,
+        deadline: Instant,
+    ) -> Result<Admitted, LookupError> {
+        if password.is_empty() {
+            return Err(Wrong::Password.into());
+        }
+        let question = Question::Login(login);
+        let (origin, found) = self.look_up(question, deadline).await;
+        let answer = match &found {
+            Ok(found) => self.admit(found, password, visit, deadline).await,
+            Err(error) => Err(error.clone()),
+        };
+        let refused = matches!(answer, Err(LookupError::Wrong(_) | LookupError::Entry(_)));
+        let Ok(found) = found else {
+            return from_memory(origin, answer);
+        };
+        // Or it has changed while its password was verified.
+        let is_doubtful =
+            refused && origin == Origin::Cache || answer.is_ok() && self.live.contradicts(&found);
+        if !is_doubtful {
+            return from_memory(origin, answer);
+        }
+        self.cache.forget(&question.key()).await;
+        let (origin, again) = self.look_up(question, deadline).await;
+        let again = match again {
+            Ok(again) => again,
+            Err(error) => return from_memory(origin, Err(error)),
+        };
+        if again.says_the_same(&found) {
+            return from_memory(origin, answer);
+        }
+        from_memory(origin, self.admit(&again, password, visit, deadline).await)
+    }
+
+    pub(super) async fn find_recipient(
+        &self,
+        address: &Address,
+        deadline: Instant,
+    ) -> Result<Arc<Account>, LookupError> {
+        let mut last = Origin::Directory;
+        for mailbox in self.rules.mailboxes(address) {
+            match self.recipient(&mailbox, deadline).await {
+                (origin, Err(LookupError::Wrong(Wrong::Unknown))) => {
+                    // Once from memory, always from memory.
+                    if origin == Origin::Memory {
+                        last = origin;
+                    }
+                }
+                (origin, answer) => return from_memory(origin, answer),
+            }
+        }
+        from_memory(last, Err(Wrong::Unknown.into()))
+    }
+
+    async fn recipient(
+        &self,
+        mailbox: &Mailbox,
+        deadline: Instant,
+    ) -> (Origin, Result<Arc<Account>, LookupError>) {
+        let question = Question::Recipient(mailbox);
+        let (mut origin, mut found) = self.look_up(question, deadline).await;
+        let is_refused = |found: &Found| found.account.delivery != Status::Allowed;
+        if origin == Origin::Cache && found.as_deref().is_ok_and(is_refused) {
+            // Mail that is sent back for good does not come again.
+            self.cache.forget(&question.key()).await;
+            (origin, found) = self.look_up(question, deadline).await;
+        }
+        if origin == Origin::Memory && found.as_deref().is_ok_and(is_refused) {
+            return (origin, Err(Wrong::Disabled.into()));
+        }
+        (origin, found.map(|found| Arc::clone(&found.account)))
+    }
+
+    /// Who that is.
+    pub(super) async fn look_up(
+        &self,
+        question: Question<'_>,
+        deadline: Instant,
+    ) -> (Origin, Result<Arc<Found>, LookupError>) {
+        let ldap = match &self.accounts {
+            // A table in memory that is checked for changes needs no cache.
+            Accounts::File(file) => return (Origin::Directory, file.find(question).await),
+            Accounts::Ldap(ldap) => ldap,
+        };
+        let key = question.key();
+        let recalled = if ldap.is_away() {
+            self.recall(&key).await
+        } else {
+            None
+        };
+        let (origin, answer) = match recalled {
+            Some(recalled) => recalled,
+            None => {
+                // Boxed, and only when it is needed: the cache's own future holds this one several times.
+                let search = || async { Box::pin(ldap.find(question, deadline)).await };
+                let mut answer = self.cache.look_up(&key, search()).await;
+                if let (Origin::Cache, Ok(found)) = &answer
+                    && (self.live.contradicts(found) || self.live.is_outdated(found))
+                {
+                    self.cache.forget(&key).await;
+                    answer = self.cache.look_up(&key, search()).await;
+                }
+                match answer {
+                    // This was how we learned it. One that is merely busy leaves nothing to memory.
+                    failed @ (_, Err(LookupError::Unavailable(_))) if ldap.is_away() => {
+                        self.recall(&key).await.unwrap_or(failed)
+                    }
+                    answer => answer,
+                }
+            }
+        };
+        let result = match origin {
+            Origin::Cache => "hit",
+            Origin::Directory => "miss",
+            Origin::Memory => "stale",
+        };
+        let lookups = &self.metrics.directory_cache;
+        lookups.with_label_values(&[result]).inc();
+        match (origin, &answer) {
+            (Origin::Memory, _) => self.memory.serves(true),
+            (Origin::Cache, _) | (_, Err(LookupError::Unavailable(_))) => {}
+            (Origin::Directory, _) => self.memory.serves(false),
+        }
+        (origin, answer)
+    }
+
+    /// What is known without asking, and is not known to be otherwise.
+    async fn recall(&self, key: &str) -> Option<(Origin, Result<Arc<Found>, LookupError>)> {
+        let recalled = self.cache.recall(key).await?;
+        let found = recalled.1.as_ref().ok();
+        let is_wrong = found.is_some_and(|found| self.live.contradicts(found));
+        (!is_wrong).then_some(recalled)
+    }
+
+    /// The account, if it may log in and `password` is its password.
+    async fn admit(
+        &self,
+        found: &Found,
+        password: &Secret,
+        visit: Visit,
+        deadline: Instant,
+    ) -> Result<Admitted, LookupError> {
+        match found.account.login {
+            Status::Allowed => {}
+            Status::Refused => return Err(Wrong::Disabled.into()),
+            Status::TryLater => {
+                let text = format!("{}: its status says: not now", found.id);
+                return Err(LookupError::Entry(text));
+            }
+        }
+        found.account.access.check(visit)?;
+        if self.cache.is_proven(found, password).await {
+            return Ok(self.admitted(found, visit));
+        }
+        match &self.accounts {
+            Accounts::Ldap(ldap) if ldap.verifies() => {
+                let was_proven = self.cache.was_proven(found, password).await;
+                if was_proven && ldap.is_away() {
+                    self.memory.serves(true);
+                    return Ok(self.admitted(found, visit));
+                }
+                match Box::pin(ldap.bind(found, password, deadline)).await {
+                    Err(LookupError::Unavailable(_)) if was_proven && ldap.is_away() => {
+                        self.memory.serves(true);
+                        return Ok(self.admitted(found, visit));
+                    }
+                    Err(error) => {
+                        if was_proven {
+                            self.cache.disprove(found, password).await;
+                        }
+                        return Err(error);
+                    }
+                    Ok(()) => {}
+                }
+            }
+            Accounts::File(_) | Accounts::Ldap(_) => {
+                self.check(found, password, deadline).await?;
+            }
+        }
+        self.cache.prove(found, password).await;
+        Ok(self.admitted(found, visit))
+    }
+
+    fn admitted(&self, found: &Found, visit: Visit) -> Admitted {
+        Admitted {
+            account: Arc::clone(&found.account),
+            watch: self.live.watch(found, visit),
+        }
+    }
+
+    async fn check(
+        &self,
+        found: &Found,
+        password: &Secret,
+        deadline: Instant,
+    ) -> Result<(), LookupError> {
+        if found.passwords.is_empty() {
+            let text = format!("{}: has no password that may be read", found.id);
+            return Err(LookupError::Entry(text));
+        }
+        let checked = self.checker.check(&found.passwords, password, deadline);
+        match checked.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Wrong::Password.into()),
+            Err(CheckError::Stored(error)) => {
+                let text = format!("{}: its password {error}", found.id);
+                Err(LookupError::Entry(text))
+            }
+            Err(CheckError::Late) => Err(LookupError::Unavailable(CheckError::Late.to_string())),
+        }
+    }
+}
+
+// === impl Found ===
+
+impl Found {
+    /// Whether that is the same entry as before, whichever server it came from.
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.id == other.id && self.facts.is_same(&other.facts)
+    }
+}
+
+// === impl Question ===
+
+impl<'q> Question<'q> {
+    /// What the cache keeps the answer under. The two kinds never meet, since no login has a control character: they are
+    /// searched by different filters.
+    fn key(self) -> Cow<'q, str> {
+        match self {
+            Self::Login(login) => Cow::Borrowed(login.as_str()),
+            Self::Recipient(mailbox) => Cow::Owned(format!("\0{mailbox}")),
+        }
+    }
+}

@@ -1,0 +1,542 @@
+//! Changes in the directory as they happen: what is kept of an account that changed is not believed any more, and its
+//! sessions end.
+//!
+//! ```text
+//! follower: entry is now so, entry is gone ──> heard ── differs from what a session began with ──> the session is revoked
+//!                                                └──── differs from what the cache keeps ───────> the directory is asked again
+//! ```
+//!
+//! Only what is in use is compared: the account, who its names are, its stored password or when that was changed. So entries
+//! that change at every login (last login, failed tries) change nothing here.
+//!
+//! What is heard and what is asked may come from two servers, of which one lags behind. An answer that differs from what was
+//! heard is used and not believed longer, for [`LAG`] after the change; a later answer is the newer one.
+//!
+//! A session is revoked when its account is gone or may not log in like this any more, when its mailbox is elsewhere (node,
+//! folder, uid, gid or the account's own name), or when its password is another one, where that can be seen. "Not now" revokes
+//! nothing: some directories say so after too many wrong passwords, which anybody can type. Nor does an entry that became
+//! unreadable: a slip in one attribute must not end sessions.
+//!
+//! After a refresh, entries in use that were not named are gone, unless nobody at all was named: a directory that
+//! shows us nothing does not mean that everybody was deleted.
+//!
+//! Limits: as many changes are remembered as the cache keeps accounts, for as long as it may keep them. It does no I/O.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::RandomState},
+    fmt,
+    hash::{BuildHasher as _, Hash},
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use prometheus::IntCounterVec;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
+
+use super::{Access, Account, CacheSettings, Found, Status, Visit};
+use crate::{metrics::Metrics, proto::content_sync::EntryUuid, tasks::Tasks};
+
+/// How much later than a change a server that lags behind may still answer with what was before.
+const LAG: Duration = Duration::from_secs(5);
+
+/// What marks are made with: they mean nothing outside of this process.
+static MARKS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// Which entry.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) enum EntryId {
+    /// Whatever becomes of its name.
+    Uuid(EntryUuid),
+    /// By a digest of its name, where its UUID is not shown to us: that it is gone cannot be followed.
+    Name(u64),
+}
+
+/// What of an entry is compared, as marks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts {
+    pub(super) entry: EntryId,
+    /// Of all that is in use.
+    mark: u64,
+    /// Of its name, folder, uid and gid.
+    place: u64,
+    /// Of its home node; none where no attribute says so.
+    node: Option<u64>,
+    /// Of its password or when that was changed; none where neither is shown.
+    password: Option<u64>,
+}
+
+/// What an entry is now.
+#[derive(Clone, Debug)]
+pub(super) enum Now {
+    /// There is none any more, or what accounts are searched by does not match it.
+    Gone,
+    Is(Standing),
+    /// It is there, and no account can be read from it.
+    Unreadable,
+}
+
+/// What sessions of an account are judged by.
+#[derive(Clone, Debug)]
+pub(super) struct Standing {
+    facts: Facts,
+    login: Status,
+    /// None: in any way.
+    access: Option<Arc<Access>>,
+}
+
+#[derive(Clone, Debug)]
+struct Heard {
+    now: Now,
+    at: Instant,
+}
+
+/// Why a session may not go on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Revoked {
+    /// Its account is gone.
+    Deleted,
+    /// Its account may not log in any more, or not by this protocol or from there.
+    Disabled,
+    /// Its mailbox is elsewhere.
+    Moved,
+    /// Its password is another one.
+    Password,
+}
+
+/// What becomes of sessions that are revoked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sessions {
+    /// They end, each account's at a random time within so long.
+    End(Duration),
+    /// They go on.
+    Leave,
+}
+
+/// What was heard, and the sessions that it may concern.
+pub(super) struct Live {
+    heard: moka::sync::Cache<EntryId, Heard>,
+    sessions: Sessions,
+    seats: Mutex<HashMap<EntryId, Vec<Seat>>>,
+    changes: IntCounterVec,
+    revoked: IntCounterVec,
+    /// By base, when all that was learned before was taken for out of date, in milliseconds since `started`.
+    outdated: Box<[AtomicU64]>,
+    started: Instant,
+    tasks: Tasks,
+}
+
+/// A session.
+struct Seat {
+    base: usize,
+    facts: Facts,
+    visit: Visit,
+    revoke: oneshot::Sender<Revoked>,
+}
+
+/// A session's ear for changes of its account; dropping it leaves.
+#[derive(Default)]
+pub struct Watch(Option<Listening>);
+
+struct Listening {
+    entry: EntryId,
+    live: Arc<Live>,
+    revoked: oneshot::Receiver<Revoked>,
+    /// Once it has been heard.
+    why: Option<Revoked>,
+}
+
+/// What is known of a refresh while it goes on.
+pub(super) struct Refresh {
+    base: usize,
+    /// In use when it began, and not named since.
+    suspects: HashSet<EntryId>,
+    /// Whether anybody was named.
+    has_named: bool,
+}
+
+// === impl EntryId ===
+
+impl EntryId {
+    pub(super) fn of_name(name: &str) -> Self {
+        Self::Name(mark(name))
+    }
+}
+
+/// A digest that is good for comparing within this process.
+fn mark(value: impl Hash) -> u64 {
+    MARKS.hash_one(value)
+}
+
+// === impl Facts ===
+
+impl Facts {
+    /// Of an account; `names` is what else it is found by, `password` what changes with its password.
+    pub(super) fn new(
+        entry: EntryId,
+        account: &Account,
+        mut names: Vec<Vec<u8>>,
+        password: &[&[u8]],
+    ) -> Self {
+        let mut password = password.to_vec();
+        // Servers give values in any order.
+        names.sort_unstable();
+        password.sort_unstable();
+        let node = account.home_node.as_ref();
+        Self {
+            entry,
+            mark: mark((account, names, &password)),
+            place: mark((&account.name, &account.home, account.uid, account.gid)),
+            node: node.map(|node| mark(node.to_lowercase())),
+            password: (!password.is_empty()).then(|| mark(&password)),
+        }
+    }
+
+    /// Whether nothing has changed.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.mark == other.mark
+    }
+
+    /// What stands for the password that was stored when the account was read.
+    pub(super) fn password(&self) -> Option<u64> {
+        self.password
+    }
+}
+
+impl Now {
+    pub(super) fn of(found: &Found) -> Self {
+        let access = &found.account.access;
+        let is_open = *access == Access::default();
+        Self::Is(Standing {
+            facts: found.facts,
+            login: found.account.login,
+            access: (!is_open).then(|| Arc::new(access.clone())),
+        })
+    }
+}
+
+// === impl Revoked ===
+
+impl Revoked {
+    /// The word for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deleted => "deleted",
+            Self::Disabled => "disabled",
+            Self::Moved => "moved",
+            Self::Password => "password",
+        }
+    }
+}
+
+impl fmt::Display for Revoked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deleted => "the account is not in the directory any more",
+            Self::Disabled => "the account may not log in any more",
+            Self::Moved => "the mailbox has moved",
+            Self::Password => "the password was changed",
+        })
+    }
+}
+
+// === impl Live ===
+
+impl Live {
+    /// Nothing was heard yet.
+    pub(super) fn new(
+        cache: CacheSettings,
+        sessions: Sessions,
+        bases: usize,
+        metrics: &Metrics,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        let oldest = cache.ttl.saturating_add(cache.max_stale).max(LAG);
+        Arc::new(Self {
+            heard: moka::sync::Cache::builder()
+                .max_capacity(cache.entries.max(1000))
+                .time_to_live(oldest)
+                .build(),
+            sessions,
+            seats: Mutex::default(),
+            changes: metrics.directory_changes.clone(),
+            revoked: metrics.sessions_revoked.clone(),
+            outdated: (0..bases).map(|_| AtomicU64::new(0)).collect(),
+            started: Instant::now(),
+            tasks,
+        })
+    }
+
+    /// Whether something else was heard since that was learned.
+    pub(super) fn contradicts(&self, found: &Found) -> bool {
+        let Some(heard) = self.heard.get(&found.facts.entry) else {
+            return false;
+        };
+        let differs = match &heard.now {
+            Now::Gone | Now::Unreadable => true,
+            Now::Is(now) => now.facts.mark != found.facts.mark,
+        };
+        differs && found.learned < heard.at + LAG
+    }
+
+    /// Whether it was learned before a time of which nobody knows what changed.
+    pub(super) fn is_outdated(&self, found: &Found) -> bool {
+        let since = self.outdated.get(found.base);
+        let since = since.map_or(0, |since| since.load(Relaxed));
+        self.started + Duration::from_millis(since) > found.learned
+    }
+
+    /// What was learned below a base until now may have changed unheard.
+    pub(super) fn outdate(&self, base: usize) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Some(since) = self.outdated.get(base) {
+            since.store(now, Relaxed);
+        }
+    }
+
+    /// Listens for changes of an account, on behalf of a session.
+    pub(super) fn watch(self: &Arc<Self>, found: &Found, visit: Visit) -> Watch {
+        if self.sessions == Sessions::Leave {
+            return Watch::default();
+        }
+        let entry = found.facts.entry;
+        let (revoke, revoked) = oneshot::channel();
+        let seat = Seat {
+            base: found.base,
+            facts: found.facts,
+            visit,
+            revoke,
+        };
+        self.lock().entry(entry).or_default().push(seat);
+        Watch(Some(Listening {
+            entry,
+            live: Arc::clone(self),
+            revoked,
+            why: None,
+        }))
+    }
+
+    /// An entry is now so.
+    pub(super) fn hear(self: &Arc<Self>, entry: EntryId, now: Now) {
+        let is_same = match (self.heard.get(&entry), &now) {
+            (None, _) => None,
+            (
+                Some(Heard {
+                    now: Now::Is(before),
+                    ..
+                }),
+                Now::Is(now),
+            ) => Some(before.facts.mark == now.facts.mark),
+            (Some(_), _) => Some(false),
+        };
+        let word = match (&now, is_same) {
+            (Now::Gone, _) => "gone",
+            (Now::Unreadable, _) => "unreadable",
+            (Now::Is(_), Some(true)) => "same",
+            (Now::Is(_), _) => "heard",
+        };
+        self.changes.with_label_values(&[word]).inc();
+        if is_same == Some(true) {
+            return;
+        }
+        self.note(entry, now);
+    }
+
+    /// An entry is there, as a refresh of everything says: that concerns nobody but those who use it.
+    pub(super) fn hear_in_passing(self: &Arc<Self>, entry: EntryId, now: Now, refresh: &Refresh) {
+        let is_used = refresh.suspects.contains(&entry)
+            || self.heard.contains_key(&entry)
+            || self.lock().contains_key(&entry);
+        if is_used {
+            self.hear(entry, now);
+        }
+    }
+
+    fn note(self: &Arc<Self>, entry: EntryId, now: Now) {
+        let heard = Heard {
+            now,
+            at: Instant::now(),
+        };
+        // Before the sessions are looked at: one that begins now looks at this after it has sat down.
+        self.heard.insert(entry, heard.clone());
+        let Sessions::End(within) = self.sessions else {
+            return;
+        };
+        if !self.concerns(entry, &heard.now) {
+            return;
+        }
+        if within.is_zero() {
+            return self.revoke(entry, &heard.now);
+        }
+        let live = Arc::clone(self);
+        self.tasks.background("revocation", async move {
+            let part = getrandom::u32().unwrap_or_default();
+            sleep(within.mul_f64(f64::from(part) / f64::from(u32::MAX))).await;
+            // It may have changed its mind.
+            let latest = live.heard.get(&entry).unwrap_or(heard);
+            live.revoke(entry, &latest.now);
+        });
+    }
+
+    fn concerns(&self, entry: EntryId, now: &Now) -> bool {
+        let seats = self.lock();
+        let seats = seats.get(&entry);
+        seats.is_some_and(|seats| seats.iter().any(|seat| seat.judge(now).is_some()))
+    }
+
+    /// Tells the sessions that may not go on.
+    fn revoke(&self, entry: EntryId, now: &Now) {
+        let mut seats = self.lock();
+        let Some(all) = seats.remove(&entry) else {
+            return;
+        };
+        let mut left = Vec::new();
+        for seat in all {
+            match seat.judge(now) {
+                None => left.push(seat),
+                Some(why) => {
+                    if seat.revoke.send(why).is_ok() {
+                        self.revoked.with_label_values(&[why.as_str()]).inc();
+                    }
+                }
+            }
+        }
+        if !left.is_empty() {
+            seats.insert(entry, left);
+        }
+    }
+
+    /// A refresh of a base begins; `kept` is what else is in use besides the entries of sessions.
+    pub(super) fn refresh(&self, base: usize, kept: impl IntoIterator<Item = EntryId>) -> Refresh {
+        let mut suspects: HashSet<_> = self.watched(base).into_iter().collect();
+        suspects.extend(kept);
+        suspects.retain(|entry| matches!(entry, EntryId::Uuid(_)));
+        Refresh {
+            base,
+            suspects,
+            has_named: false,
+        }
+    }
+
+    /// A refresh has named everybody who is there.
+    pub(super) fn conclude(self: &Arc<Self>, refresh: Refresh) {
+        let Refresh {
+            base,
+            suspects,
+            has_named,
+        } = refresh;
+        if suspects.is_empty() {
+            return;
+        }
+        if !has_named {
+            let missing = suspects.len();
+            tracing::warn!(
+                base,
+                missing,
+                "the directory shows no account at all, which is not believed"
+            );
+            return;
+        }
+        tracing::info!(
+            base,
+            gone = suspects.len(),
+            "accounts in use are not in the directory any more"
+        );
+        for entry in suspects {
+            self.hear(entry, Now::Gone);
+        }
+    }
+
+    /// The entries of sessions, below one of the bases.
+    pub(super) fn watched(&self, base: usize) -> Vec<EntryId> {
+        let seats = self.lock();
+        let is_below = |seats: &&Vec<Seat>| seats.iter().any(|seat| seat.base == base);
+        let watched = seats.iter().filter(|(_, seats)| is_below(seats));
+        watched.map(|(entry, _)| *entry).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<EntryId, Vec<Seat>>> {
+        // A panic cannot leave it half changed.
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Refresh ===
+
+impl Refresh {
+    /// It is there.
+    pub(super) fn name(&mut self, entry: EntryId) {
+        self.has_named = true;
+        self.suspects.remove(&entry);
+    }
+}
+
+// === impl Seat ===
+
+impl Seat {
+    /// Why it may not go on, if so.
+    fn judge(&self, now: &Now) -> Option<Revoked> {
+        let now = match now {
+            Now::Gone => return Some(Revoked::Deleted),
+            Now::Unreadable => return None,
+            Now::Is(now) => now,
+        };
+        let is_barred = |access: &Arc<Access>| access.check(self.visit).is_err();
+        if now.login == Status::Refused || now.access.as_ref().is_some_and(is_barred) {
+            return Some(Revoked::Disabled);
+        }
+        let (before, now) = (&self.facts, &now.facts);
+        // A node that is not named any more may only not be shown to us.
+        if now.place != before.place || now.node.is_some_and(|node| before.node != Some(node)) {
+            return Some(Revoked::Moved);
+        }
+        let passwords = before.password.zip(now.password);
+        let is_another = passwords.is_some_and(|(before, now)| before != now);
+        is_another.then_some(Revoked::Password)
+    }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Ends when the session may not go on; never, if nobody listens.
+    pub async fn revoked(&mut self) {
+        if let Some(listening) = &mut self.0
+            && listening.why.is_none()
+            && let Ok(why) = (&mut listening.revoked).await
+        {
+            listening.why = Some(why);
+            return;
+        }
+        std::future::pending().await
+    }
+
+    /// Why [`revoked`](Self::revoked) has ended; none if it has not.
+    pub fn why(&self) -> Option<Revoked> {
+        self.0.as_ref()?.why
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Watch").field(&self.why()).finish()
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.revoked.close();
+        let mut seats = self.live.lock();
+        if let Some(here) = seats.get_mut(&self.entry) {
+            here.retain(|seat| !seat.revoke.is_closed());
+            if here.is_empty() {
+                seats.remove(&self.entry);
+            }
+        }
+    }
+}

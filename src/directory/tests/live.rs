@@ -1,0 +1,158 @@
+//! Changes in a real slapd as they happen: what the cache keeps of them, and which sessions may not go on.
+
+use super::*;
+use crate::directory::live::Revoked;
+
+/// Long enough that nothing ends by its age.
+fn followed(uri: String, by: Follow) -> Settings {
+    let mut settings = cached(settings(uri, Verify::Bind));
+    settings.cache.max_stale = Duration::from_secs(3600);
+    settings.follow = FollowSettings {
+        by,
+        poll_every: Duration::from_millis(100),
+        sessions: Sessions::End(Duration::ZERO),
+    };
+    but(settings, |ldap| {
+        // What slapd lets the reader see without ppolicy.
+        ldap.schema.attributes.password_changed = "title".to_owned();
+        ldap.timeout = Duration::from_secs(2);
+    })
+}
+
+/// Starts it, and waits until it hears of changes.
+async fn following(settings: Settings, by: &str) -> (Directory, Metrics) {
+    let (directory, metrics) = start_counted(settings);
+    is_followed(&metrics, by, true).await;
+    (directory, metrics)
+}
+
+async fn is_followed(metrics: &Metrics, by: &str, expected: bool) {
+    let gauge = metrics.directory_followed.with_label_values(&[by]);
+    until(|| (gauge.get() > 0) == expected).await;
+}
+
+/// Waits for what should come soon.
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let patience = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < patience, "it does not come");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn session(directory: &Directory, login: &str, password: &str) -> Watch {
+    let login = Login::parse(login).unwrap();
+    let password = Secret::new(password.into());
+    let admitted = directory.authenticate(&login, &password, VISIT).await;
+    admitted.unwrap().watch
+}
+
+/// Why a session ends, which it does soon.
+async fn end_of(watch: &mut Watch) -> Revoked {
+    let ended = tokio::time::timeout(PATIENCE, watch.revoked()).await;
+    ended.expect("the session goes on");
+    watch.why().unwrap()
+}
+
+/// What a change does, by either means.
+async fn changes_are_heard(slapd: &Slapd, by: Follow, word: &str) {
+    let (directory, metrics) = following(followed(slapd.uri(), by), word).await;
+    let mut ann = session(&directory, "ann", "secret").await;
+    let mut big = session(&directory, "big", "secret").await;
+    let mut other = session(&directory, "bob", "crypted").await;
+
+    // What is not in use changes nothing: the cache still has it.
+    let [heard, same] =
+        ["heard", "same"].map(|word| metrics.directory_changes.with_label_values(&[word]));
+    let changes = || heard.get() + same.get();
+    let before = changes();
+    slapd.replace("ann", "sn", "Another").await;
+    until(|| changes() > before).await;
+    let misses = metrics.directory_cache.with_label_values(&["miss"]);
+    let before = misses.get();
+    assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+    assert_eq!(misses.get(), before);
+
+    slapd.replace("ann", "mailHost", "node2").await;
+    assert_eq!(end_of(&mut ann).await, Revoked::Moved);
+    let login = Login::parse("ann").unwrap();
+    let home = directory.find(&login).await.unwrap().home_node.clone();
+    assert_eq!(home.as_deref(), Some("node2"));
+
+    slapd.replace("big", "employeeType", "disabled").await;
+    assert_eq!(end_of(&mut big).await, Revoked::Disabled);
+    assert_eq!(
+        log_in(&directory, "big", "secret").await,
+        "account may not log in"
+    );
+
+    slapd.replace("bob", "title", "20261128230016Z").await;
+    // It had none before: that is no change of a password.
+    let patience = Instant::now() + PATIENCE;
+    let mut bob = loop {
+        let bob = session(&directory, "bob", "crypted").await;
+        let found = directory.0.cache.recall("bob").await.unwrap().1.unwrap();
+        if found.facts.password().is_some() {
+            break bob;
+        }
+        assert!(Instant::now() < patience, "it is never heard of");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    slapd.replace("bob", "title", "20261128230017Z").await;
+    assert_eq!(end_of(&mut bob).await, Revoked::Password);
+    let left = tokio::time::timeout(Duration::ZERO, other.revoked());
+    assert!(left.await.is_err());
+}
+
+#[tokio::test]
+async fn changes_are_heard_by_synchronisation() {
+    let slapd = Slapd::with_sync();
+    changes_are_heard(&slapd, Follow::Auto, "sync").await;
+}
+
+#[tokio::test]
+async fn changes_are_heard_by_polling_where_there_is_no_synchronisation() {
+    let slapd = Slapd::new();
+    changes_are_heard(&slapd, Follow::Auto, "poll").await;
+}
+
+#[tokio::test]
+async fn who_is_deleted_or_renamed_away_is_gone() {
+    let slapd = Slapd::with_sync();
+    let (directory, _) = following(followed(slapd.uri(), Follow::Sync), "sync").await;
+    let mut ann = session(&directory, "ann", "secret").await;
+    let mut big = session(&directory, "big", "secret").await;
+    slapd.rename("ann", "anne").await;
+    slapd.delete("big").await;
+    assert_eq!(end_of(&mut big).await, Revoked::Deleted);
+    assert_eq!(log_in(&directory, "big", "secret").await, "unknown user");
+    // The entry has another DN, and is still the same account.
+    assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+    assert_eq!(ann.why(), None);
+    slapd.delete("anne").await;
+    assert_eq!(end_of(&mut ann).await, Revoked::Deleted);
+}
+
+#[tokio::test]
+async fn what_changed_while_the_server_was_away_is_heard_of_afterwards() {
+    let mut slapd = Slapd::with_sync();
+    let (directory, metrics) = following(followed(slapd.uri(), Follow::Sync), "sync").await;
+    let mut ann = session(&directory, "ann", "secret").await;
+    let mut bob = session(&directory, "bob", "crypted").await;
+    let mut big = session(&directory, "big", "secret").await;
+    let address = slapd.hide();
+    is_followed(&metrics, "sync", false).await;
+    // Nobody is logged out for that.
+    assert_eq!((ann.why(), bob.why(), big.why()), (None, None, None));
+    slapd.delete("big").await;
+    slapd.replace("ann", "employeeType", "disabled").await;
+    slapd.show(address);
+    assert_eq!(end_of(&mut ann).await, Revoked::Disabled);
+    assert_eq!(end_of(&mut big).await, Revoked::Deleted);
+    is_followed(&metrics, "sync", true).await;
+    assert!(
+        tokio::time::timeout(Duration::ZERO, bob.revoked())
+            .await
+            .is_err()
+    );
+}
