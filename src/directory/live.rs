@@ -540,3 +540,255 @@ impl Drop for Listening {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{AccountName, Protocol};
+
+    const UUID: EntryId = EntryId::Uuid([7; 16]);
+    const VISIT: Visit = Visit {
+        protocol: Protocol::Imap,
+        client: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    };
+
+    fn live(sessions: Sessions) -> Arc<Live> {
+        let metrics = Metrics::new().unwrap();
+        Live::new(
+            CacheSettings::default(),
+            sessions,
+            1,
+            &metrics,
+            Tasks::new(),
+        )
+    }
+
+    fn account() -> Account {
+        Account {
+            name: AccountName::parse("ann").unwrap(),
+            home_node: Some("node1".to_owned()),
+            uid: 1,
+            gid: 1,
+            home: "ann".to_owned(),
+            quota: None,
+            login: Status::Allowed,
+            delivery: Status::Allowed,
+            access: Access::default(),
+        }
+    }
+
+    /// An entry with this account and this password, as the directory has just said.
+    fn found(account: Account, password: &[&[u8]]) -> Found {
+        Found {
+            facts: Facts::new(UUID, &account, vec![b"uid=ann".to_vec()], password),
+            account: Arc::new(account),
+            id: "uid=ann".to_owned(),
+            passwords: Vec::new(),
+            server: 0,
+            base: 0,
+            learned: Instant::now(),
+        }
+    }
+
+    fn usual() -> Found {
+        found(account(), &[b"1"])
+    }
+
+    /// Another account than the usual one.
+    fn but(change: impl FnOnce(&mut Account)) -> Found {
+        let mut account = account();
+        change(&mut account);
+        found(account, &[b"1"])
+    }
+
+    async fn verdict(watch: &mut Watch) -> Option<Revoked> {
+        // What was sent is there at once.
+        let _ = tokio::time::timeout(Duration::ZERO, watch.revoked()).await;
+        watch.why()
+    }
+
+    #[tokio::test]
+    async fn a_session_is_judged_by_what_concerns_it() {
+        let protocols = |words: &str| Some(Access::read_protocols([words].into_iter()));
+        for (now, expected) in [
+            (usual(), None),
+            (but(|account| account.quota = Some(1)), None),
+            (but(|account| account.delivery = Status::Refused), None),
+            (but(|account| account.login = Status::TryLater), None),
+            (
+                but(|account| account.home_node = Some("NODE1".to_owned())),
+                None,
+            ),
+            // Not shown any more.
+            (but(|account| account.home_node = None), None),
+            (found(account(), &[]), None),
+            (
+                but(|account| account.access.protocols = protocols("imap")),
+                None,
+            ),
+            (
+                but(|account| account.access.protocols = protocols("pop3")),
+                Some(Revoked::Disabled),
+            ),
+            (
+                but(|account| account.login = Status::Refused),
+                Some(Revoked::Disabled),
+            ),
+            (
+                but(|account| account.home_node = Some("node2".to_owned())),
+                Some(Revoked::Moved),
+            ),
+            (
+                but(|account| account.home = "ann2".to_owned()),
+                Some(Revoked::Moved),
+            ),
+            (but(|account| account.uid = 2), Some(Revoked::Moved)),
+            (but(|account| account.gid = 2), Some(Revoked::Moved)),
+            (found(account(), &[b"2"]), Some(Revoked::Password)),
+            (found(account(), &[b"1", b"2"]), Some(Revoked::Password)),
+        ] {
+            let live = live(Sessions::End(Duration::ZERO));
+            let mut watch = live.watch(&usual(), VISIT);
+            live.hear(UUID, Now::of(&now));
+            assert_eq!(verdict(&mut watch).await, expected, "{:?}", now.account);
+        }
+        for (now, expected) in [(Now::Gone, Some(Revoked::Deleted)), (Now::Unreadable, None)] {
+            let live = live(Sessions::End(Duration::ZERO));
+            let mut watch = live.watch(&usual(), VISIT);
+            live.hear(UUID, now);
+            assert_eq!(verdict(&mut watch).await, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn values_in_another_order_are_the_same() {
+        let ordered = |names: [&str; 2], passwords: [&[u8]; 2]| {
+            let names = names.map(|name| name.as_bytes().to_vec()).to_vec();
+            Facts::new(UUID, &account(), names, &passwords)
+        };
+        let facts = ordered(["mail=a", "mail=b"], [b"1", b"2"]);
+        assert!(facts.is_same(&ordered(["mail=b", "mail=a"], [b"2", b"1"])));
+        assert!(!facts.is_same(&ordered(["mail=a", "mail=c"], [b"1", b"2"])));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_learned_before_a_change_or_right_after_it_is_doubted() {
+        let live = live(Sessions::Leave);
+        let (old, new) = (usual(), but(|account| account.uid = 2));
+        assert!(!live.contradicts(&old));
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        live.hear(UUID, Now::of(&new));
+        assert!(live.contradicts(&old));
+        assert!(!live.contradicts(&new));
+        // From a server that lags behind.
+        tokio::time::sleep(LAG / 2).await;
+        assert!(live.contradicts(&usual()));
+        // It was changed back, and we have not heard of it.
+        tokio::time::sleep(LAG).await;
+        assert!(!live.contradicts(&usual()));
+        assert!(live.contradicts(&old));
+        for now in [Now::Gone, Now::Unreadable] {
+            live.hear(UUID, now);
+            assert!(live.contradicts(&new));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_learned_before_nobody_knows_what_is_out_of_date() {
+        let live = live(Sessions::Leave);
+        let old = usual();
+        assert!(!live.is_outdated(&old));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        live.outdate(0);
+        assert!(live.is_outdated(&old));
+        assert!(!live.is_outdated(&usual()));
+    }
+
+    #[tokio::test]
+    async fn who_is_not_named_is_gone_unless_nobody_is() {
+        let live = live(Sessions::End(Duration::ZERO));
+        let mut watch = live.watch(&usual(), VISIT);
+        live.conclude(live.refresh(0, []));
+        assert_eq!(verdict(&mut watch).await, None);
+        // Of another base.
+        let mut refresh = live.refresh(1, []);
+        refresh.name(EntryId::Uuid([8; 16]));
+        live.conclude(refresh);
+        assert_eq!(verdict(&mut watch).await, None);
+        let mut refresh = live.refresh(0, []);
+        refresh.name(UUID);
+        // One that came while it went on.
+        let mut later = usual();
+        later.facts.entry = EntryId::Uuid([9; 16]);
+        let mut late = live.watch(&later, VISIT);
+        live.conclude(refresh);
+        assert_eq!(verdict(&mut watch).await, None);
+        let mut refresh = live.refresh(0, []);
+        refresh.name(EntryId::Uuid([9; 16]));
+        live.conclude(refresh);
+        assert_eq!(verdict(&mut watch).await, Some(Revoked::Deleted));
+        assert_eq!(verdict(&mut late).await, None);
+    }
+
+    #[tokio::test]
+    async fn an_entry_without_a_uuid_is_never_missed() {
+        let live = live(Sessions::End(Duration::ZERO));
+        let mut nameless = usual();
+        nameless.facts.entry = EntryId::of_name("uid=ann");
+        let mut watch = live.watch(&nameless, VISIT);
+        let mut refresh = live.refresh(0, []);
+        refresh.name(UUID);
+        live.conclude(refresh);
+        assert_eq!(verdict(&mut watch).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_are_spread_and_a_change_that_is_taken_back_ends_nothing() {
+        let within = Duration::from_secs(60);
+        let live = live(Sessions::End(within));
+        let mut watches: Vec<_> = (0..100u8)
+            .map(|number| {
+                let mut found = usual();
+                found.facts.entry = EntryId::Uuid([number; 16]);
+                (number, live.watch(&found, VISIT))
+            })
+            .collect();
+        for (number, _) in &watches {
+            live.hear(EntryId::Uuid([*number; 16]), Now::Gone);
+        }
+        // The first changes its mind.
+        live.hear(EntryId::Uuid([0; 16]), Now::of(&usual()));
+        tokio::time::sleep(within / 2).await;
+        let mut ended = 0;
+        for (_, watch) in &mut watches {
+            ended += u8::from(verdict(watch).await.is_some());
+        }
+        assert!(
+            (20..80).contains(&ended),
+            "{ended} of 100 after half of the time"
+        );
+        tokio::time::sleep(within).await;
+        for (number, watch) in &mut watches {
+            let expected = (*number != 0).then_some(Revoked::Deleted);
+            assert_eq!(verdict(watch).await, expected, "{number}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_of_sessions_that_ended() {
+        let live = live(Sessions::End(Duration::ZERO));
+        let watches: Vec<_> = (0..10).map(|_| live.watch(&usual(), VISIT)).collect();
+        assert_eq!(live.lock().len(), 1);
+        drop(watches);
+        assert!(live.lock().is_empty());
+        let revoked = live.watch(&usual(), VISIT);
+        live.hear(UUID, Now::Gone);
+        assert!(live.lock().is_empty());
+        drop(revoked);
+        assert_eq!(live.watched(0), []);
+        // Where they are left, nobody listens.
+        let live = super::tests::live(Sessions::Leave);
+        let _watch = live.watch(&usual(), VISIT);
+        assert!(live.lock().is_empty());
+    }
+}

@@ -36,6 +36,7 @@
 )]
 
 mod accounts;
+mod changes;
 mod client;
 mod descriptors;
 mod directory;

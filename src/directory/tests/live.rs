@@ -1,5 +1,7 @@
 //! Changes in a real slapd as they happen: what the cache keeps of them, and which sessions may not go on.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use super::*;
 use crate::directory::live::Revoked;
 
@@ -155,4 +157,116 @@ async fn what_changed_while_the_server_was_away_is_heard_of_afterwards() {
             .await
             .is_err()
     );
+}
+
+#[tokio::test]
+async fn a_backup_without_an_account_ends_its_sessions_alone() {
+    let mut slapd = Slapd::with_sync();
+    let (directory, metrics) = following(followed(slapd.uri(), Follow::Sync), "sync").await;
+    let mut ann = session(&directory, "ann", "secret").await;
+    let mut big = session(&directory, "big", "secret").await;
+    slapd.restore_without(&["cn: big"]);
+    assert_eq!(end_of(&mut big).await, Revoked::Deleted);
+    is_followed(&metrics, "sync", true).await;
+    slapd.replace("ann", "mailHost", "node2").await;
+    assert_eq!(end_of(&mut ann).await, Revoked::Moved);
+}
+
+#[tokio::test]
+async fn a_directory_that_shows_nobody_logs_nobody_out() {
+    let mut slapd = Slapd::with_sync();
+    let (directory, metrics) = following(followed(slapd.uri(), Follow::Sync), "sync").await;
+    let mut ann = session(&directory, "ann", "secret").await;
+    slapd.restore_without(&["inetOrgPerson"]);
+    is_followed(&metrics, "sync", false).await;
+    is_followed(&metrics, "sync", true).await;
+    // What is heard from now on is believed: nobody was said to be gone.
+    let gone = metrics.directory_changes.with_label_values(&["gone"]);
+    assert_eq!(gone.get(), 0);
+    assert!(
+        tokio::time::timeout(Duration::ZERO, ann.revoked())
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_silent_server_is_noticed_and_followed_again() {
+    let slapd = Slapd::with_sync();
+    let settings = but(followed(slapd.uri(), Follow::Sync), |ldap| {
+        ldap.timeout = Duration::from_millis(300);
+    });
+    let (directory, metrics) = following(settings, "sync").await;
+    let mut ann = session(&directory, "ann", "secret").await;
+    slapd.freeze();
+    is_followed(&metrics, "sync", false).await;
+    slapd.thaw();
+    is_followed(&metrics, "sync", true).await;
+    assert_eq!(ann.why(), None);
+    slapd.replace("ann", "mailHost", "node2").await;
+    assert_eq!(end_of(&mut ann).await, Revoked::Moved);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_show_everybody_is_polled() {
+    let mut slapd = Slapd::with_sync();
+    slapd.restart_with("sizelimit 5");
+    let (directory, _) = following(followed(slapd.uri(), Follow::Auto), "poll").await;
+    let mut ann = session(&directory, "ann", "secret").await;
+    slapd.replace("ann", "mailHost", "node2").await;
+    assert_eq!(end_of(&mut ann).await, Revoked::Moved);
+}
+
+/// What is kept of an account is dropped for deliveries as for logins.
+#[tokio::test]
+async fn deliveries_go_to_the_new_home() {
+    let slapd = Slapd::with_sync();
+    let (directory, _) = following(followed(slapd.uri(), Follow::Sync), "sync").await;
+    let address = Address::parse("ann@example.org").unwrap();
+    let home = async || {
+        let account = directory.find_recipient(&address).await.unwrap();
+        account.home_node.clone().unwrap()
+    };
+    assert_eq!(home().await, "node1");
+    slapd.replace("ann", "mailHost", "node2").await;
+    let patience = Instant::now() + PATIENCE;
+    while home().await != "node2" {
+        assert!(Instant::now() < patience, "the old home stays");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn sessions_of_the_file_end_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("accounts.toml");
+    let write = |accounts: &[(&str, u32)]| {
+        let one = |(name, uid): &(&str, u32)| {
+            format!(
+                "[[account]]\nname = \"{name}\"\nuid = {uid}\ngid = 1\npassword = \"{{SSHA}}PfB9rFV/7lZGreagTN7g5YV70Wiw9Rjk\"\n"
+            )
+        };
+        let text: String = accounts.iter().map(one).collect();
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    write(&[("ann", 1), ("bob", 2), ("cyd", 3)]);
+    let (directory, _) = following(
+        Settings {
+            source: Source::File(FileSettings { path: path.clone() }),
+            addresses: AddressSettings::default(),
+            cache: CacheSettings::default(),
+            follow: FollowSettings::default(),
+        },
+        "file",
+    )
+    .await;
+    let mut sessions = Vec::new();
+    for login in ["ann", "bob", "cyd"] {
+        sessions.push(session(&directory, login, "secret").await);
+    }
+    write(&[("ann", 1), ("bob", 20)]);
+    assert_eq!(end_of(&mut sessions[1]).await, Revoked::Moved);
+    assert_eq!(end_of(&mut sessions[2]).await, Revoked::Deleted);
+    assert_eq!(sessions[0].why(), None);
 }

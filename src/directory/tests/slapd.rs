@@ -254,6 +254,42 @@ impl Slapd {
         before
     }
 
+    /// Is set up anew from what it has, as from a backup, but without the entries that these words occur in: whoever was
+    /// told something before cannot go on from there.
+    pub(super) fn restore_without(&mut self, words: &[&str]) {
+        self.kill();
+        let configuration = self.path("slapd.conf");
+        let run = |program: &str, arguments: &[&str]| {
+            let mut command = Command::new(program);
+            command.arg("-f").arg(&configuration).args(arguments);
+            let output = command.output().expect("slapd must be installed");
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let entries = run("/usr/sbin/slapcat", &[]);
+        let is_kept = |entry: &&str| !words.iter().any(|word| entry.contains(word));
+        let kept: Vec<_> = entries.split("\n\n").filter(is_kept).collect();
+        fs::write(self.path("tree.ldif"), kept.join("\n\n")).unwrap();
+        for file in fs::read_dir(self.path("db")).unwrap() {
+            fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        run(
+            "/usr/sbin/slapadd",
+            &["-q", "-l", self.path("tree.ldif").to_str().unwrap()],
+        );
+        self.start();
+    }
+
+    /// Is started again with one more line of configuration for its database.
+    pub(super) fn restart_with(&mut self, line: &str) {
+        self.kill();
+        let path = self.path("slapd.conf");
+        let configuration = fs::read_to_string(&path).unwrap();
+        let database = format!("database mdb\n{line}\n");
+        fs::write(path, configuration.replace("database mdb\n", &database)).unwrap();
+        self.start();
+    }
+
     /// Comes back to where it was.
     pub(super) fn show(&mut self, address: Ipv4Addr) {
         self.kill();

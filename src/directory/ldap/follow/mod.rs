@@ -10,7 +10,7 @@
 //! again after [`TRY_SYNC_AGAIN`].
 //!
 //! A search that only listens looks alive when it is not: on the same connection a probe is sent when nothing was said for
-//! [`PROBE_EVERY`], and without an answer the connection is given up.
+//! twice the time that an answer may take, and without an answer the connection is given up.
 //!
 //! A refresh without a cookie names everybody, of whom we know most already: only sessions are judged by it, and what the
 //! cache has learned before its end is asked for again.
@@ -49,9 +49,6 @@ use crate::{
     metrics::Metrics,
     proto::content_sync::{Cookie, State, SyncInfo},
 };
-
-/// How long a following search may be silent before a probe.
-const PROBE_EVERY: Duration = Duration::from_secs(10);
 
 /// When a server that had no content synchronisation is asked for it again.
 const TRY_SYNC_AGAIN: Duration = Duration::from_secs(600);
@@ -408,7 +405,7 @@ impl Check<'_> {
     async fn run(self, mut connection: Connection) -> Ended {
         let probe = self.common.schema.probe();
         loop {
-            sleep(PROBE_EVERY).await;
+            sleep(self.timeout * 2).await;
             if self.preferred.iter().any(|server| server.is_up()) {
                 return Ended::Preferred;
             }
