@@ -234,6 +234,7 @@ fn examine(front: &Front, out: &mut impl Write, notes: &mut impl Write) -> Resul
         server,
         took,
         problems,
+        notes: good_to_know,
     } in app::examine_directory(front.directory.clone())?
     {
         if problems.is_empty() {
@@ -241,6 +242,9 @@ fn examine(front: &Front, out: &mut impl Write, notes: &mut impl Write) -> Resul
                 out,
                 format_args!("{server}: ok ({} ms)\n", took.as_millis()),
             )?;
+        }
+        for note in good_to_know {
+            print(out, format_args!("{server}: {note}\n"))?;
         }
         for problem in problems {
             is_wrong = true;

@@ -676,15 +676,15 @@ mod tests {
         let live = live(Sessions::Leave);
         let (old, new) = (usual(), but(|account| account.uid = 2));
         assert!(!live.contradicts(&old));
-        tokio::time::sleep(Duration::from_secs(10)).await;
+        sleep(Duration::from_secs(10)).await;
         live.hear(UUID, Now::of(&new));
         assert!(live.contradicts(&old));
         assert!(!live.contradicts(&new));
         // From a server that lags behind.
-        tokio::time::sleep(LAG / 2).await;
+        sleep(LAG / 2).await;
         assert!(live.contradicts(&usual()));
         // It was changed back, and we have not heard of it.
-        tokio::time::sleep(LAG).await;
+        sleep(LAG).await;
         assert!(!live.contradicts(&usual()));
         assert!(live.contradicts(&old));
         for now in [Now::Gone, Now::Unreadable] {
@@ -698,7 +698,7 @@ mod tests {
         let live = live(Sessions::Leave);
         let old = usual();
         assert!(!live.is_outdated(&old));
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        sleep(Duration::from_secs(1)).await;
         live.outdate(0);
         assert!(live.is_outdated(&old));
         assert!(!live.is_outdated(&usual()));
@@ -758,7 +758,7 @@ mod tests {
         }
         // The first changes its mind.
         live.hear(EntryId::Uuid([0; 16]), Now::of(&usual()));
-        tokio::time::sleep(within / 2).await;
+        sleep(within / 2).await;
         let mut ended = 0;
         for (_, watch) in &mut watches {
             ended += u8::from(verdict(watch).await.is_some());
@@ -767,7 +767,7 @@ mod tests {
             (20..80).contains(&ended),
             "{ended} of 100 after half of the time"
         );
-        tokio::time::sleep(within).await;
+        sleep(within).await;
         for (number, watch) in &mut watches {
             let expected = (*number != 0).then_some(Revoked::Deleted);
             assert_eq!(verdict(watch).await, expected, "{number}");
@@ -787,7 +787,7 @@ mod tests {
         drop(revoked);
         assert_eq!(live.watched(0), []);
         // Where they are left, nobody listens.
-        let live = super::tests::live(Sessions::Leave);
+        let live = self::live(Sessions::Leave);
         let _watch = live.watch(&usual(), VISIT);
         assert!(live.lock().is_empty());
     }

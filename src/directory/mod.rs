@@ -150,6 +150,8 @@ pub struct Examined {
     pub took: Duration,
     /// What it does not do: the operation, with LDAP's own result code and text.
     pub problems: Vec<String>,
+    /// How changes are followed at it, and what of them is not seen.
+    pub notes: Vec<String>,
 }
 
 /// Tries each LDAP server with what it will be asked, within a Tokio runtime; none for a file.
@@ -164,7 +166,7 @@ pub async fn examine(settings: Settings, metrics: &Metrics) -> Result<Vec<Examin
     let timeout = ldap.timeout;
     let follows = settings.follow.by != Follow::Off;
     let ldap = Ldap::new(*ldap, follows, metrics, Tasks::new()).map_err(StartError::Ldap)?;
-    Ok(ldap.examine(timeout).await)
+    Ok(ldap.examine(timeout, settings.follow.by).await)
 }
 
 /// Tries an accounts file, as [`Directory::start`] would read it.

@@ -31,8 +31,8 @@ pub use connection::LdapSetupError;
 pub use uri::LdapUri;
 
 use super::{
-    Examined, FollowSettings, Found, LdapSettings, LookupError, Question, ServiceAccount, Verify,
-    Wrong, cache::Cache, live::Live,
+    Examined, Follow, FollowSettings, Found, LdapSettings, LookupError, Question, ServiceAccount,
+    Verify, Wrong, cache::Cache, live::Live,
 };
 use crate::{metrics::Metrics, secret::Secret, tasks::Tasks};
 use connection::{Connector, Request, client_config};
@@ -156,16 +156,24 @@ impl Ldap {
         self.common.schema.bases()
     }
 
-    /// Tries each server with what it will be asked.
-    pub(super) async fn examine(&self, timeout: Duration) -> Vec<Examined> {
-        let mut all = Vec::new();
+    /// Tries each server with what it will be asked, and how changes can be followed at it.
+    pub(super) async fn examine(&self, timeout: Duration, by: Follow) -> Vec<Examined> {
+        let (mut all, schema) = (Vec::new(), &self.common.schema);
         for server in &self.common.servers {
             let begun = Instant::now();
-            let problems = server.examine(&self.common.schema, begun + timeout).await;
+            let mut problems = server.examine(schema, begun + timeout).await;
+            let took = begun.elapsed();
+            let mut notes = Vec::new();
+            if problems.is_empty() {
+                let deadline = Instant::now() + timeout;
+                let found = follow::examine(server, schema, by, deadline).await;
+                (problems, notes) = (found.problems, found.notes);
+            }
             all.push(Examined {
                 server: server.name.clone(),
-                took: begun.elapsed(),
+                took,
                 problems,
+                notes,
             });
         }
         all

@@ -129,6 +129,11 @@ impl Schema {
         self.bases.get(place).map_or("", |base| base)
     }
 
+    /// The attribute that changes with the password.
+    pub(super) fn password_changed(&self) -> &str {
+        &self.attributes.password_changed
+    }
+
     /// How many bases there are.
     pub(super) fn bases(&self) -> usize {
         self.bases.len()

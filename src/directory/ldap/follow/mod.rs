@@ -17,6 +17,7 @@
 //!
 //! Limits: one connection per base; a pause between tries that grows to ten seconds.
 
+mod examine;
 mod poll;
 mod told;
 
@@ -33,6 +34,7 @@ use std::{
 use prometheus::IntGauge;
 use tokio::time::{Instant, sleep};
 
+pub(super) use examine::examine;
 use poll::Poll;
 use told::Told;
 
