@@ -5,6 +5,7 @@ mod recipients;
 mod schemas;
 mod servers;
 mod slapd;
+mod suite;
 
 use std::{
     io::{self, Write},

@@ -296,7 +296,8 @@ impl Slapd {
         renamed.success().unwrap();
     }
 
-    async fn admin(&self) -> ldap3::Ldap {
+    /// A connection by which everything may be changed.
+    pub(super) async fn admin(&self) -> ldap3::Ldap {
         let (driver, mut ldap) = LdapConnAsync::new(&self.uri()).await.unwrap();
         Tasks::new().spawn("admin", async move {
             driver.drive().await.unwrap();
