@@ -6,12 +6,16 @@ mod schemas;
 mod servers;
 mod slapd;
 mod suite;
+mod surprises;
 
 use std::{
     io::{self, Write},
     net::{IpAddr, Ipv4Addr},
     path::Path,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 

@@ -1,6 +1,6 @@
 //! Several real slapds with the same tree: who is asked, and what a dead, silent, slow or useless one costs.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 

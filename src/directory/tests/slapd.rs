@@ -173,6 +173,13 @@ impl Slapd {
         }
     }
 
+    /// More lines for its database, before it is started.
+    pub(super) fn configure(&self, lines: &str) {
+        let path = self.path("slapd.conf");
+        let configuration = fs::read_to_string(&path).unwrap() + lines;
+        fs::write(path, configuration).unwrap();
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -186,7 +193,7 @@ impl Slapd {
             "{schemas}pidfile {folder}/pid\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\n{ALTERNATE}{more}\
              authz-regexp ^gidNumber=0.uidNumber=0,cn=peercred,cn=external,cn=auth$ {READER}\n\
              authz-regexp ^cn={CLIENT}$ {READER}\n\
-             database mdb\nsuffix {BASE}\nrootdn {ADMIN}\nrootpw admin\ndirectory {folder}/db\ndbnosync\n\
+             database mdb\nsuffix {BASE}\nrootdn {ADMIN}\nrootpw admin\ndirectory {folder}/db\ndbnosync\nmaxsize 1073741824\n\
              index uid,mail eq\n\
              access to dn.exact=\"cn=none,{PEOPLE}\" attrs=userPassword by anonymous auth by * none\n\
              access to attrs=userPassword by dn.exact=\"{READER}\" read by anonymous auth by * none\n\
