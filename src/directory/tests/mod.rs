@@ -8,6 +8,7 @@ mod servers;
 mod slapd;
 mod suite;
 mod surprises;
+mod tls;
 
 use std::{
     io::{self, Write},

@@ -147,9 +147,19 @@ impl Slapd {
 
     /// One with TLS, by a certificate for `name` or else for its address; returns it with the file of its authority.
     pub(super) fn with_tls(name: Option<&str>) -> (Self, PathBuf) {
+        Self::with_certificate(name, |_| {})
+    }
+
+    /// One whose certificate is changed before it is signed.
+    pub(super) fn with_certificate(
+        name: Option<&str>,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (Self, PathBuf) {
         let mut slapd = Self::prepare();
         let name = name.map_or_else(|| slapd.address.to_string(), ToOwned::to_owned);
-        for (file, content) in make_certificates(&name) {
+        let mut parameters = CertificateParams::new(vec![name]).unwrap();
+        change(&mut parameters);
+        for (file, content) in make_certificates(parameters) {
             fs::write(slapd.path(file), content).unwrap();
             let mode = fs::Permissions::from_mode(0o600);
             fs::set_permissions(slapd.path(file), mode).unwrap();
@@ -351,9 +361,11 @@ fn tree() -> String {
     tree
 }
 
-/// Files: an authority's certificate, those that it signed for a server of that name and for the client, and their keys.
-fn make_certificates(name: &str) -> [(&'static str, String); 5] {
+/// Files: an authority's certificate, those that it signed for a server and for the client, and their keys.
+fn make_certificates(server: CertificateParams) -> [(&'static str, String); 5] {
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    let authority = format!("authority of {:?}", server.subject_alt_names);
+    ca.distinguished_name.push(DnType::CommonName, authority);
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_key = KeyPair::generate().unwrap();
     let ca_pem = pem("CERTIFICATE", ca.self_signed(&ca_key).unwrap().der());
@@ -364,7 +376,7 @@ fn make_certificates(name: &str) -> [(&'static str, String); 5] {
         let key = pem("PRIVATE KEY", &key.serialize_der());
         (pem("CERTIFICATE", signed.der()), key)
     };
-    let (server, server_key) = sign(CertificateParams::new(vec![name.to_owned()]).unwrap());
+    let (server, server_key) = sign(server);
     let mut client = CertificateParams::new(Vec::new()).unwrap();
     client.distinguished_name = DistinguishedName::new();
     client.distinguished_name.push(DnType::CommonName, CLIENT);
