@@ -2,6 +2,7 @@
 
 mod injection;
 mod memory;
+mod outages;
 mod recipients;
 mod schemas;
 mod servers;
