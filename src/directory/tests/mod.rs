@@ -4,6 +4,7 @@ mod injection;
 mod memory;
 mod outages;
 mod recipients;
+mod replicas;
 mod schemas;
 mod servers;
 mod slapd;

@@ -30,7 +30,7 @@ pub(super) const READER_PASSWORD: &str = "reader's password";
 const CLIENT: &str = "pigeonair";
 const PORT: u16 = 1389;
 const TLS_PORT: u16 = 1636;
-const ADMIN: &str = "cn=admin,dc=example,dc=org";
+pub(super) const ADMIN: &str = "cn=admin,dc=example,dc=org";
 
 /// An attribute of qmail-ldap's schema, which the server has no file of.
 const ALTERNATE: &str = "attributetype ( 1.3.6.1.4.1.4203.666.1.1 NAME 'mailAlternateAddress' \
@@ -188,6 +188,11 @@ impl Slapd {
         let path = self.path("slapd.conf");
         let configuration = fs::read_to_string(&path).unwrap() + lines;
         fs::write(path, configuration).unwrap();
+    }
+
+    /// Takes all its entries away, before it is started.
+    pub(super) fn empty(&self) {
+        fs::remove_file(self.path("db/data.mdb")).unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {
