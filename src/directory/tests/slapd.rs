@@ -124,7 +124,7 @@ impl Slapd {
         Self::prepare_with("", "")
     }
 
-    fn prepare_with(schema: &str, entries: &str) -> Self {
+    pub(super) fn prepare_with(schema: &str, entries: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let slapd = Self {
             address: own_address(),
@@ -190,6 +190,15 @@ impl Slapd {
         fs::write(path, configuration).unwrap();
     }
 
+    /// Gives it the entries of another one, before either is started.
+    pub(super) fn copy(&self, other: &Self) {
+        // Mostly holes, which only this leaves out.
+        let copied = Command::new("cp")
+            .args([other.path("db/data.mdb"), self.path("db")])
+            .status();
+        assert!(copied.unwrap().success());
+    }
+
     /// Takes all its entries away, before it is started.
     pub(super) fn empty(&self) {
         fs::remove_file(self.path("db/data.mdb")).unwrap();
@@ -209,7 +218,7 @@ impl Slapd {
              authz-regexp ^gidNumber=0.uidNumber=0,cn=peercred,cn=external,cn=auth$ {READER}\n\
              authz-regexp ^cn={CLIENT}$ {READER}\n\
              database mdb\nsuffix {BASE}\nrootdn {ADMIN}\nrootpw admin\ndirectory {folder}/db\ndbnosync\nmaxsize 1073741824\n\
-             index uid,mail eq\n\
+             index objectClass,uid,mail eq\n\
              access to dn.exact=\"cn=none,{PEOPLE}\" attrs=userPassword by anonymous auth by * none\n\
              access to attrs=userPassword by dn.exact=\"{READER}\" read by anonymous auth by * none\n\
              access to * by dn.exact=\"{READER}\" read by anonymous auth by * none\n"

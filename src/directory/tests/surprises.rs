@@ -257,9 +257,10 @@ async fn limits_of_the_server_on_our_account() {
         };
         assert!(examined.problems.is_empty(), "{limits}: {examined:?}");
     }
-    // So few that it does not even look: nobody is unknown for that, and another server is asked.
+    // So few that it does not even look where it has no index: nobody is unknown for that, and another server is asked.
     let (slapd, other) = (limited("size.unchecked=1"), Slapd::new());
-    let (directory, _) = reading(&slapd, |_| {});
+    let by_cn = |ldap: &mut LdapSettings| ldap.schema.filters = vec!["(cn=%u)".to_owned()];
+    let directory = start(but(settings(slapd.uri(), Verify::Bind), by_cn));
     for login in ["ann", "nobody"] {
         let found = directory.find(&Login::parse(login).unwrap()).await;
         let expected = format!(
@@ -269,6 +270,7 @@ async fn limits_of_the_server_on_our_account() {
         assert_eq!(found.unwrap_err().to_string(), expected);
     }
     let both = start(but(settings(slapd.uri(), Verify::Bind), |ldap| {
+        by_cn(ldap);
         ldap.servers.push(LdapUri::parse(&other.uri()).unwrap());
     }));
     assert_eq!(log_in(&both, "ann", "secret").await, "ok Ann");
