@@ -131,3 +131,27 @@ async fn three_die_in_turn() {
         assert_eq!(failed.get(), 0, "{result}");
     }
 }
+
+/// A bind is waited for longer than a search, but not for one of whom a search has shown that it is silent.
+#[tokio::test]
+async fn what_a_search_has_found_out_a_bind_need_not() {
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    let [first, second] = pair();
+    let uris = [first.uri(), second.uri()];
+    let (directory, metrics) = start_counted(cached(at(&uris, |ldap| {
+        ldap.timeout = TIMEOUT;
+        ldap.hedge_after = Duration::from_millis(100);
+    })));
+    assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+    until_up(&metrics, &uris[0], true).await;
+    first.freeze();
+    let began = Instant::now();
+    // Who she is, is known; he is looked for.
+    let (ann, bob) = tokio::join!(
+        log_in(&directory, "ann", "wrong"),
+        log_in(&directory, "bob", "crypted")
+    );
+    assert_eq!((ann.as_str(), bob.as_str()), ("wrong password", "ok bob"));
+    let took = began.elapsed();
+    assert!(took < TIMEOUT / 2, "{took:?}");
+}
