@@ -193,10 +193,14 @@ impl Prepared {
         fs::rename(next, path).unwrap();
     }
 
+    async fn admin(&self) -> ldap3::Ldap {
+        match self {
+            Self::Ldap(slapd) => slapd.admin().await,
+            Self::File(_) => panic!("not LDAP"),
+        }
+    }
+
     async fn add(&self, person: &Person) {
-        let Self::Ldap(slapd) = self else {
-            panic!("not LDAP");
-        };
         let value = |text: &str| HashSet::from([text.to_owned()]);
         let classes = ["inetOrgPerson", "qmailUser"].map(ToOwned::to_owned).into();
         let mut attributes = vec![
@@ -205,24 +209,24 @@ impl Prepared {
         ];
         attributes.extend(person.attributes());
         attributes.retain(|(_, values)| !values.is_empty());
-        let added = slapd.admin().await.add(&person.dn(), attributes).await;
+        let added = self.admin().await.add(&person.dn(), attributes).await;
         added.unwrap().success().unwrap();
     }
 
     /// From these people to those, however this source is changed.
     async fn change(&self, from: &[Person], to: &[Person]) {
-        let Self::Ldap(slapd) = self else {
+        if matches!(self, Self::File(_)) {
             self.write(to);
             // The file is looked at once a second.
             tokio::time::pause();
             tokio::time::advance(Duration::from_secs(1)).await;
             tokio::time::resume();
             return;
-        };
+        }
         let names = |people: &[Person]| people.iter().map(|p| p.name).collect::<HashSet<_>>();
         let (before, after) = (names(from), names(to));
         for gone in from.iter().filter(|person| !after.contains(person.name)) {
-            let deleted = slapd.admin().await.delete(&gone.dn()).await;
+            let deleted = self.admin().await.delete(&gone.dn()).await;
             deleted.unwrap().success().unwrap();
         }
         for person in to {
@@ -232,7 +236,7 @@ impl Prepared {
             }
             let changes = person.attributes().into_iter();
             let changes = changes.map(|(name, values)| Mod::Replace(name, values));
-            let mut admin = slapd.admin().await;
+            let mut admin = self.admin().await;
             let modified = admin.modify(&person.dn(), changes.collect()).await;
             modified.unwrap().success().unwrap();
         }
@@ -287,6 +291,7 @@ enum Ask {
     Mail(&'static str),
 }
 use Ask::{Find, LogIn, Mail, Visit as From};
+use Protocol::{Imap, Pop3};
 
 impl Ask {
     /// The answer in words that no source has of its own.
@@ -301,7 +306,7 @@ impl Ask {
             directory.authenticate(&login, &password, visit).await
         };
         let answer = match self {
-            LogIn(login, password) => log_in(login, password, Protocol::Imap, "::1").await,
+            LogIn(login, password) => log_in(login, password, Imap, "::1").await,
             From(login, protocol, client) => log_in(login, "secret", protocol, client).await,
             Find(login) => directory.find(&Login::parse(login).unwrap()).await,
             Mail(address) => {
@@ -360,23 +365,19 @@ const LOGINS: &[(Ask, &str)] = &[
     (LogIn("ann.smith@example.org", "secret"), UNKNOWN),
     (LogIn("nobody", "secret"), UNKNOWN),
     (LogIn("nobody", ""), WRONG),
-    (LogIn("*", "secret"), UNKNOWN),
     (LogIn("off", "secret"), DISABLED),
     // What it is refused for is said to the log alone, and needs no password.
     (LogIn("off", "wrong"), DISABLED),
     (LogIn("off", ""), WRONG),
     (LogIn("noaccess", "secret"), DISABLED),
     (LogIn("later", "secret"), NOT_NOW),
-    (From("imap", Protocol::Imap, "192.0.2.1"), "ok imap"),
-    (From("imap", Protocol::Pop3, "192.0.2.1"), PROTOCOL),
-    (From("ann", Protocol::Pop3, "192.0.2.1"), "ok ann"),
-    (From("office", Protocol::Pop3, "192.0.2.1"), "ok office"),
-    (
-        From("office", Protocol::Imap, "::ffff:192.0.2.1"),
-        "ok office",
-    ),
-    (From("office", Protocol::Imap, "2001:db8::1"), "ok office"),
-    (From("office", Protocol::Imap, "198.51.100.1"), NETWORK),
+    (From("imap", Imap, "192.0.2.1"), "ok imap"),
+    (From("imap", Pop3, "192.0.2.1"), PROTOCOL),
+    (From("ann", Pop3, "192.0.2.1"), "ok ann"),
+    (From("office", Pop3, "192.0.2.1"), "ok office"),
+    (From("office", Imap, "::ffff:192.0.2.1"), "ok office"),
+    (From("office", Imap, "2001:db8::1"), "ok office"),
+    (From("office", Imap, "198.51.100.1"), NETWORK),
 ];
 
 /// Who that is, without a password.
@@ -428,7 +429,6 @@ const ADDRESSES: &[(Ask, &str)] = &[
     (Mail("\"ann@example.org\""), UNKNOWN),
     (Mail("chief"), "ann Allowed"),
     (Mail("Ann.Smith@example.org"), "ann Allowed"),
-    (Mail("ann.smith+x@example.org"), "ann Allowed"),
     (Mail("own+box@example.org"), "ann Allowed"),
     (Mail("own@example.org"), UNKNOWN),
     (Mail("own+other@example.org"), UNKNOWN),
@@ -443,7 +443,6 @@ const ADDRESSES: &[(Ask, &str)] = &[
     (Mail("off"), "off Refused"),
     (Mail("noaccess@example.org"), "noaccess Allowed"),
     (Mail("later+x"), "later TryLater"),
-    (Mail("office"), "office Allowed"),
     (Mail("nobody"), UNKNOWN),
     (Mail("*@example.org"), UNKNOWN),
 ];
@@ -486,8 +485,8 @@ const AFTER: &[(Ask, &str)] = &[
     (LogIn("later", "secret"), UNKNOWN),
     (Find("later"), UNKNOWN),
     (Mail("later"), UNKNOWN),
-    (From("office", Protocol::Imap, "192.0.2.1"), NETWORK),
-    (From("office", Protocol::Imap, "198.51.100.1"), "ok office"),
+    (From("office", Imap, "192.0.2.1"), NETWORK),
+    (From("office", Imap, "198.51.100.1"), "ok office"),
 ];
 
 async fn check(directory: &Directory, cases: &[(Ask, &str)], source: &str) {
@@ -590,13 +589,11 @@ async fn what_differs_differs_on_purpose() {
     assert_eq!(asked[0].answer(&in_file).await, "ok ann");
     assert_eq!(asked[0].answer(&in_ldap).await, UNKNOWN);
     // uid and gid have a default there.
-    let Prepared::Ldap(slapd) = &ldap else {
-        panic!("not LDAP");
-    };
     ldap.add(&people()[0]).await;
     let none = |name| Mod::Replace(name, HashSet::<&str>::new());
     let changes = vec![none("qmailUID"), none("qmailGID")];
-    let modified = slapd.admin().await.modify(&people()[0].dn(), changes).await;
+    let mut admin = ldap.admin().await;
+    let modified = admin.modify(&people()[0].dn(), changes).await;
     modified.unwrap().success().unwrap();
     let ann = in_ldap.find(&Login::parse("ann").unwrap()).await.unwrap();
     assert_eq!((ann.uid, ann.gid), (5000, 5001));
