@@ -20,8 +20,8 @@ use ldap3::{
     LdapConnAsync, LdapConnSettings, LdapError, LdapResult, Scope, SearchOptions, StdStream,
     asn1::StructureTag,
 };
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
-use rustls_pki_types::{CertificateDer, pem, pem::PemObject as _};
+use rustls::{CertificateError, ClientConfig, RootCertStore, crypto::aws_lc_rs};
+use rustls_pki_types::{CertificateDer, UnixTime, pem, pem::PemObject as _};
 use tokio::{
     net::{TcpStream, UnixStream},
     time::{Instant, timeout_at},
@@ -508,7 +508,9 @@ impl Broken {
 /// An error of the library in words that hold nothing of the request.
 fn describe(error: &LdapError) -> String {
     match error {
-        LdapError::Io { source } => printable(&source.to_string()),
+        LdapError::Io { source } => {
+            certificate_problem(source).unwrap_or_else(|| printable(&source.to_string()))
+        }
         LdapError::LdapResult { result } => {
             format!("result code {} ({})", result.rc, printable(&result.text))
         }
@@ -520,6 +522,35 @@ fn describe(error: &LdapError) -> String {
         }
         other => printable(&other.to_string()),
     }
+}
+
+/// What is wrong with a certificate, where the TLS library has no words for administrators.
+fn certificate_problem(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let rustls::Error::InvalidCertificate(error) = error else {
+        return None;
+    };
+    match error {
+        CertificateError::ExpiredContext { not_after, .. } => {
+            Some(format!("its certificate expired at {}", date(*not_after)?))
+        }
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            let date = date(*not_before)?;
+            Some(format!("its certificate is not valid before {date}"))
+        }
+        CertificateError::UnknownIssuer => {
+            Some("its certificate is signed by no authority that is trusted (ca_file)".to_owned())
+        }
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            Some("its certificate is that of an authority (CA:TRUE), not of a server".to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn date(time: UnixTime) -> Option<String> {
+    let seconds = i64::try_from(time.as_secs()).ok()?;
+    Some(jiff::Timestamp::from_second(seconds).ok()?.to_string())
 }
 
 /// Foreign words for a log: short, without control characters.

@@ -11,7 +11,8 @@
 //! know yet that they are back. So a question fails only when no server answers it within its one deadline.
 //!
 //! A bind is waited for longer: servers count wrong passwords, each for itself, and some answer them late on purpose (ppolicy's
-//! `pwdMinDelay`). The next is asked when half of the time that was left has passed without an answer.
+//! `pwdMinDelay`). The next is asked when half of the time that was left has passed without an answer, or when the server is
+//! taken for away because of what others asked it.
 //!
 //! What a slow server was asked is not taken back: its answer, or that there is none, says how it is. A server that another
 //! one overtook without having answered anybody since is taken for away.
@@ -92,6 +93,7 @@ impl Servers {
         // One for the question, however many servers it asks besides.
         let mut hedge = None;
         let mut begins = true;
+        let mut patient = Instant::now();
         loop {
             let has_time = Instant::now() < deadline;
             if begins
@@ -99,16 +101,20 @@ impl Servers {
                 && let Some(server) = rest.pop_front()
             {
                 tries.push(Try::begin(server, &request, deadline));
+                patient = Instant::now() + self.patience(&request, deadline);
             }
             if tries.is_empty() {
                 return Err(failed.unwrap_or_else(|| "no time was left to ask".to_owned()));
             }
-            let slow =
-                (!rest.is_empty()).then(|| Instant::now() + self.patience(&request, deadline));
-            let Some((server, answer)) = first_of(&mut tries, slow).await else {
-                // Without one, again a little later.
-                hedge = hedge.or_else(|| self.hedges.try_acquire().ok());
-                begins = hedge.is_some();
+            let look = (!rest.is_empty()).then(|| Instant::now() + self.hedge_after);
+            let Some((server, answer)) = first_of(&mut tries, look).await else {
+                // Whoever searched may have found out that it is silent.
+                let is_slow = Instant::now() >= patient || !tries.iter().any(Try::is_hopeful);
+                if is_slow {
+                    // Without one, again a little later.
+                    hedge = hedge.or_else(|| self.hedges.try_acquire().ok());
+                }
+                begins = is_slow && hedge.is_some();
                 continue;
             };
             begins = true;
@@ -181,6 +187,10 @@ impl Try {
             asked: Instant::now(),
             answer: Box::pin(async move { asked.ask(&request, deadline).await }),
         }
+    }
+
+    fn is_hopeful(&self) -> bool {
+        self.server.known.is_up()
     }
 }
 

@@ -1,17 +1,27 @@
 //! The directory against a real slapd: who may log in, and what happens when the server is away, silent or hostile.
 
+mod injection;
 mod live;
+mod many;
 mod memory;
+mod outages;
 mod recipients;
+mod replicas;
 mod schemas;
 mod servers;
 mod slapd;
+mod suite;
+mod surprises;
+mod tls;
 
 use std::{
     io::{self, Write},
     net::{IpAddr, Ipv4Addr},
     path::Path,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 

@@ -5,7 +5,7 @@
 use super::{slapd::BASE, *};
 
 /// Object classes, and the attributes that no file of slapd's has.
-const SCHEMA: &str = "\
+pub(super) const SCHEMA: &str = "\
 attributetype ( 1.3.6.1.4.1.4203.666.99.10 NAME 'qmailUID' EQUALITY integerMatch SYNTAX 1.3.6.1.4.1.1466.115.121.1.27 )
 attributetype ( 1.3.6.1.4.1.4203.666.99.11 NAME 'qmailGID' EQUALITY integerMatch SYNTAX 1.3.6.1.4.1.1466.115.121.1.27 )
 attributetype ( 1.3.6.1.4.1.4203.666.99.12 NAME 'mailQuotaSize' SYNTAX 1.3.6.1.4.1.1466.115.121.1.27 )
@@ -100,7 +100,7 @@ userPassword: secret
 
 ";
 
-const MORE: &str = "ou=more,dc=example,dc=org";
+pub(super) const MORE: &str = "ou=more,dc=example,dc=org";
 
 /// Settings with a preset, as the configuration makes them.
 fn preset(uri: String, preset: Preset) -> Settings {

@@ -1,18 +1,18 @@
 //! Several real slapds with the same tree: who is asked, and what a dead, silent, slow or useless one costs.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 use super::*;
 
 /// Two servers, the first preferred.
-fn pair() -> [Slapd; 2] {
+pub(super) fn pair() -> [Slapd; 2] {
     [Slapd::new(), Slapd::new()]
 }
 
 /// Settings for these servers, in this order.
-fn at(uris: &[String], change: impl FnOnce(&mut LdapSettings)) -> Settings {
+pub(super) fn at(uris: &[String], change: impl FnOnce(&mut LdapSettings)) -> Settings {
     let uris = uris.iter().map(|uri| LdapUri::parse(uri).unwrap());
     let servers = uris.collect();
     but(
@@ -25,18 +25,18 @@ fn at(uris: &[String], change: impl FnOnce(&mut LdapSettings)) -> Settings {
 }
 
 /// Whether the metrics call a server up.
-fn is_up(metrics: &Metrics, uri: &str) -> bool {
+pub(super) fn is_up(metrics: &Metrics, uri: &str) -> bool {
     metrics.ldap_server_up.with_label_values(&[uri]).get() == 1
 }
 
 /// Searches that a server has answered.
-fn searched(metrics: &Metrics, uri: &str) -> u64 {
+pub(super) fn searched(metrics: &Metrics, uri: &str) -> u64 {
     let labels = [uri, "search", "ok"];
     metrics.ldap_requests.with_label_values(&labels).get()
 }
 
 /// Waits until a server is up, or away.
-async fn until_up(metrics: &Metrics, uri: &str, up: bool) {
+pub(super) async fn until_up(metrics: &Metrics, uri: &str, up: bool) {
     let patience = Instant::now() + PATIENCE;
     while is_up(metrics, uri) != up {
         assert!(Instant::now() < patience, "{uri} is never up: {up}");
@@ -310,7 +310,7 @@ async fn each_server_is_examined_in_its_own_words() {
 }
 
 /// Passes everything on to a server, its answers so many milliseconds late; its URI.
-async fn slow(server: String, late: Arc<AtomicUsize>) -> String {
+pub(super) async fn slow(server: String, late: Arc<AtomicUsize>) -> String {
     let target = server.strip_prefix("ldap://").unwrap().to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("ldap://{}", listener.local_addr().unwrap());

@@ -30,12 +30,15 @@ pub(super) const READER_PASSWORD: &str = "reader's password";
 const CLIENT: &str = "pigeonair";
 const PORT: u16 = 1389;
 const TLS_PORT: u16 = 1636;
-const ADMIN: &str = "cn=admin,dc=example,dc=org";
+pub(super) const ADMIN: &str = "cn=admin,dc=example,dc=org";
 
 /// An attribute of qmail-ldap's schema, which the server has no file of.
 const ALTERNATE: &str = "attributetype ( 1.3.6.1.4.1.4203.666.1.1 NAME 'mailAlternateAddress' \
      EQUALITY caseIgnoreIA5Match SYNTAX 1.3.6.1.4.1.1466.115.121.1.26{256} )\n\
      objectclass ( 1.3.6.1.4.1.4203.666.3.1 NAME 'alternate' SUP top AUXILIARY MAY mailAlternateAddress )\n";
+
+/// What makes a server tell what changes.
+pub(super) const SYNCPROV: &str = "moduleload syncprov\noverlay syncprov\n";
 
 /// How long a test waits for what should come at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -127,14 +130,12 @@ impl Slapd {
     /// One that can tell what changes (RFC 4533), running.
     pub(super) fn with_sync() -> Self {
         let mut slapd = Self::prepare();
-        let mut configuration = slapd.configuration("moduleload syncprov\n");
-        configuration.push_str("overlay syncprov\n");
-        fs::write(slapd.path("slapd.conf"), configuration).unwrap();
+        slapd.configure(SYNCPROV);
         slapd.start();
         slapd
     }
 
-    fn prepare_with(schema: &str, entries: &str) -> Self {
+    pub(super) fn prepare_with(schema: &str, entries: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let slapd = Self {
             address: own_address(),
@@ -157,9 +158,19 @@ impl Slapd {
 
     /// One with TLS, by a certificate for `name` or else for its address; returns it with the file of its authority.
     pub(super) fn with_tls(name: Option<&str>) -> (Self, PathBuf) {
+        Self::with_certificate(name, |_| {})
+    }
+
+    /// One whose certificate is changed before it is signed.
+    pub(super) fn with_certificate(
+        name: Option<&str>,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (Self, PathBuf) {
         let mut slapd = Self::prepare();
         let name = name.map_or_else(|| slapd.address.to_string(), ToOwned::to_owned);
-        for (file, content) in make_certificates(&name) {
+        let mut parameters = CertificateParams::new(vec![name]).unwrap();
+        change(&mut parameters);
+        for (file, content) in make_certificates(parameters) {
             fs::write(slapd.path(file), content).unwrap();
             let mode = fs::Permissions::from_mode(0o600);
             fs::set_permissions(slapd.path(file), mode).unwrap();
@@ -183,6 +194,27 @@ impl Slapd {
         }
     }
 
+    /// More lines for its database, before it is started.
+    pub(super) fn configure(&self, lines: &str) {
+        let path = self.path("slapd.conf");
+        let configuration = fs::read_to_string(&path).unwrap() + lines;
+        fs::write(path, configuration).unwrap();
+    }
+
+    /// Gives it the entries of another one, before either is started.
+    pub(super) fn copy(&self, other: &Self) {
+        // Mostly holes, which only this leaves out.
+        let copied = Command::new("cp")
+            .args([other.path("db/data.mdb"), self.path("db")])
+            .status();
+        assert!(copied.unwrap().success());
+    }
+
+    /// Takes all its entries away, before it is started.
+    pub(super) fn empty(&self) {
+        fs::remove_file(self.path("db/data.mdb")).unwrap();
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -196,8 +228,8 @@ impl Slapd {
             "{schemas}pidfile {folder}/pid\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\n{ALTERNATE}{more}\
              authz-regexp ^gidNumber=0.uidNumber=0,cn=peercred,cn=external,cn=auth$ {READER}\n\
              authz-regexp ^cn={CLIENT}$ {READER}\n\
-             database mdb\nsuffix {BASE}\nrootdn {ADMIN}\nrootpw admin\ndirectory {folder}/db\ndbnosync\n\
-             index uid,mail eq\n\
+             database mdb\nsuffix {BASE}\nrootdn {ADMIN}\nrootpw admin\ndirectory {folder}/db\ndbnosync\nmaxsize 1073741824\n\
+             index objectClass,uid,mail eq\n\
              access to dn.exact=\"cn=none,{PEOPLE}\" attrs=userPassword by anonymous auth by * none\n\
              access to attrs=userPassword by dn.exact=\"{READER}\" read by anonymous auth by * none\n\
              access to * by dn.exact=\"{READER}\" read by anonymous auth by * none\n"
@@ -363,7 +395,8 @@ impl Slapd {
         renamed.success().unwrap();
     }
 
-    async fn admin(&self) -> ldap3::Ldap {
+    /// A connection by which everything may be changed.
+    pub(super) async fn admin(&self) -> ldap3::Ldap {
         let (driver, mut ldap) = LdapConnAsync::new(&self.uri()).await.unwrap();
         Tasks::new().spawn("admin", async move {
             driver.drive().await.unwrap();
@@ -410,9 +443,11 @@ fn tree() -> String {
     tree
 }
 
-/// Files: an authority's certificate, those that it signed for a server of that name and for the client, and their keys.
-fn make_certificates(name: &str) -> [(&'static str, String); 5] {
+/// Files: an authority's certificate, those that it signed for a server and for the client, and their keys.
+fn make_certificates(server: CertificateParams) -> [(&'static str, String); 5] {
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    let authority = format!("authority of {:?}", server.subject_alt_names);
+    ca.distinguished_name.push(DnType::CommonName, authority);
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_key = KeyPair::generate().unwrap();
     let ca_pem = pem("CERTIFICATE", ca.self_signed(&ca_key).unwrap().der());
@@ -423,7 +458,7 @@ fn make_certificates(name: &str) -> [(&'static str, String); 5] {
         let key = pem("PRIVATE KEY", &key.serialize_der());
         (pem("CERTIFICATE", signed.der()), key)
     };
-    let (server, server_key) = sign(CertificateParams::new(vec![name.to_owned()]).unwrap());
+    let (server, server_key) = sign(server);
     let mut client = CertificateParams::new(Vec::new()).unwrap();
     client.distinguished_name = DistinguishedName::new();
     client.distinguished_name.push(DnType::CommonName, CLIENT);
