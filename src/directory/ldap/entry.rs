@@ -63,6 +63,17 @@ impl Entry {
         Some(Self { dn, attributes })
     }
 
+    /// The names of its attributes, if none of them is this one.
+    pub(super) fn names_without(&self, name: &str) -> Option<String> {
+        let names: Vec<_> = self
+            .attributes
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let has = names.iter().any(|shown| shown.eq_ignore_ascii_case(name));
+        (!has).then(|| names.join(" "))
+    }
+
     /// The account that it describes.
     pub(super) fn account(
         &self,

@@ -203,6 +203,24 @@ impl Schema {
         trials
     }
 
+    /// What of accounts is read below a base: each attribute, and a search for accounts that have it.
+    pub(super) fn reads(&self, base: usize) -> impl Iterator<Item = (&str, Search)> {
+        let unread = [ENTRY_UUID, &self.attributes.password_changed];
+        let is_read = move |name: &&String| {
+            let compared = unread
+                .iter()
+                .copied()
+                .chain(self.names.iter().map(String::as_str));
+            !compared
+                .into_iter()
+                .any(|other| other.eq_ignore_ascii_case(name))
+        };
+        self.wanted.iter().filter(is_read).map(move |name| {
+            let filter = format!("({name}=*)");
+            (name.as_str(), self.everybody(base, Some(&filter), None))
+        })
+    }
+
     /// The one entry that a search has found.
     pub(super) fn found(
         &self,

@@ -34,6 +34,7 @@ use tokio::{
 use super::{
     code,
     connection::{Broken, Connection, Connector, Reply, Request, Search},
+    entry::Entry,
     lock,
     schema::Schema,
 };
@@ -277,6 +278,10 @@ impl Known {
                 problems.push(problem);
             }
         }
+        if problems.is_empty() {
+            let misnamed = misnamed(&mut connection, schema, deadline).await;
+            problems = misnamed.unwrap_or_else(|broken| vec![broken.to_string()]);
+        }
         problems
     }
 
@@ -297,6 +302,29 @@ impl Known {
             Err(Broken::Service(reply))
         }
     }
+}
+
+/// Attributes that accounts have and do not show by the name that is configured: what is read of them would be nothing.
+async fn misnamed(
+    connection: &mut Connection,
+    schema: &Schema,
+    deadline: Instant,
+) -> Result<Vec<String>, Broken> {
+    let mut problems = Vec::new();
+    for base in 0..schema.bases() {
+        for (name, search) in schema.reads(base) {
+            let reply = connection.search(&search, deadline).await?;
+            let entry = reply.entries.into_iter().next().and_then(Entry::from_tag);
+            if let Some(shown) = entry.and_then(|entry| entry.names_without(name)) {
+                problems.push(format!(
+                    "accounts below {} have {name}, and do not show it by that name (shown: {shown}): \
+                     use the server's own name of it, or let us read it",
+                    search.base,
+                ));
+            }
+        }
+    }
+    Ok(problems)
 }
 
 /// Between three quarters of it and all of it, so that many fronts do not probe at once.

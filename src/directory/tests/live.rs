@@ -270,3 +270,59 @@ async fn sessions_of_the_file_end_too() {
     assert_eq!(end_of(&mut sessions[2]).await, Revoked::Deleted);
     assert_eq!(sessions[0].why(), None);
 }
+
+/// What `examine` says of how a server is followed: problems, and what is good to know.
+async fn examined(settings: Settings) -> (Vec<String>, Vec<String>) {
+    let metrics = Metrics::new().unwrap();
+    let mut all = examine(settings, &metrics).await.unwrap();
+    let one = all.pop().unwrap();
+    (one.problems, one.notes)
+}
+
+#[tokio::test]
+async fn administrators_hear_how_changes_are_followed() {
+    let below = format!("below {PEOPLE}: ");
+    let words = |texts: &[&str]| -> Vec<String> {
+        let words = texts.iter().map(|text| format!("{below}{text}"));
+        words.collect()
+    };
+    let tells = "tells what changes (RFC 4533)";
+    let unseen = "no account shows title, so that a changed password ends no session by it";
+    let mut slapd = Slapd::with_sync();
+    let notes = examined(followed(slapd.uri(), Follow::Auto)).await;
+    assert_eq!(notes, (vec![], words(&[tells, unseen])));
+    slapd.replace("ann", "title", "20261128230016Z").await;
+    let notes = examined(followed(slapd.uri(), Follow::Sync)).await;
+    assert_eq!(notes, (vec![], words(&[tells])));
+    let polled = "is asked for what was modified instead";
+    let notes = examined(followed(slapd.uri(), Follow::Poll)).await;
+    assert_eq!(notes, (vec![], words(&[polled])));
+    let off = examined(followed(slapd.uri(), Follow::Off)).await;
+    assert_eq!(off, (vec![], vec![]));
+    slapd.restart_with("sizelimit 5");
+    let limited = "result code 4";
+    let (problems, notes) = examined(followed(slapd.uri(), Follow::Auto)).await;
+    assert_eq!(problems, [""; 0]);
+    let expected = format!("{below}does not tell what changes ({limited}), and {polled}");
+    assert_eq!(notes, [expected]);
+    let (problems, _) = examined(followed(slapd.uri(), Follow::Sync)).await;
+    let expected = format!("{below}does not tell what changes: {limited}");
+    assert_eq!(problems, [expected]);
+}
+
+#[tokio::test]
+async fn an_attribute_by_another_of_its_names_is_a_problem() {
+    let slapd = Slapd::new();
+    let settings = but(followed(slapd.uri(), Follow::Off), |ldap| {
+        // How the server calls employeeType is not how it is asked for.
+        ldap.schema.attributes.status = "2.16.840.1.113730.3.1.4".to_owned();
+    });
+    let (problems, _) = examined(settings).await;
+    let [problem] = &problems[..] else {
+        panic!("{problems:?}");
+    };
+    assert!(
+        problem.contains("do not show it by that name (shown: "),
+        "{problem}"
+    );
+}
