@@ -469,7 +469,10 @@ impl Request {
     pub(super) fn complaint(&self, reply: &Reply) -> String {
         match self {
             // Without the server's own words, which follow from what the client sent.
-            Self::Bind { dn, .. } => format!("bind as {dn}: result code {}", reply.code),
+            Self::Bind { dn, .. } => match code::name(reply.code) {
+                Some(name) => format!("bind as {dn}: result code {}, {name}", reply.code),
+                None => format!("bind as {dn}: result code {}", reply.code),
+            },
             Self::Probe(_) | Self::Search(_) => format!("{}: {reply}", self.word()),
         }
     }
@@ -478,7 +481,10 @@ impl Request {
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "result code {}", self.code)?;
-        if self.code == 10 {
+        if let Some(name) = code::name(self.code) {
+            write!(f, ", {name}")?;
+        }
+        if self.code == code::REFERRAL {
             f.write_str(" (a referral to a server that is not configured)")?;
         }
         if !self.text.is_empty() {
@@ -511,9 +517,7 @@ fn describe(error: &LdapError) -> String {
         LdapError::Io { source } => {
             certificate_problem(source).unwrap_or_else(|| printable(&source.to_string()))
         }
-        LdapError::LdapResult { result } => {
-            format!("result code {} ({})", result.rc, printable(&result.text))
-        }
+        LdapError::LdapResult { result } => Reply::new(result.clone(), Vec::new()).to_string(),
         LdapError::DNSName { .. } => {
             "the host is not a name that a certificate can have".to_owned()
         }

@@ -72,6 +72,36 @@ mod code {
     pub(super) const UNWILLING_TO_PERFORM: u32 = 53;
     /// RFC 4533, 2.6.
     pub(super) const SYNC_REFRESH_REQUIRED: u32 = 4096;
+    pub(super) const REFERRAL: u32 = 10;
+
+    /// What a code that says no is called, of those that searches and binds get.
+    pub(super) const fn name(code: u32) -> Option<&'static str> {
+        Some(match code {
+            1 => "operationsError",
+            2 => "protocolError",
+            TIME_LIMIT_EXCEEDED => "timeLimitExceeded",
+            SIZE_LIMIT_EXCEEDED => "sizeLimitExceeded",
+            7 => "authMethodNotSupported",
+            8 => "strongerAuthRequired",
+            REFERRAL => "referral",
+            ADMIN_LIMIT_EXCEEDED => "adminLimitExceeded",
+            12 => "unavailableCriticalExtension",
+            13 => "confidentialityRequired",
+            18 => "inappropriateMatching",
+            CONSTRAINT_VIOLATION => "constraintViolation",
+            NO_SUCH_OBJECT => "noSuchObject",
+            34 => "invalidDNSyntax",
+            INAPPROPRIATE_AUTHENTICATION => "inappropriateAuthentication",
+            INVALID_CREDENTIALS => "invalidCredentials",
+            INSUFFICIENT_ACCESS_RIGHTS => "insufficientAccessRights",
+            BUSY => "busy",
+            UNAVAILABLE => "unavailable",
+            UNWILLING_TO_PERFORM => "unwillingToPerform",
+            80 => "other",
+            SYNC_REFRESH_REQUIRED => "e-syncRefreshRequired",
+            _ => return None,
+        })
+    }
 }
 
 impl Ldap {

@@ -300,7 +300,7 @@ async fn administrators_hear_how_changes_are_followed() {
     let off = examined(followed(slapd.uri(), Follow::Off)).await;
     assert_eq!(off, (vec![], vec![]));
     slapd.restart_with("sizelimit 5");
-    let limited = "result code 4";
+    let limited = "result code 4, sizeLimitExceeded";
     let (problems, notes) = examined(followed(slapd.uri(), Follow::Auto)).await;
     assert_eq!(problems, [""; 0]);
     let expected = format!("{below}does not tell what changes ({limited}), and {polled}");

@@ -159,7 +159,7 @@ async fn referrals_lead_to_nobody_who_is_not_configured() {
     let first = referring(&trap);
     let error = moved(&[&first]).find(&Login::parse("mary").unwrap()).await;
     let expected = format!(
-        "directory is not available: {}: search: result code 10 (a referral to a server that is not configured)",
+        "directory is not available: {}: search: result code 10, referral (a referral to a server that is not configured)",
         first.uri()
     );
     assert_eq!(error.unwrap_err().to_string(), expected);

@@ -281,9 +281,9 @@ async fn each_server_is_examined_in_its_own_words() {
     first.replace_reader_password("another").await;
     assert_eq!(
         examined(at(&uris, |_| {})).await,
-        good([&["service bind: result code 49"], &[]])
+        good([&["service bind: result code 49, invalidCredentials"], &[]])
     );
-    let nobody = "search below ou=nobody,dc=example,dc=org: result code 32";
+    let nobody = "search below ou=nobody,dc=example,dc=org: result code 32, noSuchObject";
     let elsewhere = at(&uris[1..], |ldap| {
         ldap.schema.bases = vec![PEOPLE.to_owned(), "ou=nobody,dc=example,dc=org".to_owned()];
     });

@@ -264,7 +264,7 @@ async fn limits_of_the_server_on_our_account() {
     for login in ["ann", "nobody"] {
         let found = directory.find(&Login::parse(login).unwrap()).await;
         let expected = format!(
-            "directory is not available: {}: search: result code 11",
+            "directory is not available: {}: search: result code 11, adminLimitExceeded",
             slapd.uri()
         );
         assert_eq!(found.unwrap_err().to_string(), expected);
