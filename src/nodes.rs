@@ -90,7 +90,16 @@ impl Nodes {
     ///
     /// When there is none: the account cannot be served until directory or table change.
     pub fn home(&self, account: &Account) -> Result<Arc<Node>, NoHome> {
-        match &account.home_node {
+        self.meant_by(account.home_node.as_deref())
+    }
+
+    /// The node that the value of a home attribute means, or that there is no value.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn meant_by(&self, word: Option<&str>) -> Result<Arc<Node>, NoHome> {
+        match word {
             Some(word) => self
                 .by_word
                 .get(&normal(word))

@@ -105,6 +105,10 @@ impl Front {
         let dialer =
             Dialer::new(&nodes, dial, metrics.clone(), tasks.clone()).map_err(AppError::Link)?;
         let nodes = Nodes::new(&nodes);
+        let homes = nodes.clone();
+        directory.know_homes(Box::new(move |word| {
+            homes.meant_by(word).ok().map(|node| node.name.clone())
+        }));
         let _workers = match proxy {
             Some(settings) => {
                 let parts = proxy::Parts {

@@ -27,12 +27,13 @@ use std::{
     fmt,
     hash::{BuildHasher as _, Hash},
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use moka::policy::EvictionPolicy;
 use prometheus::IntCounterVec;
 use tokio::{
     sync::oneshot,
@@ -40,7 +41,7 @@ use tokio::{
 };
 
 use super::{Access, Account, CacheSettings, Found, Status, Visit};
-use crate::{metrics::Metrics, proto::content_sync::EntryUuid, tasks::Tasks};
+use crate::{metrics::Metrics, names::NodeName, proto::content_sync::EntryUuid, tasks::Tasks};
 
 /// How much later than a change a server that lags behind may still answer with what was before.
 const LAG: Duration = Duration::from_secs(5);
@@ -65,8 +66,6 @@ pub(super) struct Facts {
     mark: u64,
     /// Of its name, folder, uid and gid.
     place: u64,
-    /// Of its home node; none where no attribute says so.
-    node: Option<u64>,
     /// Of its password or when that was changed; none where neither is shown.
     password: Option<u64>,
 }
@@ -85,6 +84,7 @@ pub(super) enum Now {
 #[derive(Clone, Debug)]
 pub(super) struct Standing {
     facts: Facts,
+    home_node: Option<Arc<str>>,
     login: Status,
     /// None: in any way.
     access: Option<Arc<Access>>,
@@ -128,13 +128,18 @@ pub(super) struct Live {
     /// By base, when all that was learned before was taken for out of date, in milliseconds since `started`.
     outdated: Box<[AtomicU64]>,
     started: Instant,
+    homes: OnceLock<Homes>,
     tasks: Tasks,
 }
+
+/// Which node the value of a home attribute means, or that there is none; none for no node.
+pub type Homes = Box<dyn Fn(Option<&str>) -> Option<NodeName> + Send + Sync>;
 
 /// A session.
 struct Seat {
     base: usize,
     facts: Facts,
+    home_node: Option<Box<str>>,
     visit: Visit,
     revoke: oneshot::Sender<Revoked>,
 }
@@ -187,12 +192,10 @@ impl Facts {
         // Servers give values in any order.
         names.sort_unstable();
         password.sort_unstable();
-        let node = account.home_node.as_ref();
         Self {
             entry,
             mark: mark((account, names, &password)),
             place: mark((&account.name, &account.home, account.uid, account.gid)),
-            node: node.map(|node| mark(node.to_lowercase())),
             password: (!password.is_empty()).then(|| mark(&password)),
         }
     }
@@ -214,6 +217,7 @@ impl Now {
         let is_open = *access == Access::default();
         Self::Is(Standing {
             facts: found.facts,
+            home_node: found.account.home_node.as_deref().map(Arc::from),
             login: found.account.login,
             access: (!is_open).then(|| Arc::new(access.clone())),
         })
@@ -260,6 +264,8 @@ impl Live {
         Arc::new(Self {
             heard: moka::sync::Cache::builder()
                 .max_capacity(cache.entries.max(1000))
+                // What is new counts, however rarely it is asked for.
+                .eviction_policy(EvictionPolicy::lru())
                 .time_to_live(oldest)
                 .build(),
             sessions,
@@ -268,8 +274,30 @@ impl Live {
             revoked: metrics.sessions_revoked.clone(),
             outdated: (0..bases).map(|_| AtomicU64::new(0)).collect(),
             started: Instant::now(),
+            homes: OnceLock::new(),
             tasks,
         })
+    }
+
+    /// Two values of a home attribute may mean the same node: says which.
+    pub(super) fn know_homes(&self, homes: Homes) {
+        // Whoever was first has said the same.
+        let _ = self.homes.set(homes);
+    }
+
+    /// Whether a session at one home would now be at another one. A value that is not shown any more, or that means no node, is
+    /// more likely a slip than a move.
+    fn has_moved(&self, before: Option<&str>, now: Option<&str>) -> bool {
+        let Some(word) = now else {
+            return false;
+        };
+        if before.is_some_and(|before| before.eq_ignore_ascii_case(word)) {
+            return false;
+        }
+        match self.homes.get() {
+            None => true,
+            Some(homes) => homes(now).is_some_and(|node| homes(before) != Some(node)),
+        }
     }
 
     /// Whether something else was heard since that was learned.
@@ -309,6 +337,7 @@ impl Live {
         let seat = Seat {
             base: found.base,
             facts: found.facts,
+            home_node: found.account.home_node.as_deref().map(Box::from),
             visit,
             revoke,
         };
@@ -386,7 +415,7 @@ impl Live {
     fn concerns(&self, entry: EntryId, now: &Now) -> bool {
         let seats = self.lock();
         let seats = seats.get(&entry);
-        seats.is_some_and(|seats| seats.iter().any(|seat| seat.judge(now).is_some()))
+        seats.is_some_and(|seats| seats.iter().any(|seat| self.judge(seat, now).is_some()))
     }
 
     /// Tells the sessions that may not go on.
@@ -397,7 +426,7 @@ impl Live {
         };
         let mut left = Vec::new();
         for seat in all {
-            match seat.judge(now) {
+            match self.judge(&seat, now) {
                 None => left.push(seat),
                 Some(why) => {
                     if seat.revoke.send(why).is_ok() {
@@ -409,6 +438,26 @@ impl Live {
         if !left.is_empty() {
             seats.insert(entry, left);
         }
+    }
+
+    /// Why a session may not go on, if so.
+    fn judge(&self, seat: &Seat, now: &Now) -> Option<Revoked> {
+        let now = match now {
+            Now::Gone => return Some(Revoked::Deleted),
+            Now::Unreadable => return None,
+            Now::Is(now) => now,
+        };
+        let is_barred = |access: &Arc<Access>| access.check(seat.visit).is_err();
+        if now.login == Status::Refused || now.access.as_ref().is_some_and(is_barred) {
+            return Some(Revoked::Disabled);
+        }
+        let has_moved = self.has_moved(seat.home_node.as_deref(), now.home_node.as_deref());
+        if now.facts.place != seat.facts.place || has_moved {
+            return Some(Revoked::Moved);
+        }
+        let passwords = seat.facts.password.zip(now.facts.password);
+        let is_another = passwords.is_some_and(|(before, now)| before != now);
+        is_another.then_some(Revoked::Password)
     }
 
     /// A refresh of a base begins; `kept` is what else is in use besides the entries of sessions.
@@ -473,31 +522,6 @@ impl Refresh {
     pub(super) fn name(&mut self, entry: EntryId) {
         self.has_named = true;
         self.suspects.remove(&entry);
-    }
-}
-
-// === impl Seat ===
-
-impl Seat {
-    /// Why it may not go on, if so.
-    fn judge(&self, now: &Now) -> Option<Revoked> {
-        let now = match now {
-            Now::Gone => return Some(Revoked::Deleted),
-            Now::Unreadable => return None,
-            Now::Is(now) => now,
-        };
-        let is_barred = |access: &Arc<Access>| access.check(self.visit).is_err();
-        if now.login == Status::Refused || now.access.as_ref().is_some_and(is_barred) {
-            return Some(Revoked::Disabled);
-        }
-        let (before, now) = (&self.facts, &now.facts);
-        // A node that is not named any more may only not be shown to us.
-        if now.place != before.place || now.node.is_some_and(|node| before.node != Some(node)) {
-            return Some(Revoked::Moved);
-        }
-        let passwords = before.password.zip(now.password);
-        let is_another = passwords.is_some_and(|(before, now)| before != now);
-        is_another.then_some(Revoked::Password)
     }
 }
 
@@ -657,6 +681,36 @@ mod tests {
             let mut watch = live.watch(&usual(), VISIT);
             live.hear(UUID, now);
             assert_eq!(verdict(&mut watch).await, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn another_word_for_the_same_node_is_no_move() {
+        let node = |name: &str| Some(NodeName::parse(name).unwrap());
+        let live = live(Sessions::End(Duration::ZERO));
+        live.know_homes(Box::new(move |word| match word {
+            None | Some("node1" | "mail1.example.org") => node("node1"),
+            Some("node2") => node("node2"),
+            Some(_) => None,
+        }));
+        let at = |word: Option<&str>| but(|account| account.home_node = word.map(str::to_owned));
+        for before in [None, Some("node1"), Some("mail1.example.org")] {
+            let mut watch = live.watch(&at(before), VISIT);
+            for same in [
+                None,
+                Some("mail1.example.org"),
+                Some("node1"),
+                Some("slip of a pen"),
+            ] {
+                live.hear(UUID, Now::of(&at(same)));
+                assert_eq!(verdict(&mut watch).await, None, "{before:?} {same:?}");
+            }
+            live.hear(UUID, Now::of(&at(Some("node2"))));
+            assert_eq!(
+                verdict(&mut watch).await,
+                Some(Revoked::Moved),
+                "{before:?}"
+            );
         }
     }
 

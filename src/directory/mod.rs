@@ -52,7 +52,7 @@ pub use error::{LookupError, StartError, Wrong};
 pub use explain::Explained;
 pub use file::FileError;
 pub use ldap::{LdapSetupError, LdapUri};
-pub use live::{Revoked, Sessions, Watch};
+pub use live::{Homes, Revoked, Sessions, Watch};
 pub use preset::Preset;
 pub use settings::{
     AddressSettings, Attributes, CacheSettings, FileSettings, Follow, FollowSettings, LdapSettings,
@@ -237,6 +237,11 @@ impl Directory {
             metrics,
             live,
         })))
+    }
+
+    /// Tells it which node a value of the home attribute means: another word for the same node moves nobody.
+    pub fn know_homes(&self, homes: Homes) {
+        self.0.live.know_homes(homes);
     }
 
     /// The same directory for one of so many workers: with connections of its own, its share of all that there may be.

@@ -59,6 +59,10 @@ const TRY_SYNC_AGAIN: Duration = Duration::from_secs(600);
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_LAST: Duration = Duration::from_secs(10);
 
+/// How often it is logged at once that changes are not followed any more, and how long it may last unsaid.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+const LASTS: Duration = Duration::from_secs(5);
+
 /// Refusals in a row after which a cookie is taken for the reason.
 const REFUSALS: u32 = 2;
 
@@ -81,6 +85,10 @@ pub(super) struct Follower {
     without_sync: HashMap<usize, Instant>,
     /// Whether changes were heard of since the last failure.
     was_followed: bool,
+    /// Whether it was logged last that changes are followed, and when.
+    logged: Option<(bool, Instant)>,
+    /// When they were last heard of before that.
+    lost: Instant,
 }
 
 /// How following ended.
@@ -138,6 +146,8 @@ impl Follower {
             poll: Poll::new(),
             without_sync: HashMap::new(),
             was_followed: false,
+            logged: None,
+            lost: Instant::now(),
         }
     }
 
@@ -169,15 +179,24 @@ impl Follower {
                     }
                 }
             }
-            if std::mem::take(&mut self.was_followed) {
-                tracing::warn!(
-                    base = self.base_name(),
-                    server = server.name,
-                    "changes are not followed for now"
-                );
-            }
+            self.failed(&server);
             sleep(jittered(pause)).await;
             pause = pause.saturating_mul(2).min(PAUSE_LAST);
+        }
+    }
+
+    /// Says that changes are not followed: at once, or, soon after it was said that they are, if it lasts.
+    fn failed(&mut self, server: &Known) {
+        if std::mem::take(&mut self.was_followed) {
+            self.lost = Instant::now();
+        }
+        let is_due = self.logged.is_some_and(|(is_followed, at)| {
+            is_followed && (at.elapsed() >= LOG_EVERY || self.lost.elapsed() >= LASTS)
+        });
+        if is_due {
+            self.logged = Some((false, Instant::now()));
+            let (base, server) = (self.base_name(), &server.name);
+            tracing::warn!(base, server, "changes are not followed for now");
         }
     }
 
@@ -357,13 +376,11 @@ impl Follower {
 
     fn begins(&mut self, server: &Known, by: &str) {
         self.refusals = 0;
-        if !std::mem::replace(&mut self.was_followed, true) {
-            tracing::info!(
-                base = self.base_name(),
-                server = server.name,
-                by,
-                "changes are followed"
-            );
+        self.was_followed = true;
+        if self.logged.is_none_or(|(is_followed, _)| !is_followed) {
+            self.logged = Some((true, Instant::now()));
+            let (base, server) = (self.base_name(), &server.name);
+            tracing::info!(base, server, by, "changes are followed");
         }
     }
 
