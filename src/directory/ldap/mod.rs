@@ -14,6 +14,7 @@
 
 mod connection;
 mod entry;
+mod news;
 mod schema;
 mod server;
 mod servers;
@@ -215,6 +216,12 @@ impl Ldap {
     #[cfg(test)]
     pub(super) fn kept_for_binds(&self) -> usize {
         self.servers.kept_for_binds()
+    }
+
+    /// How many questions go on although another server has answered.
+    #[cfg(test)]
+    pub(super) fn count_overtaken(&self) -> usize {
+        self.servers.count_overtaken()
     }
 }
 
