@@ -33,6 +33,16 @@ impl Folder {
                 pem("PRIVATE KEY", &keypair.signing_key.serialize_der()),
             ),
             (
+                "ldap-client.pem",
+                0o644,
+                pem("CERTIFICATE", keypair.cert.der()),
+            ),
+            (
+                "ldap-client.key",
+                0o600,
+                pem("PRIVATE KEY", &keypair.signing_key.serialize_der()),
+            ),
+            (
                 "other.pem",
                 0o600,
                 pem("PRIVATE KEY", &other.serialize_der()),
