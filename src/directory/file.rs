@@ -456,6 +456,7 @@ impl<'a> Reader<'a> {
             id: name.as_str().to_owned(),
             passwords: vec![password?],
             server: 0,
+            learned: std::time::Instant::now(),
             account: Arc::new(Account {
                 name,
                 home_node,

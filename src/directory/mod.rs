@@ -26,6 +26,7 @@
 mod account;
 mod address;
 mod cache;
+mod cached;
 mod error;
 mod explain;
 mod file;
@@ -43,6 +44,7 @@ use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 pub use account::{Access, Account, Status, Visit};
+pub use cached::{Cached, Kept, Who};
 pub use error::{LookupError, StartError, Wrong};
 pub use explain::Explained;
 pub use file::FileError;
@@ -117,6 +119,8 @@ struct Found {
     passwords: Vec<Secret>,
     /// Which of several servers knew it: that one can verify its password, others may lag behind.
     server: usize,
+    /// When the source said so.
+    learned: std::time::Instant,
 }
 
 /// How an LDAP server did when it was tried.

@@ -310,6 +310,20 @@ fn listeners_are_checked() {
             ],
         ),
         (
+            "[proxy]",
+            "[admin]\nfront_socket = '/run/link.sock'\n[proxy]",
+            &[
+                "acceptor.listen[1].path: taken already by admin.front_socket (got /run/link.sock beside /run/link.sock; expected an address of its own)",
+            ],
+        ),
+        (
+            "[proxy]",
+            "[admin]\nfront_socket = 'front.sock'\n[proxy]",
+            &[
+                "admin.front_socket: bad value (got \"front.sock\"; expected the path of a Unix socket, at most 107 octets)",
+            ],
+        ),
+        (
             "\"0.0.0.0:7143\"",
             "\"127.0.0.1:143\"",
             &[

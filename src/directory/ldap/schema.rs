@@ -1,6 +1,6 @@
 //! How accounts are asked for, and what an entry means.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use super::{
     code,
@@ -160,6 +160,7 @@ impl Schema {
             },
             id: entry.dn,
             server: 0,
+            learned: Instant::now(),
         })
     }
 }
