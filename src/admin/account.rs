@@ -1,4 +1,5 @@
-//! An account in the words of answers and commands: for people a table, for programs JSON. Nothing of a password is in it.
+//! An account in the words of answers and commands: for people a table, for programs JSON. Nothing of a password is in
+//! it.
 
 use serde_json::{Value, json};
 

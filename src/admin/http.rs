@@ -1,7 +1,7 @@
 //! HTTP for a few peers on this machine, over TCP or a Unix socket.
 //!
-//! Limits: on each listener 32 connections at one time (more are closed unanswered), one request on each, 10 seconds for
-//! all of it, 8 KiB of header, 8 KiB of body. RFC 9110, RFC 9112.
+//! Limits: on each listener 32 connections at one time (more are closed unanswered), one request on each, 10 seconds
+//! for all of it, 8 KiB of header, 8 KiB of body. RFC 9110, RFC 9112.
 //!
 //! A connection that fails ends alone, unlogged; when accepting fails (no file descriptors left), the next try waits
 //! a moment.

@@ -7,9 +7,9 @@
 //! Unix socket only:  what `socket` has, for the commands of this program (`client`)
 //! ```
 //!
-//! TCP has no access control and nothing secret: it listens on loopback unless configuration says otherwise. It changes nothing;
-//! what names somebody or acts is answered on the Unix socket alone, which only root and the front's own user may open, and
-//! leaves a line in the log with who asked.
+//! TCP has no access control and nothing secret: it listens on loopback unless configuration says otherwise. It changes
+//! nothing; what names somebody or acts is answered on the Unix socket alone, which only root and the front's own user
+//! may open, and leaves a line in the log with who asked.
 //!
 //! `http` has the limits of both. `account` has the words that answers have for an account.
 

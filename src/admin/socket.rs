@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! POST /cached  {"login": "ann", "address": "ann+x@example.org"}, either of which may be missing
-//!          200  {"login": [ ... ], "address": [ ... ]}: what is remembered of each name that would be looked up, in order
+//!          200  {"login": [ ... ], "address": [ ... ]}: what is remembered of each name that would be looked up
 //! ```
 //!
-//! One that is remembered has `looked_up`, `state`, `age_ms`, and how long it still counts: `believed_ms` without asking,
-//! `remembered_ms` while no server answers. Of somebody who exists all follows that the directory said, but no password and
-//! no hash.
+//! One that is remembered has `looked_up`, `state`, `age_ms`, and how long it still counts: `believed_ms` without
+//! asking, `remembered_ms` while no server answers. Of somebody who exists all follows that the directory said, but no
+//! password and no hash.
 //!
 //! | `state` | means |
 //! | --- | --- |
@@ -16,8 +16,8 @@
 //! | `memory`, `memory-unknown` | the same, but only while no server answers |
 //! | `nothing` | the directory is asked; `reason` says why it always is |
 //!
-//! What is wrong with a request is a line of text with status 400, 405 or 413. Who asked is logged with uid and pid, as `debug`
-//! where nothing is changed.
+//! What is wrong with a request is a line of text with status 400, 405 or 413. Who asked is logged with uid and pid, as
+//! `debug` where nothing is changed.
 
 use hyper::{
     Method, Request, StatusCode,

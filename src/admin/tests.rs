@@ -217,7 +217,10 @@ async fn a_socket_answers_more_than_monitors_ask() {
         ask(&post(r#"{"login": "ann", "address": "a+b@c.example"}"#)).await;
     assert_eq!(status, "HTTP/1.1 200 OK");
     assert!(header.contains("content-type: application/json"));
-    let nothing = |name: &str| serde_json::json!({ "looked_up": name, "state": "nothing", "reason": "accounts come from a file" });
+    let nothing = |name: &str| {
+        let reason = "accounts come from a file";
+        serde_json::json!({ "looked_up": name, "state": "nothing", "reason": reason })
+    };
     let expected = serde_json::json!({
         "login": [nothing("ann")],
         "address": [nothing("a+b@c.example"), nothing("a@c.example")],

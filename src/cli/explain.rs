@@ -1,9 +1,11 @@
-//! `pigeonair explain`: what the directory says of a login or an address, where that leads, and what the front remembers.
+//! `pigeonair explain`: what the directory says of a login or an address, where that leads, and what the front
+//! remembers.
 //!
-//! It asks the directory itself, as the front would with an empty cache. What a running front remembers may be older: where
-//! `[admin] front_socket` says how to ask it, that is told besides, with all that differs. For people a table, for programs JSON:
-//! an object with `login` and `address`, each an object with what was found or with `error`, and with `cached`: a list of what
-//! the front remembers (`admin::socket` has its words), or of one object with `error`. Times are milliseconds, quotas octets.
+//! It asks the directory itself, as the front would with an empty cache. What a running front remembers may be older:
+//! where `[admin] front_socket` says how to ask it, that is told besides, with all that differs. For people a table,
+//! for programs JSON: an object with `login` and `address`, each an object with what was found or with `error`, and
+//! with `cached`: a list of what the front remembers (`admin::socket` has its words), or of one object with `error`.
+//! Times are milliseconds, quotas octets.
 
 use std::{fmt::Write as _, io::Write, path::PathBuf, time::Duration};
 

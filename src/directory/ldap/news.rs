@@ -1,9 +1,9 @@
 //! Which of a server's comings and goings are logged.
 //!
-//! One that flaps must not fill the log: in each minute it goes away once at most, as the log has it, and comes back once.
-//! What lies between two lines is counted, and the later one says how much that was. The log never stays wrong: where it
-//! says "up" of a server that is away, that is put right as soon as the minute is over and somebody finds it away again,
-//! which its probe does.
+//! One that flaps must not fill the log: in each minute it goes away once at most, as the log has it, and comes back
+//! once. What lies between two lines is counted, and the later one says how much that was. The log never stays wrong:
+//! where it says "up" of a server that is away, that is put right as soon as the minute is over and somebody finds it
+//! away again, which its probe does.
 
 use std::time::Duration;
 

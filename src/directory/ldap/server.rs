@@ -1,9 +1,9 @@
 //! One LDAP server: a worker's connections to it, and what all workers know of it.
 //!
-//! Searches share one connection, bound as the service account, many in flight at a time up to a bound. Binding as a user
-//! takes a connection for itself, so those come from a pool, and never serve a search. Both kinds are made on use and
-//! dropped when they failed or kept somebody waiting too long; a kept connection that turns out to be dead is replaced once,
-//! silently, within the same deadline.
+//! Searches share one connection, bound as the service account, many in flight at a time up to a bound. Binding as a
+//! user takes a connection for itself, so those come from a pool, and never serve a search. Both kinds are made on use
+//! and dropped when they failed or kept somebody waiting too long; a kept connection that turns out to be dead is
+//! replaced once, silently, within the same deadline.
 //!
 //! ```text
 //!          no connection, no service bind, "busy", nobody got an answer in time
@@ -11,15 +11,15 @@
 //!     ^───────────── anybody's question is answered, or the probe's ──────────────/
 //! ```
 //!
-//! Whoever finds it away starts a probe: it connects, binds as the service account and searches for nobody, first after half
-//! a second, then after twice as long each time up to ten seconds, until it is up. That it goes away and comes back is
-//! logged, though not more than once a minute (`news`).
+//! Whoever finds it away starts a probe: it connects, binds as the service account and searches for nobody, first after
+//! half a second, then after twice as long each time up to ten seconds, until it is up. That it goes away and comes
+//! back is logged, though not more than once a minute (`news`).
 //!
-//! A question whose future is dropped leaves an answer behind that nobody takes, and a message id that is never free again:
-//! its connection is not used for others after that.
+//! A question whose future is dropped leaves an answer behind that nobody takes, and a message id that is never free
+//! again: its connection is not used for others after that.
 //!
-//! Limits: searches in flight, connections for binds, questions that go on although another server has answered; a deadline for
-//! everything.
+//! Limits: searches in flight, connections for binds, questions that go on although another server has answered; a
+//! deadline for everything.
 
 use std::{
     sync::{

@@ -7,15 +7,15 @@
 //!                 └─ is slow ───────────> the next besides; who answers first counts
 //! ```
 //!
-//! Those that are up come first, in the order in which they are configured; those that are away come last, since nobody may
-//! know yet that they are back. So a question fails only when no server answers it within its one deadline.
+//! Those that are up come first, in the order in which they are configured; those that are away come last, since nobody
+//! may know yet that they are back. So a question fails only when no server answers it within its one deadline.
 //!
-//! A bind is waited for longer: servers count wrong passwords, each for itself, and some answer them late on purpose (ppolicy's
-//! `pwdMinDelay`). The next is asked when half of the time that was left has passed without an answer.
+//! A bind is waited for longer: servers count wrong passwords, each for itself, and some answer them late on purpose
+//! (ppolicy's `pwdMinDelay`). The next is asked when half of the time that was left has passed without an answer.
 //!
-//! What a slow server was asked is not taken back: its answer, or that there is none, says how it is. A few such questions say
-//! enough: others are dropped, and their connections with them. A server that another one overtook without having answered
-//! anybody since is taken for away.
+//! What a slow server was asked is not taken back: its answer, or that there is none, says how it is. A few such
+//! questions say enough: others are dropped, and their connections with them. A server that another one overtook
+//! without having answered anybody since is taken for away.
 //!
 //! Limits: one question asks each server once; so many questions at a time ask a second one because the first is slow
 //! ([`MAX_HEDGES`]): a server that is slow because it has much to do must not give all of it to the next.
