@@ -138,6 +138,9 @@ fn table(name: &str, word: &str, fields: &Fields) -> String {
     for (key, value) in fields {
         match value {
             Value::Array(list) if *key == "cached" => {
+                if list.is_empty() {
+                    row(&mut text, "cached", "nothing (no name would be looked up)");
+                }
                 for one in list {
                     remembered(&mut text, one, fields);
                 }
