@@ -10,8 +10,12 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
-    os::unix::{fs::PermissionsExt as _, net::UnixListener},
-    process::{Command, Stdio},
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::{UnixListener, UnixStream},
+    },
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 /// Exit code, standard output, standard error.
@@ -516,4 +520,82 @@ fn explain_says_who_somebody_is_and_where_that_leads() {
         notes,
         "pigeonair: nobody has the login or the address carl\n"
     );
+}
+
+/// A front that runs until it is dropped, killed without a chance to say anything.
+struct Front(Child);
+
+impl Front {
+    /// Starts it and waits until it answers on its socket.
+    fn start(configuration: &str, socket: &str) -> Self {
+        let mut front = Command::new(env!("CARGO_BIN_EXE_pigeonair"))
+            .args(["run", "front", "--config", configuration])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let patience = Instant::now() + Duration::from_secs(20);
+        while UnixStream::connect(socket).is_err() {
+            assert_eq!(front.try_wait().unwrap(), None, "it ended");
+            assert!(Instant::now() < patience, "it does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self(front)
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn explain_asks_the_running_front_where_it_may() {
+    let machine = Machine::new();
+    let link = listener();
+    let socket = machine.path("front.sock");
+    let configuration = machine.configuration(0, port(&link)).replace(
+        "[admin]\n",
+        &format!("[admin]\nfront_socket = \"{socket}\"\n"),
+    );
+    let ann = "[[account]]\nname = \"ann\"\npassword = \"{SSHA}TjSAUwquZPUXR7NLmvgC7f2LbRYLg1Xc\"\nuid = 1\ngid = 1\nhome_node = \"local\"\n";
+    machine.write("accounts.toml", ann, 0o600);
+    let cached = || {
+        let (code, out, notes) = machine.run(&["explain", "ann"], &configuration);
+        assert_eq!((code, notes.as_str()), (0, ""), "{out}");
+        let rows: Vec<String> = out
+            .lines()
+            .filter_map(|line| line.strip_prefix("  cached          "))
+            .map(ToOwned::to_owned)
+            .collect();
+        let [login, address] = &rows[..] else {
+            panic!("not one row for each: {out}");
+        };
+        assert_eq!(login, address);
+        login.clone()
+    };
+    let fails = |why: &str| format!("cannot ask the front at {socket}: {why}");
+    assert_eq!(cached(), fails("No such file or directory (os error 2)"));
+    // The second one finds the socket of the first.
+    for _ in 0..2 {
+        let front = Front::start(&machine.path("pigeonair.toml"), &socket);
+        assert_eq!(cached(), "ann: nothing (accounts come from a file)");
+        let (code, out, _) = machine.run(&["explain", "--json", "ann"], &configuration);
+        assert_eq!(code, 0);
+        let said: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(said["login"]["cached"][0]["state"], "nothing", "{out}");
+        drop(front);
+        assert_eq!(cached(), fails("Connection refused (os error 111)"));
+    }
+    let (_, out, _) = machine.run(&["explain", "--json", "ann"], &configuration);
+    let said: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let error = said["address"]["cached"][0]["error"].as_str();
+    assert_eq!(
+        error,
+        Some(fails("Connection refused (os error 111)").as_str())
+    );
+    // Nobody of that name is still nobody.
+    assert_eq!(machine.run(&["explain", "carl"], &configuration).0, 67);
 }

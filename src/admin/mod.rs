@@ -1,50 +1,54 @@
-//! What a process says about itself over HTTP: `/metrics`, `/healthz`, `/readyz`.
+//! What a process says about itself over HTTP, to monitors and to administrators on the same machine.
 //!
 //! ```text
-//! GET /metrics   200  the counters, Prometheus text format 0.0.4
-//! GET /healthz   200  "ok": the process answers
-//! GET /readyz    200  "ready", or 503 with one reason per line
+//! TCP, Unix socket:  GET /metrics   200  the counters, Prometheus text format 0.0.4
+//!                    GET /healthz   200  "ok": the process answers
+//!                    GET /readyz    200  "ready", or 503 with one reason per line
+//! Unix socket only:  what `socket` has, for the commands of this program (`client`)
 //! ```
 //!
-//! It has no access control and nothing secret: it listens on loopback unless configuration says otherwise. It
-//! changes nothing; what acts is not here.
+//! TCP has no access control and nothing secret: it listens on loopback unless configuration says otherwise. It changes
+//! nothing; what names somebody or acts is answered on the Unix socket alone, which only root and the front's own user
+//! may open, and leaves a line in the log with who asked.
 //!
-//! Limits: 32 connections at one time (more are closed unanswered), one request on each, 10 seconds for all of it,
-//! 8 KiB of header, 4 seconds for the answer of `/readyz`. RFC 9110, RFC 9112.
-//!
-//! A connection that fails ends alone, unlogged; when accepting fails (no file descriptors left), the next try waits
-//! a moment.
+//! `http` has the limits of both. `account` has the words that answers have for an account.
+
+mod account;
+mod client;
+mod http;
+mod socket;
 
 use std::{
-    convert::Infallible,
     future::Future,
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    path::PathBuf,
     time::Duration,
 };
 
-use http_body_util::Full;
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    header::{ALLOW, CONTENT_TYPE, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{Method, Request, StatusCode};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::{sleep, timeout},
+    net::{TcpListener, UnixListener},
+    time::timeout,
 };
 
+pub use self::{
+    account::{Fields, fields},
+    client::{AskError, cached},
+    socket::Requests,
+};
+use self::{
+    http::{Listener, Response, TEXT, not_allowed, response},
+    socket::Caller,
+};
 use crate::{metrics::Metrics, tasks::Tasks};
 
 /// Where the processes answer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Settings {
     /// The front; default 127.0.0.1:9143; none: nowhere.
     pub front: Option<SocketAddr>,
+    /// The front, to commands on its machine: a Unix socket; none (the default): nowhere.
+    pub front_socket: Option<PathBuf>,
     /// The node; default 127.0.0.1:9144; none: nowhere.
     pub node: Option<SocketAddr>,
 }
@@ -54,20 +58,15 @@ impl Default for Settings {
         let loopback = |port| Some((Ipv4Addr::LOCALHOST, port).into());
         Self {
             front: loopback(9143),
+            front_socket: None,
             node: loopback(9144),
         }
     }
 }
 
-const MAX_CONNECTIONS: usize = 32;
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const READINESS_TIMEOUT: Duration = Duration::from_secs(4);
-/// The least that the HTTP library allows.
-const MAX_HEADER_BYTES: usize = 8192;
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Answers on `listener`, through a drain as well: a balancer must be told that this process is not ready.
+/// Answers monitors on `listener`, through a drain as well: a balancer must be told that this process is not ready.
 ///
 /// `readiness` gives the reasons why the process cannot serve now; none means that it can.
 pub async fn serve<R, F>(listener: TcpListener, metrics: Metrics, readiness: R, tasks: Tasks)
@@ -75,64 +74,49 @@ where
     R: Fn() -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Vec<String>> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            continue;
-        };
+    let answer = move |request: Request<_>, _| {
         let (metrics, readiness) = (metrics.clone(), readiness.clone());
-        tasks.background("admin connection", async move {
-            let answered = connection(stream, metrics, readiness);
-            // Whoever is that slow is not a monitor.
-            let _ = timeout(CONNECTION_TIMEOUT, answered).await;
-            drop(permit);
-        });
-    }
+        async move { monitor(&request, &metrics, readiness).await }
+    };
+    http::serve(Listener::Tcp(listener), answer, tasks).await;
 }
 
-async fn connection<R, F>(stream: TcpStream, metrics: Metrics, readiness: R)
+/// Answers the same on a Unix socket, and requests that only a socket answers.
+pub async fn serve_socket<R, F>(
+    listener: UnixListener,
+    metrics: Metrics,
+    readiness: R,
+    requests: Requests,
+    tasks: Tasks,
+) where
+    R: Fn() -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Vec<String>> + Send + 'static,
+{
+    let answer = move |request: Request<_>, peer| {
+        let (metrics, readiness) = (metrics.clone(), readiness.clone());
+        let requests = requests.clone();
+        async move {
+            match requests.answer(request, Caller(peer)).await {
+                Ok(response) => response,
+                Err(request) => monitor(&request, &metrics, readiness).await,
+            }
+        }
+    };
+    http::serve(Listener::Unix(listener), answer, tasks).await;
+}
+
+/// What everybody is answered.
+async fn monitor<B, R, F>(request: &Request<B>, metrics: &Metrics, readiness: R) -> Response
 where
     R: Fn() -> F,
     F: Future<Output = Vec<String>>,
 {
-    let service = service_fn(|request| {
-        let answer = answer(request, &metrics, &readiness);
-        async { Ok::<_, Infallible>(answer.await) }
-    });
-    // What a peer does wrong with HTTP is answered by the library and of no interest here.
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .keep_alive(false)
-        .max_buf_size(MAX_HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-}
-
-async fn answer<R, F>(
-    request: Request<Incoming>,
-    metrics: &Metrics,
-    readiness: &R,
-) -> Response<Full<Bytes>>
-where
-    R: Fn() -> F,
-    F: Future<Output = Vec<String>>,
-{
-    const TEXT: &str = "text/plain; charset=utf-8";
     let path = request.uri().path();
     if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
         return response(StatusCode::NOT_FOUND, TEXT, "not found\n".to_owned());
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let text = "method not allowed\n".to_owned();
-        let mut response = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
-        let methods = HeaderValue::from_static("GET, HEAD");
-        response.headers_mut().insert(ALLOW, methods);
-        return response;
+        return not_allowed("GET, HEAD");
     }
     match path {
         "/metrics" => response(
@@ -155,14 +139,6 @@ where
         }
         _ => response(StatusCode::OK, TEXT, "ok\n".to_owned()),
     }
-}
-
-fn response(status: StatusCode, content: &'static str, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
-    *response.status_mut() = status;
-    let content = HeaderValue::from_static(content);
-    response.headers_mut().insert(CONTENT_TYPE, content);
-    response
 }
 
 #[cfg(test)]

@@ -1,10 +1,25 @@
 //! Real HTTP over loopback, written by hand.
 
-use std::{future::ready, sync::Mutex};
+use std::{
+    future::ready,
+    os::unix::fs::PermissionsExt as _,
+    sync::{Arc, Mutex},
+};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpStream, UnixStream},
+};
 
-use super::*;
+use super::{http::MAX_CONNECTIONS, *};
+use crate::{
+    directory::{
+        AddressSettings, CacheSettings, Directory, FileSettings, Settings as Accounts, Source,
+    },
+    names::Login,
+    nodes::{self, Nodes},
+    proto::lmtp::Address,
+};
 
 /// A server whose readiness is what `reasons` holds.
 struct Server {
@@ -42,23 +57,29 @@ impl Server {
 
     /// Status, header (in lower case) and body of the answer.
     async fn ask(&self, request: &str) -> (String, String, String) {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        let (status, header) = head.split_once("\r\n").unwrap_or((head, ""));
-        (
-            status.to_owned(),
-            header.to_ascii_lowercase(),
-            body.to_owned(),
-        )
+        talk(TcpStream::connect(self.address).await.unwrap(), request).await
     }
 
     async fn get(&self, path: &str) -> (String, String, String) {
         self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
             .await
     }
+}
+
+async fn talk(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+) -> (String, String, String) {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let (status, header) = head.split_once("\r\n").unwrap_or((head, ""));
+    (
+        status.to_owned(),
+        header.to_ascii_lowercase(),
+        body.to_owned(),
+    )
 }
 
 #[tokio::test]
@@ -151,4 +172,124 @@ async fn it_answers_through_a_drain_which_does_not_wait_for_it() {
     server.tasks.stop();
     assert!(server.get("/healthz").await.0.starts_with("HTTP/1.1 200"));
     assert_eq!(server.tasks.drain(Duration::from_secs(5)).await, 0);
+}
+
+/// A server on a Unix socket in this folder; accounts are in a file.
+fn serve_in(folder: &std::path::Path, tasks: &Tasks) -> PathBuf {
+    let accounts = folder.join("accounts.toml");
+    std::fs::write(&accounts, "").unwrap();
+    let mode = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&accounts, mode).unwrap();
+    let metrics = Metrics::new().unwrap();
+    let settings = Accounts {
+        source: Source::File(FileSettings { path: accounts }),
+        addresses: AddressSettings::default(),
+        cache: CacheSettings::default(),
+        follow: crate::directory::FollowSettings::default(),
+    };
+    let requests = Requests {
+        directory: Directory::start(settings, metrics.clone(), tasks.clone()).unwrap(),
+        nodes: Nodes::new(&nodes::Settings::default()),
+    };
+    let path = folder.join("front.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let readiness = || ready(Vec::new());
+    let serving = serve_socket(listener, metrics, readiness, requests, tasks.clone());
+    tasks.background("admin", serving);
+    path
+}
+
+fn post(body: &str) -> String {
+    let length = body.len();
+    format!("POST /cached HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+#[tokio::test]
+async fn a_socket_answers_more_than_monitors_ask() {
+    let (folder, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
+    let path = serve_in(folder.path(), &tasks);
+    let ask = async |request: &str| {
+        let stream = UnixStream::connect(&path).await.unwrap();
+        talk(stream, request).await
+    };
+    let health = ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(health.2, "ok\n");
+    let (status, header, body) =
+        ask(&post(r#"{"login": "ann", "address": "a+b@c.example"}"#)).await;
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert!(header.contains("content-type: application/json"));
+    let nothing = |name: &str| {
+        let reason = "accounts come from a file";
+        serde_json::json!({ "looked_up": name, "state": "nothing", "reason": reason })
+    };
+    let expected = serde_json::json!({
+        "login": [nothing("ann")],
+        "address": [nothing("a+b@c.example"), nothing("a@c.example")],
+    });
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body, expected);
+    // Nobody but the socket.
+    let server = Server::start().await;
+    let (status, _, body) = server.ask(&post("{}")).await;
+    assert_eq!(
+        (status.as_str(), body.as_str()),
+        ("HTTP/1.1 404 Not Found", "not found\n")
+    );
+}
+
+#[tokio::test]
+async fn wrong_requests_are_told_so() {
+    let (folder, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
+    let path = serve_in(folder.path(), &tasks);
+    let large = format!(r#"{{"login": "{}"}}"#, "a".repeat(9000));
+    for (body, status) in [
+        ("{}", "200 OK"),
+        ("", "400 Bad Request"),
+        ("ann", "400 Bad Request"),
+        (r#"{"login": 1}"#, "400 Bad Request"),
+        (r#"{"login": ""}"#, "400 Bad Request"),
+        (r#"{"login": "a\u0000"}"#, "400 Bad Request"),
+        (r#"{"address": "@"}"#, "400 Bad Request"),
+        (r#"{"name": "ann"}"#, "400 Bad Request"),
+        (&large, "413 Payload Too Large"),
+    ] {
+        let stream = UnixStream::connect(&path).await.unwrap();
+        let answer = talk(stream, &post(body)).await;
+        assert_eq!(answer.0, format!("HTTP/1.1 {status}"), "{body}");
+    }
+    let stream = UnixStream::connect(&path).await.unwrap();
+    let (status, header, _) = talk(stream, "GET /cached HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(status, "HTTP/1.1 405 Method Not Allowed");
+    assert!(header.contains("allow: post"));
+}
+
+/// The other side of the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn commands_understand_the_answer() {
+    let (folder, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
+    let path = serve_in(folder.path(), &tasks);
+    let asked = tokio::task::spawn_blocking(move || {
+        let login = Login::parse("\"ann\u{e4}").unwrap();
+        let address = Address::parse("\"ann b\"@c.example").unwrap();
+        let both = cached(&path, Some(&login), Some(&address)).unwrap();
+        assert_eq!(both["login"][0]["looked_up"], "\"ann\u{e4}");
+        assert_eq!(both["address"][0]["looked_up"], "ann b@c.example");
+        let nobody = path.with_file_name("nobody.sock");
+        let error = cached(&nobody, Some(&login), None).unwrap_err();
+        assert!(matches!(error, AskError::Failed { .. }), "{error:?}");
+        // Whatever listens there.
+        let listener = std::os::unix::net::UnixListener::bind(&nobody).unwrap();
+        std::thread::spawn(move || {
+            use std::io::Write as _;
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"220 mx.example.org\r\n").unwrap();
+            let _ = std::io::copy(&mut stream.try_clone().unwrap(), &mut std::io::sink());
+        });
+        cached(&nobody, Some(&login), None).unwrap_err()
+    });
+    let error = asked.await.unwrap();
+    assert!(
+        matches!(error, AskError::Failed { .. } | AskError::Stranger(_)),
+        "{error:?}"
+    );
 }

@@ -3,17 +3,17 @@
 //! The two roles share directory, nodes and links. What may need a right that only root has is done in [`Front::bind`],
 //! while the process has one thread; serving needs none. Clients are served by workers, MTAs by the common runtime. On failure: an [`AppError`], and nothing is served.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
 use super::{
-    AppError, Process, Socket, Tcp,
+    AppError, Process, Socket, Tcp, Unix,
     workers::{self, Workers},
 };
 use crate::{
-    config,
+    admin, config,
     delivery::{self, Delivery},
     directory::Directory,
     link::Dialer,
@@ -23,6 +23,8 @@ use crate::{
     relay::Relay,
 };
 
+/// What names somebody is told to root and to the front's own user.
+const ADMIN_SOCKET_MODE: u32 = 0o600;
 /// Descriptors that are not connections: directory, pipes, monitors, logs.
 const SPARE_DESCRIPTORS: u64 = 256;
 /// Descriptors of a worker's own, besides its listeners and the links that it keeps ready.
@@ -39,7 +41,8 @@ pub(super) struct Front {
     tls: Option<Arc<ServerConfig>>,
     proxy: Vec<Tcp>,
     delivery: Vec<Socket>,
-    admin: Option<Tcp>,
+    monitors: Option<Tcp>,
+    administrators: Option<Unix>,
     /// Client connections at one time.
     limit: usize,
     /// Threads that serve clients, each with a socket of every address.
@@ -48,7 +51,7 @@ pub(super) struct Front {
 
 impl Front {
     /// Reads the certificate and binds all listeners.
-    pub(super) fn bind(config: config::Front, admin: Option<SocketAddr>) -> Result<Self, AppError> {
+    pub(super) fn bind(config: config::Front, admin: admin::Settings) -> Result<Self, AppError> {
         let workers = workers::count();
         let limit = connections(&config, workers);
         let proxy = config.proxy.as_ref();
@@ -79,8 +82,13 @@ impl Front {
             tls,
             proxy,
             delivery,
-            admin: admin
+            monitors: admin
+                .front
                 .map(|address| Tcp::bind(address, net::LINK, 1))
+                .transpose()?,
+            administrators: admin
+                .front_socket
+                .map(|path| Unix::bind(&path, ADMIN_SOCKET_MODE))
                 .transpose()?,
             limit,
             workers,
@@ -109,6 +117,10 @@ impl Front {
         directory.know_homes(Box::new(move |word| {
             homes.meant_by(word).ok().map(|node| node.name.clone())
         }));
+        let requests = admin::Requests {
+            directory: directory.clone(),
+            nodes: nodes.clone(),
+        };
         let _workers = match proxy {
             Some(settings) => {
                 let parts = proxy::Parts {
@@ -137,7 +149,10 @@ impl Front {
             };
             serve_mtas(parts, self.delivery)?;
         }
-        process.answer(self.admin, move || trouble(directory.clone()))?;
+        let administrators = self.administrators.map(|socket| (socket, requests));
+        process.answer(self.monitors, administrators, move || {
+            trouble(directory.clone())
+        })?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "front is up");
         process.run(drain).await;
         Ok(())

@@ -95,7 +95,7 @@ pub fn run_front(config: Config) -> Result<(), AppError> {
     let front = config.front.ok_or(AppError::Role(
         "the configuration has no [proxy] and no [delivery] section",
     ))?;
-    let front = Front::bind(front, config.admin.front)?;
+    let front = Front::bind(front, config.admin)?;
     Rights::NONE.keep().map_err(AppError::Rights)?;
     runtime()?.block_on(front.serve())
 }
@@ -188,27 +188,34 @@ impl Process {
         })
     }
 
-    /// Answers monitors: not ready while it stops, or for what `trouble` says.
+    /// Answers monitors, and administrators on this machine: not ready while it stops, or for what `trouble` says.
     fn answer<F>(
         &self,
-        socket: Option<Tcp>,
+        monitors: Option<Tcp>,
+        administrators: Option<(Unix, admin::Requests)>,
         trouble: impl Fn() -> F + Clone + Send + Sync + 'static,
     ) -> Result<(), AppError>
     where
         F: Future<Output = Option<String>> + Send + 'static,
     {
-        let Some(mut socket) = socket else {
-            return Ok(());
-        };
-        let socket = socket.listen()?;
         let tasks = self.tasks.clone();
         let readiness = move || {
             let stopping = tasks.is_stopping().then(|| "stopping".to_owned());
             let trouble = trouble();
             async move { stopping.into_iter().chain(trouble.await).collect() }
         };
-        let answers = admin::serve(socket, self.metrics.clone(), readiness, self.tasks.clone());
-        self.tasks.background("admin", answers);
+        let (metrics, tasks) = (&self.metrics, &self.tasks);
+        if let Some(mut socket) = monitors {
+            let (socket, readiness) = (socket.listen()?, readiness.clone());
+            let answers = admin::serve(socket, metrics.clone(), readiness, tasks.clone());
+            tasks.background("admin", answers);
+        }
+        if let Some((socket, requests)) = administrators {
+            let socket = socket.listen()?;
+            let answers =
+                admin::serve_socket(socket, metrics.clone(), readiness, requests, tasks.clone());
+            tasks.background("admin socket", answers);
+        }
         Ok(())
     }
 
@@ -272,6 +279,15 @@ struct Unix {
 }
 
 impl Unix {
+    fn bind(path: &Path, mode: u32) -> Result<Self, AppError> {
+        let socket = net::listen_unix(path, mode).map_err(|source| AppError::Bind {
+            address: path.display().to_string(),
+            source,
+        })?;
+        let path = path.to_owned();
+        Ok(Self { socket, path })
+    }
+
     /// Hands it to the runtime that is entered; any number of them may share it.
     fn listen(&self) -> Result<UnixListener, AppError> {
         let socket = self.socket.try_clone();
@@ -289,11 +305,6 @@ enum Socket {
 
 impl Socket {
     fn bind_unix(path: &Path, mode: u32) -> Result<Self, AppError> {
-        let socket = net::listen_unix(path, mode).map_err(|source| AppError::Bind {
-            address: path.display().to_string(),
-            source,
-        })?;
-        let path = path.to_owned();
-        Ok(Self::Unix(Unix { socket, path }))
+        Unix::bind(path, mode).map(Self::Unix)
     }
 }

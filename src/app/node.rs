@@ -104,7 +104,7 @@ impl Node {
             mailstore,
         };
         let _workers = serve_links(self.links, self.workers, &gate, &services, tasks)?;
-        process.answer(self.admin, || std::future::ready(None))?;
+        process.answer(self.admin, None, || std::future::ready(None))?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %name, "node is up");
         process.run(drain_timeout).await;
         Ok(())

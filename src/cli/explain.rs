@@ -1,19 +1,23 @@
-//! `pigeonair explain`: what the directory says of a login or an address, and where that leads.
+//! `pigeonair explain`: what the directory says of a login or an address, where that leads, and what the front
+//! remembers.
 //!
-//! It asks the directory itself, as the front would with an empty cache; what a running front remembers may be older, by
-//! `[directory.cache] ttl` at most. For people a table, for programs JSON: an object with `login` and `address`, each an
-//! object with what was found or with `error`. Times are milliseconds, quotas octets.
+//! It asks the directory itself, as the front would with an empty cache. What a running front remembers may be older:
+//! where `[admin] front_socket` says how to ask it, that is told besides, with all that differs. For people a table,
+//! for programs JSON: an object with `login` and `address`, each an object with what was found or with `error`, and
+//! with `cached`: a list of what the front remembers (`admin::socket` has its words), or of one object with `error`.
+//! Times are milliseconds, quotas octets.
 
-use std::{fmt::Write as _, io::Write, path::PathBuf};
+use std::{fmt::Write as _, io::Write, path::PathBuf, time::Duration};
 
 use serde_json::{Map, Value, json};
 
 use super::{Failed, print};
 use crate::{
+    admin::{self, AskError, Fields},
     app,
     config::{self, Front, Role},
-    directory::{Account, Explained, LookupError, Status, Wrong},
-    names::{Login, Protocol},
+    directory::{Explained, LookupError, Wrong},
+    names::Login,
     nodes::Nodes,
     outcome::chain,
     proto::lmtp::Address,
@@ -40,12 +44,16 @@ pub(super) fn run(options: &Options, out: &mut impl Write) -> Result<(), Failed>
     };
     let login = Login::parse(&options.name).ok();
     let address = Address::parse(&options.name).ok();
+    let socket = config.admin.front_socket.as_deref();
+    let cached = socket.map(|socket| admin::cached(socket, login.as_ref(), address.as_ref()));
     let [login, address] = app::explain(front.directory.clone(), login.as_ref(), address.as_ref())?;
     let answers = [("login", login), ("address", address)];
     let found = |(word, answer): &(&'static str, Option<Answer>)| {
-        answer
-            .as_ref()
-            .map(|answer| (*word, fields(answer, &front)))
+        let mut fields = fields(answer.as_ref()?, &front);
+        if let Some(cached) = &cached {
+            fields.push(("cached", part(cached, word)));
+        }
+        Some((*word, fields))
     };
     let explained: Vec<(&str, Fields)> = answers.iter().filter_map(found).collect();
     if options.json {
@@ -83,58 +91,32 @@ pub(super) fn run(options: &Options, out: &mut impl Write) -> Result<(), Failed>
 
 type Answer = Result<Explained, LookupError>;
 
-/// What is said, in the order in which people read it.
-type Fields = Vec<(&'static str, Value)>;
-
 /// What is said of one answer, in its order.
 fn fields(answer: &Answer, front: &Front) -> Fields {
-    let mut fields = Fields::new();
-    let mut put = |name, value: Value| fields.push((name, value));
     let explained = match answer {
         Ok(explained) => explained,
-        Err(error) => {
-            put("error", chain(error).into());
-            return fields;
-        }
+        Err(error) => return vec![("error", chain(error).into())],
     };
-    let account: &Account = &explained.account;
-    put("looked_up", explained.asked.as_str().into());
-    put("account", account.name.as_str().into());
-    put("entry", explained.entry.as_str().into());
-    put("server", json!(explained.server));
-    put("took_ms", json!(explained.took.as_millis()));
-    put("logins", word(account.login).into());
-    let protocols = account.access.protocols.as_ref();
-    let names = |protocols: &Vec<Protocol>| protocols.iter().map(|one| one.as_str()).collect();
-    put(
-        "protocols",
-        json!(protocols.map(names).unwrap_or(vec!["all"])),
-    );
-    if let Some(networks) = &account.access.networks {
-        let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
-        put("networks", networks.into());
-    }
-    put("mail", word(account.delivery).into());
-    put("home_attribute", json!(account.home_node));
-    match Nodes::new(&front.nodes).home(account) {
-        Ok(node) => {
-            put("node", node.name.as_str().into());
-            put("node_address", node.address.to_string().into());
-        }
-        Err(error) => put("node_error", error.to_string().into()),
-    }
-    put("uid", account.uid.into());
-    put("gid", account.gid.into());
-    put("home", account.home.as_str().into());
-    put("quota", json!(account.quota));
+    let mut fields = vec![
+        ("looked_up", explained.asked.as_str().into()),
+        ("account", explained.account.name.as_str().into()),
+        ("entry", explained.entry.as_str().into()),
+        ("server", json!(explained.server)),
+        ("took_ms", json!(explained.took.as_millis())),
+    ];
+    let nodes = Nodes::new(&front.nodes);
+    fields.extend(admin::fields(&explained.account, &nodes));
     fields
 }
 
-fn word(status: Status) -> &'static str {
-    match status {
-        Status::Allowed => "allowed",
-        Status::Refused => "refused",
-        Status::TryLater => "refused for now",
+/// What the front remembers of a login, or of an address: a list.
+fn part(cached: &Result<Value, AskError>, word: &str) -> Value {
+    match cached {
+        Ok(answer) => match answer.get(word) {
+            Some(Value::Array(list)) => list.clone().into(),
+            _ => json!([{ "error": "the front does not say" }]),
+        },
+        Err(error) => json!([{ "error": chain(error) }]),
     }
 }
 
@@ -154,17 +136,103 @@ fn on_one_line(text: &str) -> String {
 fn table(name: &str, word: &str, fields: &Fields) -> String {
     let mut text = format!("{} as {word}\n", on_one_line(name));
     for (key, value) in fields {
-        let value = match value {
-            Value::Null => "none".to_owned(),
-            Value::String(text) => on_one_line(text),
-            Value::Array(values) => {
-                let words: Vec<&str> = values.iter().filter_map(Value::as_str).collect();
-                words.join(" ")
+        match value {
+            Value::Array(list) if *key == "cached" => {
+                if list.is_empty() {
+                    row(&mut text, "cached", "nothing (no name would be looked up)");
+                }
+                for one in list {
+                    remembered(&mut text, one, fields);
+                }
             }
-            value => value.to_string(),
-        };
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "  {:<16}{value}", key.replace('_', " "));
+            value => row(&mut text, &key.replace('_', " "), &shown(value)),
+        }
+    }
+    text
+}
+
+fn row(text: &mut String, key: &str, value: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "  {key:<15} {value}");
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => on_one_line(text),
+        Value::Array(values) => {
+            let words: Vec<String> = values.iter().map(shown).collect();
+            words.join(" ")
+        }
+        value => value.to_string(),
+    }
+}
+
+/// What is said of a question, and not of whom it is about.
+const OF_THE_QUESTION: [&str; 9] = [
+    "age_ms",
+    "believed_ms",
+    "cached",
+    "error",
+    "looked_up",
+    "reason",
+    "remembered_ms",
+    "state",
+    "took_ms",
+];
+
+/// A row with what the front remembers under one name, and one for all that the directory does not say, or not so.
+fn remembered(text: &mut String, cached: &Value, fields: &Fields) {
+    let word = |key| cached.get(key).and_then(Value::as_str).map(on_one_line);
+    if let Some(error) = word("error") {
+        return row(text, "cached", &error);
+    }
+    let asked = word("looked_up").unwrap_or_default();
+    row(text, "cached", &format!("{asked}: {}", state(cached)));
+    let (Some(_), Some(cached)) = (cached.get("account"), cached.as_object()) else {
+        return;
+    };
+    let of_both = fields.iter().map(|(key, _)| *key);
+    let is_more = |key: &&str| !fields.iter().any(|(said, _)| said == key);
+    let more = cached.keys().map(String::as_str).filter(is_more);
+    for key in of_both.chain(more) {
+        let said = fields.iter().find(|(name, _)| *name == key);
+        let value = cached.get(key);
+        if OF_THE_QUESTION.contains(&key) || said.map(|(_, said)| said) == value {
+            continue;
+        }
+        let key = on_one_line(&key.replace('_', " "));
+        row(
+            text,
+            &format!("cached {key}"),
+            &shown(value.unwrap_or(&Value::Null)),
+        );
+    }
+}
+
+/// What is remembered and how long, in words.
+fn state(cached: &Value) -> String {
+    let time = |key| {
+        let time = Duration::from_millis(cached.get(key)?.as_u64()?);
+        // Milliseconds are of interest where there is nothing else.
+        let seconds = Duration::from_secs(time.as_secs());
+        let time = if seconds.is_zero() { time } else { seconds };
+        Some(humantime::format_duration(time).to_string())
+    };
+    let word = |key| cached.get(key).and_then(Value::as_str).map(on_one_line);
+    let state = word("state").unwrap_or_else(|| "nothing".to_owned());
+    let mut text = state.replace('-', " ");
+    if let Some(reason) = word("reason") {
+        text += &format!(" ({reason})");
+    }
+    if let Some(age) = time("age_ms") {
+        text += &format!(", {age} old");
+    }
+    if let Some(left) = time("believed_ms") {
+        text += &format!(", believed for {left}");
+    }
+    if let Some(left) = time("remembered_ms") {
+        text += &format!(", for {left} while no LDAP server answers");
     }
     text
 }

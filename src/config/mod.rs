@@ -334,7 +334,12 @@ fn admin(section: &mut Section<'_>, has_front: bool, has_node: bool) -> admin::S
     let settings = admin::Settings {
         front: section.or("front", &form, default.front),
         node: section.or("node", &form, default.node),
+        front_socket: section.optional("front_socket", &form::socket_path()),
     };
+    if let Some(path) = settings.front_socket.clone().filter(|_| has_front) {
+        let report = section.report();
+        report.claim(section.key("front_socket"), Endpoint::Unix(path));
+    }
     for (name, address, used) in [
         ("front", settings.front, has_front),
         ("node", settings.node, has_node),

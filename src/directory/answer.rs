@@ -272,7 +272,7 @@ impl Found {
 impl<'q> Question<'q> {
     /// What the cache keeps the answer under. The two kinds never meet, since no login has a control character: they are
     /// searched by different filters.
-    fn key(self) -> Cow<'q, str> {
+    pub(super) fn key(self) -> Cow<'q, str> {
         match self {
             Self::Login(login) => Cow::Borrowed(login.as_str()),
             Self::Recipient(mailbox) => Cow::Owned(format!("\0{mailbox}")),

@@ -36,19 +36,34 @@ pub(super) struct Cache {
     /// None: nothing is served from memory alone.
     last: Option<moka::future::Cache<String, Arc<Found>>>,
     /// Who was unknown, in a table of its own: whoever guesses names must not drive out those who exist.
-    unknown: Option<moka::future::Cache<String, ()>>,
+    unknown: Option<moka::future::Cache<String, Instant>>,
     /// When it was right.
     proven: moka::future::Cache<[u8; 32], Instant>,
     key: Key,
     ttl: Duration,
     keeps: bool,
+    ages: Ages,
+    /// How long an answer counts while no server answers.
+    oldest: Duration,
 }
 
 /// What the directory said.
 #[derive(Clone)]
 enum Answer {
     Found(Arc<Found>),
-    Unknown,
+    /// Since when.
+    Unknown(Instant),
+}
+
+/// What is known without asking.
+pub(super) struct Peeked {
+    /// None: nobody has that name.
+    pub(super) found: Option<Arc<Found>>,
+    pub(super) age: Duration,
+    /// How long it is still believed, if it is.
+    pub(super) believed: Option<Duration>,
+    /// How long it still counts while no server answers, if it does.
+    pub(super) remembered: Option<Duration>,
 }
 
 /// Where an answer came from.
@@ -62,6 +77,7 @@ pub(super) enum Origin {
     Memory,
 }
 
+#[derive(Clone)]
 struct Ages {
     ttl: Duration,
     negative_ttl: Duration,
@@ -71,13 +87,20 @@ struct Ages {
 
 impl moka::Expiry<String, Answer> for Ages {
     fn expire_after_create(&self, key: &String, answer: &Answer, _: Instant) -> Option<Duration> {
-        Some(match answer {
+        Some(self.of(key, answer))
+    }
+}
+
+impl Ages {
+    /// How long an answer is believed.
+    fn of(&self, key: &str, answer: &Answer) -> Duration {
+        match answer {
             Answer::Found(_) => {
                 let part = u32::try_from(self.spread.hash_one(key) % 256).unwrap_or_default();
                 self.ttl - self.ttl / 5 * part / 256
             }
-            Answer::Unknown => self.negative_ttl,
-        })
+            Answer::Unknown(_) => self.negative_ttl,
+        }
     }
 }
 
@@ -85,7 +108,14 @@ impl Answer {
     fn into_result(self) -> Result<Arc<Found>, LookupError> {
         match self {
             Self::Found(found) => Ok(found),
-            Self::Unknown => Err(LookupError::Wrong(Wrong::Unknown)),
+            Self::Unknown(_) => Err(LookupError::Wrong(Wrong::Unknown)),
+        }
+    }
+
+    fn learned(&self) -> Instant {
+        match self {
+            Self::Found(found) => found.learned.into_std(),
+            Self::Unknown(since) => *since,
         }
     }
 }
@@ -120,7 +150,7 @@ impl Cache {
         Self {
             answers: moka::future::Cache::builder()
                 .max_capacity(entries)
-                .expire_after(ages)
+                .expire_after(ages.clone())
                 .build(),
             last: has_memory.then(last),
             unknown: has_memory.then(unknown),
@@ -131,6 +161,8 @@ impl Cache {
             key,
             ttl: settings.ttl,
             keeps,
+            ages,
+            oldest,
         }
     }
 
@@ -144,7 +176,7 @@ impl Cache {
         let asked = async {
             match search.await {
                 Ok(found) => Ok(Answer::Found(Arc::new(found))),
-                Err(LookupError::Wrong(Wrong::Unknown)) => Ok(Answer::Unknown),
+                Err(LookupError::Wrong(Wrong::Unknown)) => Ok(Answer::Unknown(Instant::now())),
                 Err(error) => Err(error),
             }
         };
@@ -188,9 +220,9 @@ impl Cache {
                 last.insert(key.to_owned(), Arc::clone(found)).await;
                 unknown.invalidate(key).await;
             }
-            Answer::Unknown => {
+            Answer::Unknown(since) => {
                 last.invalidate(key).await;
-                unknown.insert(key.to_owned(), ()).await;
+                unknown.insert(key.to_owned(), *since).await;
             }
         }
     }
@@ -206,8 +238,33 @@ impl Cache {
         if let Some(found) = self.last.as_ref()?.get(key).await {
             return Some((Origin::Memory, Ok(found)));
         }
-        self.unknown.as_ref()?.get(key).await?;
-        Some((Origin::Memory, Answer::Unknown.into_result()))
+        let since = self.unknown.as_ref()?.get(key).await?;
+        Some((Origin::Memory, Answer::Unknown(since).into_result()))
+    }
+
+    /// What is known without asking, and for how long, by who only looks.
+    pub(super) async fn peek(&self, key: &str) -> Option<Peeked> {
+        let last = match (&self.last, &self.unknown) {
+            (Some(last), Some(unknown)) => match last.get(key).await {
+                Some(found) => Some(Answer::Found(found)),
+                None => unknown.get(key).await.map(Answer::Unknown),
+            },
+            _ => None,
+        };
+        let kept = self.answers.get(key).await;
+        let left = |answer: &Answer, age: Duration| age.saturating_sub(answer.learned().elapsed());
+        let believed = kept
+            .as_ref()
+            .map(|kept| left(kept, self.ages.of(key, kept)));
+        let remembered = last.as_ref().map(|last| left(last, self.oldest));
+        let answer = kept.or(last)?;
+        let age = answer.learned().elapsed();
+        Some(Peeked {
+            found: answer.into_result().ok(),
+            age,
+            believed,
+            remembered,
+        })
     }
 
     /// Whether somebody would be known if no server answered.
@@ -224,7 +281,7 @@ impl Cache {
     pub(super) fn entries(&self, base: usize) -> Vec<EntryId> {
         let answers = self.answers.iter().filter_map(|(_, answer)| match answer {
             Answer::Found(found) => Some(found),
-            Answer::Unknown => None,
+            Answer::Unknown(_) => None,
         });
         let last = self.last.iter().flat_map(|last| last.iter());
         let all = answers.chain(last.map(|(_, found)| found));

@@ -30,6 +30,7 @@ mod account;
 mod address;
 mod answer;
 mod cache;
+mod cached;
 mod error;
 mod explain;
 mod file;
@@ -48,6 +49,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 pub use account::{Access, Account, Status, Visit};
+pub use cached::{Cached, Kept, Who};
 pub use error::{LookupError, StartError, Wrong};
 pub use explain::Explained;
 pub use file::FileError;
@@ -138,6 +140,7 @@ struct Found {
     base: usize,
     /// What is compared when it is said to have changed.
     facts: Facts,
+    /// When the source said so.
     learned: Instant,
 }
 

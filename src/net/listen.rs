@@ -16,8 +16,11 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Resource, Rlimit};
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::{
+    fs::Mode,
+    process::{Resource, Rlimit},
+};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
@@ -112,7 +115,12 @@ pub fn listen_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
         }
         Err(_) => {}
     }
-    let listener = UnixListener::bind(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // The file begins with this mode (Linux), less what the umask takes: it is never open to more than it says.
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    let listener = UnixListener::from(socket);
     fs::set_permissions(path, Permissions::from_mode(mode))?;
     listener.set_nonblocking(true)?;
     Ok(listener)

@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashSet,
+    os::unix::fs::{MetadataExt as _, chown},
     process::{Command, Stdio},
 };
 
 use crate::{
     client::{Channel, Client, Method},
-    lab::{Cluster, Kind, Ldap, NodeSpec, User},
+    lab::{Cluster, Kind, Ldap, NodeSpec, User, eventually},
 };
 
 /// What the connections of the LDAP server's log did: those with TLS, and those that bound as somebody.
@@ -188,4 +189,117 @@ fn administrators_are_told_what_ldap_says() {
     assert_eq!(code, Some(69), "{notes}");
     let error = format!("  error           directory is not available: {uri}: cannot connect: ");
     assert!(out.contains(&error), "{out}");
+}
+
+/// The row of a table that begins so, without what it begins with.
+fn row<'o>(out: &'o str, key: &str) -> Option<&'o str> {
+    let start = format!("  {key:<15} ");
+    out.lines().find_map(|line| line.strip_prefix(&start))
+}
+
+/// The DN of ann's entry.
+const ANN: &str = "uid=ann,ou=people,dc=example,dc=org";
+
+/// What `explain` says of ann to programs, and its exit code.
+fn explained(cluster: &Cluster) -> (Option<i32>, serde_json::Value) {
+    let (code, out, _) = cluster.ask(&["explain", "--json", "ann"]);
+    (code, serde_json::from_str(&out).unwrap())
+}
+
+/// What the front remembers of ann is ann.
+fn is_ann(cached: &serde_json::Value) {
+    for (key, value) in [
+        ("account", "ann".into()),
+        ("entry", ANN.into()),
+        ("node", "n1".into()),
+        ("uid", serde_json::json!(20001)),
+    ] {
+        assert_eq!(cached[key], value, "{cached}");
+    }
+}
+
+#[test]
+fn administrators_are_told_what_the_front_remembers() {
+    let ann = User::new("ann", "n1", 20001);
+    let mut cluster = Cluster::usual()
+        .user(&ann)
+        .directory("[directory.cache]\nttl = \"3s\"\nnegative_ttl = \"3s\"")
+        .start();
+    let (code, out, notes) = cluster.ask(&["explain", "ann"]);
+    assert_eq!((code, notes.as_str()), (Some(0), ""));
+    let nothing = "\n  cached          ann: nothing\n";
+    assert_eq!(out.matches(nothing).count(), 2, "{out}");
+
+    let mut kept = serde_json::Value::Null;
+    eventually("the front has just learned who ann is", || {
+        Client::logged_in(&cluster, Channel::Implicit, &ann);
+        let (code, mut said) = explained(&cluster);
+        assert_eq!(code, Some(0));
+        kept = said["login"]["cached"][0].take();
+        kept["state"] == "kept"
+    });
+    is_ann(&kept);
+    let millis = |key: &str| kept[key].as_u64().unwrap();
+    assert!(millis("age_ms") < 3000, "{kept}");
+    assert!(millis("believed_ms") < 3000, "{kept}");
+    assert!(millis("remembered_ms") > 3_500_000, "{kept}");
+    // Who asked.
+    let log = cluster.front_log();
+    let is_told = |line: &str| {
+        let parts = [
+            "asked what is remembered uid=",
+            " pid=",
+            " login=ann address=ann",
+        ];
+        parts.iter().all(|part| line.contains(part))
+    };
+    assert!(log.lines().any(is_told), "{log}");
+
+    cluster.slapd().process.kill();
+    eventually("it is too old to be believed", || {
+        let (code, said) = explained(&cluster);
+        assert_eq!(code, Some(69));
+        let cached = &said["login"]["cached"][0];
+        is_ann(cached);
+        cached["state"] == "memory"
+    });
+    let (_, out, _) = cluster.ask(&["explain", "ann"]);
+    let cached = row(&out, "cached").unwrap();
+    assert!(cached.starts_with("ann: memory, "), "{out}");
+    assert!(cached.ends_with(" while no LDAP server answers"), "{out}");
+    assert_eq!(row(&out, "cached node"), Some("n1"), "{out}");
+    assert_eq!(row(&out, "cached entry"), Some(ANN), "{out}");
+}
+
+#[test]
+fn a_front_that_does_not_answer_is_told_and_the_directory_is_asked_all_the_same() {
+    let ann = User::new("ann", "n1", 20001);
+    let mut cluster = Cluster::usual().user(&ann).start();
+    let socket = cluster.front_socket();
+    let file = socket.metadata().unwrap();
+    assert_eq!(file.mode() & 0o777, 0o600);
+    let told = |cluster: &Cluster, why: &str| {
+        let (code, out, notes) = cluster.ask(&["explain", "ann"]);
+        assert_eq!((code, notes.as_str()), (Some(0), ""), "{out}");
+        let expected = format!("cannot ask the front at {}: {why}", socket.display());
+        assert_eq!(row(&out, "cached"), Some(expected.as_str()), "{out}");
+        assert_eq!(row(&out, "node"), Some("n1"), "{out}");
+    };
+    // Somebody else's.
+    chown(&socket, Some(0), Some(0)).unwrap();
+    told(&cluster, "Permission denied (os error 13)");
+    chown(&socket, Some(file.uid()), Some(file.gid())).unwrap();
+    cluster.front().freeze();
+    told(&cluster, "no answer in time");
+    cluster.front().thaw();
+    // Nobody's.
+    cluster.front().kill();
+    assert!(socket.exists());
+    told(&cluster, "Connection refused (os error 111)");
+    cluster.restart_front();
+    let (_, out, _) = cluster.ask(&["explain", "ann"]);
+    assert_eq!(row(&out, "cached"), Some("ann: nothing"), "{out}");
+    cluster.front().stop();
+    std::fs::remove_file(&socket).unwrap();
+    told(&cluster, "No such file or directory (os error 2)");
 }

@@ -33,6 +33,16 @@ impl Folder {
                 pem("PRIVATE KEY", &keypair.signing_key.serialize_der()),
             ),
             (
+                "ldap-client.pem",
+                0o644,
+                pem("CERTIFICATE", keypair.cert.der()),
+            ),
+            (
+                "ldap-client.key",
+                0o600,
+                pem("PRIVATE KEY", &keypair.signing_key.serialize_der()),
+            ),
+            (
                 "other.pem",
                 0o600,
                 pem("PRIVATE KEY", &other.serialize_der()),
@@ -297,6 +307,20 @@ fn listeners_are_checked() {
             "[admin]\nfront = 'off'\nnode = '127.0.0.1:993'\n[proxy]",
             &[
                 "proxy.listen[2].address: taken already by admin.node (got 127.0.0.1:993 beside 127.0.0.1:993; expected an address of its own)",
+            ],
+        ),
+        (
+            "[proxy]",
+            "[admin]\nfront_socket = '/run/link.sock'\n[proxy]",
+            &[
+                "acceptor.listen[1].path: taken already by admin.front_socket (got /run/link.sock beside /run/link.sock; expected an address of its own)",
+            ],
+        ),
+        (
+            "[proxy]",
+            "[admin]\nfront_socket = 'front.sock'\n[proxy]",
+            &[
+                "admin.front_socket: bad value (got \"front.sock\"; expected the path of a Unix socket, at most 107 octets)",
             ],
         ),
         (

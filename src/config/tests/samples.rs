@@ -15,13 +15,17 @@ const SAMPLES: [&str; 3] = [
     "config/single.toml",
 ];
 
+fn is_key(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    !text.is_empty() && text.chars().all(is_part)
+}
+
 /// A commented-out key of a sample: its assignment, and whether its comment says that it is only an example.
 fn commented(line: &str) -> Option<(&str, bool)> {
     let line = line.strip_prefix('#')?;
     let (assignment, comment) = line.split_once(" #").unwrap_or((line, ""));
     let (key, _) = assignment.split_once(" = ")?;
-    let is_key = key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-    is_key.then_some((assignment.trim_end(), comment.contains("default:")))
+    is_key(key).then_some((assignment.trim_end(), comment.contains("default:")))
 }
 
 #[test]
@@ -74,6 +78,48 @@ fn the_sample_of_accounts_names_the_keys_of_an_account() {
     for key in keys {
         assert!(manual.contains(&format!("| account: `{key}` |")), "{key}");
     }
+}
+
+/// Keys that stand in a sample, each as `section.key`: in force, commented out, or in a comment's lines for another case.
+fn shown(sample: &str) -> BTreeSet<String> {
+    let (mut section, mut shown) = (String::new(), BTreeSet::new());
+    for line in sample.lines() {
+        let line = line.trim_start_matches(['#', ' ']);
+        if let Some(name) = line.strip_prefix('[') {
+            let name = name.trim_start_matches('[').split(']').next().unwrap();
+            name.clone_into(&mut section);
+        } else if let Some((key, _)) = line.split_once(" = ")
+            && is_key(key)
+        {
+            shown.insert(format!("{section}.{key}"));
+        }
+    }
+    shown
+}
+
+#[test]
+fn the_samples_show_every_key_of_the_manual() {
+    let shown: BTreeSet<String> = SAMPLES
+        .iter()
+        .flat_map(|sample| shown(&of_the_project(sample)))
+        .collect();
+    let missing: Vec<String> = explained()
+        .into_iter()
+        .map(|(key, _)| key)
+        .filter(|key| !shown.contains(key))
+        .collect();
+    assert_eq!(missing, Vec::<String>::new(), "in no sample");
+}
+
+#[test]
+fn a_key_is_found_wherever_a_sample_has_it() {
+    let sample = "[a]\nin_force = 1\n#by_default = 2 # more\n# words, not = a key\n# or, in its place:\n#   [b.c]\n\
+                  #   other2 = 3\n[[d]] # one\nlast = 4\n";
+    let expected = ["a.by_default", "a.in_force", "b.c.other2", "d.last"];
+    assert_eq!(
+        shown(sample),
+        expected.map(str::to_owned).into_iter().collect()
+    );
 }
 
 /// Keys that the reader asks for, each as `section.key`.

@@ -15,6 +15,7 @@
 mod connection;
 mod entry;
 mod follow;
+mod news;
 mod schema;
 mod server;
 mod servers;
@@ -285,6 +286,12 @@ impl Ldap {
     #[cfg(test)]
     pub(super) fn kept_for_binds(&self) -> usize {
         self.servers.kept_for_binds()
+    }
+
+    /// How many questions go on although another server has answered.
+    #[cfg(test)]
+    pub(super) fn count_overtaken(&self) -> usize {
+        self.servers.count_overtaken()
     }
 }
 

@@ -1,9 +1,9 @@
 //! One LDAP server: a worker's connections to it, and what all workers know of it.
 //!
-//! Searches share one connection, bound as the service account, many in flight at a time up to a bound. Binding as a user
-//! takes a connection for itself, so those come from a pool, and never serve a search. Both kinds are made on use and
-//! dropped when they failed or kept somebody waiting too long; a kept connection that turns out to be dead is replaced once,
-//! silently, within the same deadline.
+//! Searches share one connection, bound as the service account, many in flight at a time up to a bound. Binding as a
+//! user takes a connection for itself, so those come from a pool, and never serve a search. Both kinds are made on use
+//! and dropped when they failed or kept somebody waiting too long; a kept connection that turns out to be dead is
+//! replaced once, silently, within the same deadline.
 //!
 //! ```text
 //!          no connection, no service bind, "busy", nobody got an answer in time
@@ -11,11 +11,15 @@
 //!     ^───────────── anybody's question is answered, or the probe's ──────────────/
 //! ```
 //!
-//! Whoever finds it away starts a probe: it connects, binds as the service account and searches for nobody, first after half
-//! a second, then after twice as long each time up to ten seconds, until it is up. That it goes away and comes back is
-//! logged once each.
+//! Whoever finds it away starts a probe: it connects, binds as the service account and searches for nobody, first after
+//! half a second, then after twice as long each time up to ten seconds, until it is up. That it goes away and comes
+//! back is logged, though not more than once a minute (`news`).
 //!
-//! Limits: searches in flight, connections for binds; a deadline for everything.
+//! A question whose future is dropped leaves an answer behind that nobody takes, and a message id that is never free
+//! again: its connection is not used for others after that.
+//!
+//! Limits: searches in flight, connections for binds, questions that go on although another server has answered; a
+//! deadline for everything.
 
 use std::{
     sync::{
@@ -27,7 +31,7 @@ use std::{
 
 use prometheus::IntGauge;
 use tokio::{
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout_at},
 };
 
@@ -36,12 +40,17 @@ use super::{
     connection::{Broken, Connection, Connector, Reply, Request, Search},
     entry::Entry,
     lock,
+    news::News,
     schema::Schema,
 };
 use crate::{directory::ServiceAccount, metrics::Metrics, tasks::Tasks};
 
 /// Searches in flight. One slapd of two cores is busy with 64 (9,000 searches a second); more would only wait there, not here.
 const MAX_SEARCHES: usize = 64;
+
+/// Questions that go on although another server has answered: enough to learn whether this one answers at all, and less than
+/// would keep all others from being asked.
+const MAX_OVERTAKEN: usize = 8;
 
 /// Why a question was not asked in time.
 const CROWDED: &str = "too many questions wait for it";
@@ -83,6 +92,8 @@ struct State {
     answered: Option<Instant>,
     /// When it was last logged that it does not do what it was asked.
     complained: Option<Instant>,
+    /// What the log says of it.
+    news: News,
 }
 
 /// A worker's connections to a server.
@@ -96,6 +107,7 @@ pub(super) struct Server {
     made: AtomicU64,
     binds: Semaphore,
     idle: Mutex<Vec<Connection>>,
+    overtaken: Arc<Semaphore>,
 }
 
 /// The connection that searches share.
@@ -104,6 +116,21 @@ struct Shared {
     connection: Connection,
     /// Which one it is, so that nobody drops the successor of the one that failed.
     number: u64,
+}
+
+/// A search on the connection of this number: if it is dropped before it is over, nobody uses that connection again.
+struct Begun<'s> {
+    server: &'s Server,
+    number: u64,
+    is_over: bool,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.server.drop_shared(self.number);
+        }
+    }
 }
 
 // === impl Known ===
@@ -133,6 +160,7 @@ impl Known {
                 is_probed: false,
                 answered: None,
                 complained: None,
+                news: News::new(),
             }),
         }
     }
@@ -200,9 +228,15 @@ impl Known {
         state.answered = Some(Instant::now());
         let was_up = std::mem::replace(&mut state.is_up, true);
         self.show(&state);
+        let line = state.news.learn(was_up, true, Instant::now());
         drop(state);
-        if !was_up {
-            tracing::info!(server = self.name, "directory is available again");
+        if let Some(line) = line {
+            let changes_left_out = line.left_out();
+            tracing::info!(
+                server = self.name,
+                changes_left_out,
+                "directory is available again"
+            );
         }
     }
 
@@ -211,9 +245,16 @@ impl Known {
         let was_up = std::mem::replace(&mut state.is_up, false);
         let is_probed = std::mem::replace(&mut state.is_probed, true);
         self.show(&state);
+        let line = state.news.learn(was_up, false, Instant::now());
         drop(state);
-        if was_up {
-            tracing::warn!(server = self.name, error, "directory is not available");
+        if let Some(line) = line {
+            let changes_left_out = line.left_out();
+            tracing::warn!(
+                server = self.name,
+                error,
+                changes_left_out,
+                "directory is not available"
+            );
         }
         if is_probed {
             return;
@@ -346,7 +387,13 @@ impl Server {
             made: AtomicU64::new(0),
             binds: Semaphore::new(bind_connections.div_ceil(workers)),
             idle: Mutex::new(Vec::new()),
+            overtaken: Arc::new(Semaphore::new(MAX_OVERTAKEN)),
         }
+    }
+
+    /// A place for a question that goes on although another server has answered; none when there are enough.
+    pub(super) fn overtaken(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.overtaken).try_acquire_owned().ok()
     }
 
     /// Asks it, and learns from how that ends.
@@ -369,23 +416,30 @@ impl Server {
             return Err(Broken::Unasked(CROWDED));
         };
         let (shared, is_new) = self.connection(deadline).await?;
-        let broken = match shared.connection.clone().search(search, deadline).await {
-            Ok(reply) => return Ok(reply),
-            Err(broken) => broken,
-        };
-        if matches!(broken, Broken::Unasked(_)) {
-            return Err(broken);
-        }
-        self.drop_shared(shared.number);
-        if is_new || !broken.is_dead_connection() {
-            return Err(broken);
+        let reply = self.search_on(shared, search, deadline).await;
+        let is_stale = reply.as_ref().is_err_and(Broken::is_dead_connection);
+        if is_new || !is_stale {
+            return reply;
         }
         let (shared, _) = self.connection(deadline).await?;
+        self.search_on(shared, search, deadline).await
+    }
+
+    /// Searches on a connection, which nobody gets after a search that was not carried to its end.
+    async fn search_on(
+        &self,
+        shared: Shared,
+        search: &Search,
+        deadline: Instant,
+    ) -> Result<Reply, Broken> {
         let mut connection = shared.connection;
+        let mut begun = Begun {
+            server: self,
+            number: shared.number,
+            is_over: false,
+        };
         let reply = connection.search(search, deadline).await;
-        if reply.is_err() {
-            self.drop_shared(shared.number);
-        }
+        begun.is_over = matches!(reply, Ok(_) | Err(Broken::Unasked(_)));
         reply
     }
 
@@ -465,5 +519,53 @@ impl Server {
     #[cfg(test)]
     pub(super) fn kept_for_binds(&self) -> usize {
         lock(&self.idle).len()
+    }
+
+    /// How many questions go on although another server has answered.
+    #[cfg(test)]
+    pub(super) fn count_overtaken(&self) -> usize {
+        MAX_OVERTAKEN.saturating_sub(self.overtaken.available_permits())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::LdapUri;
+
+    /// What is not logged is counted all the same.
+    #[tokio::test]
+    async fn metrics_follow_each_change_of_one_that_flaps() {
+        let metrics = Metrics::new().unwrap();
+        let uri = LdapUri::parse("ldap://127.0.0.1:1").unwrap();
+        let connector = Connector::new(uri, None, false, Tasks::new());
+        let search = Search {
+            base: "".into(),
+            subtree: false,
+            filter: "(uid=x)".to_owned(),
+            attributes: ["1.1".to_owned()].into(),
+        };
+        let known = Arc::new(Known::new(
+            connector,
+            Arc::new(ServiceAccount::Anonymous),
+            search.clone(),
+            metrics.clone(),
+            Tasks::new(),
+        ));
+        let labels = [known.name.as_str(), "search", "failed"];
+        let failed = metrics.ldap_requests.with_label_values(&labels);
+        let (gauge, begun) = (known.gauge.clone(), Instant::now());
+        for round in 0..20 {
+            let dead = Err(Broken::Dead("closed".to_owned()));
+            known.note(&Request::Search(search.clone()), &dead, begun);
+            assert_eq!((gauge.get(), failed.get()), (0, round + 1));
+            known.answers();
+            assert_eq!(gauge.get(), 1);
+        }
+        // All but the first pair.
+        let line = lock(&known.state)
+            .news
+            .learn(true, false, begun + PROBE_TIMEOUT * 20);
+        assert_eq!(line.unwrap().left_out, 38);
     }
 }

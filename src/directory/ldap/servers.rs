@@ -7,15 +7,16 @@
 //!                 └─ is slow ───────────> the next besides; who answers first counts
 //! ```
 //!
-//! Those that are up come first, in the order in which they are configured; those that are away come last, since nobody may
-//! know yet that they are back. So a question fails only when no server answers it within its one deadline.
+//! Those that are up come first, in the order in which they are configured; those that are away come last, since nobody
+//! may know yet that they are back. So a question fails only when no server answers it within its one deadline.
 //!
 //! A bind is waited for longer: servers count wrong passwords, each for itself, and some answer them late on purpose (ppolicy's
 //! `pwdMinDelay`). The next is asked when half of the time that was left has passed without an answer, or when the server is
 //! taken for away because of what others asked it.
 //!
-//! What a slow server was asked is not taken back: its answer, or that there is none, says how it is. A server that another
-//! one overtook without having answered anybody since is taken for away.
+//! What a slow server was asked is not taken back: its answer, or that there is none, says how it is. A few such
+//! questions say enough: others are dropped, and their connections with them. A server that another one overtook
+//! without having answered anybody since is taken for away.
 //!
 //! Limits: one question asks each server once; so many questions at a time ask a second one because the first is slow
 //! ([`MAX_HEDGES`]): a server that is slow because it has much to do must not give all of it to the next.
@@ -158,7 +159,7 @@ impl Servers {
         }
     }
 
-    /// Lets those end that were overtaken.
+    /// Lets those end that were overtaken, or drops them.
     fn leave(&self, tries: Vec<Try>) {
         for overtaken in tries {
             if overtaken.asked.elapsed() >= self.hedge_after {
@@ -166,8 +167,12 @@ impl Servers {
                 overtaken.server.known.suspect(overtaken.asked, error);
                 overtaken.server.drop_connections();
             }
+            let Some(place) = overtaken.server.overtaken() else {
+                continue;
+            };
             self.tasks.background("ldap question", async move {
                 let _ = overtaken.answer.await;
+                drop(place);
             });
         }
     }
@@ -176,6 +181,12 @@ impl Servers {
     pub(super) fn kept_for_binds(&self) -> usize {
         let servers = self.servers.iter();
         servers.map(|server| server.kept_for_binds()).sum()
+    }
+
+    #[cfg(test)]
+    pub(super) fn count_overtaken(&self) -> usize {
+        let servers = self.servers.iter();
+        servers.map(|server| server.count_overtaken()).sum()
     }
 }
 

@@ -83,6 +83,10 @@ async fn changes_are_heard(slapd: &Slapd, by: Follow, word: &str) {
 
     slapd.replace("big", "employeeType", "disabled").await;
     assert_eq!(end_of(&mut big).await, Revoked::Disabled);
+    // Administrators see that it does not count any more.
+    let kept = directory.cached(&Login::parse("big").unwrap()).await.kept;
+    let kept = kept.unwrap();
+    assert_eq!((kept.believed, kept.remembered), (None, None));
     assert_eq!(
         log_in(&directory, "big", "secret").await,
         "account may not log in"

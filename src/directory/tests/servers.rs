@@ -362,3 +362,94 @@ async fn a_wrong_password_that_is_answered_late_is_shown_to_one_server() {
     assert!(binds(&uris[0]) > 0);
     assert_eq!(binds(&uris[1]), before);
 }
+
+/// Connections of ours to a server that are open, as the kernel has them.
+fn open_connections(server: &Slapd) -> usize {
+    let uri = server.uri();
+    let (address, port) = uri.trim_start_matches("ldap://").split_once(':').unwrap();
+    let address = u32::from(address.parse::<Ipv4Addr>().unwrap()).swap_bytes();
+    let remote = format!("{address:08X}:{:04X}", port.parse::<u16>().unwrap());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let is_open = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(2);
+        fields.next() == Some(&remote) && fields.next() == Some("01")
+    };
+    table.lines().filter(is_open).count()
+}
+
+/// What a silent server was asked does not pile up, be it searches or binds, and nothing of it stays.
+#[tokio::test]
+async fn of_the_overtaken_few_go_on_and_none_holds_anything_for_good() {
+    const TIMEOUT: Duration = Duration::from_secs(6);
+    let overtaken = |directory: &Directory| match &directory.0.accounts {
+        Accounts::Ldap(ldap) => ldap.count_overtaken(),
+        Accounts::File(_) => unreachable!("it is LDAP"),
+    };
+    let [first, second] = pair();
+    let uris = [first.uri(), second.uri()];
+    for verify in [Verify::Bind, Verify::Hash] {
+        let mut settings = at(&uris, |ldap| {
+            ldap.hedge_after = Duration::from_millis(200);
+            ldap.timeout = TIMEOUT;
+            ldap.schema.verify = verify;
+        });
+        if verify == Verify::Bind {
+            // So that only binds are asked for.
+            settings.cache = cached(settings.clone()).cache;
+        }
+        let (directory, metrics) = start_counted(settings);
+        let login = Login::parse("ann").unwrap();
+        directory.find(&login).await.unwrap();
+        until_up(&metrics, &uris[0], true).await;
+        first.freeze();
+        let tasks = Tasks::new();
+        for blanks in 0..40 {
+            let directory = directory.clone();
+            tasks.spawn("login", async move {
+                // Those who look for the same name share a search.
+                let is_shared = verify == Verify::Bind;
+                let login = " ".repeat(if is_shared { 0 } else { blanks }) + "ann";
+                log_in(&directory, &login, "secret").await;
+            });
+        }
+        let mut most = 0;
+        while !tasks.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            most = most.max(overtaken(&directory));
+        }
+        assert!((1..=8).contains(&most), "{verify:?}: {most}");
+        let served = metrics.directory_lookups.with_label_values(&["ok"]).get();
+        assert_eq!(served, 41, "{verify:?}");
+        // The probe has one.
+        let patience = Instant::now() + PATIENCE;
+        while overtaken(&directory) > 0 || open_connections(&first) > 1 {
+            assert!(Instant::now() < patience, "something stays");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        first.thaw();
+        until_up(&metrics, &uris[0], true).await;
+        let before = searched(&metrics, &uris[1]);
+        directory.find(&Login::parse("bob").unwrap()).await.unwrap();
+        assert_eq!(searched(&metrics, &uris[1]), before);
+    }
+}
+
+/// A question that is given up leaves no connection on which its answer is still to come.
+#[tokio::test]
+async fn a_search_that_is_dropped_takes_its_connection_with_it() {
+    let slapd = Slapd::new();
+    let directory = start(settings(slapd.uri(), Verify::Bind));
+    let login = Login::parse("ann").unwrap();
+    directory.find(&login).await.unwrap();
+    assert_eq!(open_connections(&slapd), 1);
+    slapd.freeze();
+    let given_up = tokio::time::timeout(Duration::from_millis(50), directory.find(&login));
+    given_up.await.unwrap_err();
+    let patience = Instant::now() + PATIENCE;
+    while open_connections(&slapd) > 0 {
+        assert!(Instant::now() < patience, "its connection stays");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    slapd.thaw();
+    directory.find(&login).await.unwrap();
+}

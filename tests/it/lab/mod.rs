@@ -598,6 +598,11 @@ impl Cluster {
         SocketAddr::from((self.ip, 9143))
     }
 
+    /// Where the front answers commands.
+    pub(crate) fn front_socket(&self) -> PathBuf {
+        self.path("front/front.sock")
+    }
+
     /// A node's HTTP.
     pub(crate) fn node_admin(&self, name: &str) -> SocketAddr {
         let node = self.nodes.iter().find(|node| node.name == name);
@@ -980,7 +985,7 @@ impl Cluster {
         };
         let mut text = format!(
             "[log]\nlevel = \"debug\"\n\n\
-             [admin]\nfront = \"{}:9143\"\n\n\
+             [admin]\nfront = \"{}:9143\"\nfront_socket = \"{dir}/front.sock\"\n\n\
              [proxy]\n{delay}{}\n\
              [proxy.tls]\ncertificate = \"{dir}/server.pem\"\nkey = \"{dir}/server.key\"\n\n",
             self.ip, builder.proxy,
