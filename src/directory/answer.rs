@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     Account, Accounts, Admitted, CheckError, Found, Inner, LookupError, Mailbox, Origin, Question,
-    Status, Visit, Wrong, from_memory,
+    Status, Visit, Wrong, facts::Now, from_memory,
 };
 use crate::{names::Login, proto::lmtp::Address, secret::Secret};
 
@@ -19,7 +19,7 @@ use crate::{names::Login, proto::lmtp::Address, secret::Secret};
 
 impl Inner {
     pub(super) async fn authenticate(
-        &self,
+        self: &Arc<Self>,
         login: &Login,
         password: &Secret,
         visit: Visit,
@@ -42,7 +42,7 @@ impl Inner {
     }
 
     async fn judge(
-        &self,
+        self: &Arc<Self>,
         login: &Login,
         password: &Secret,
         visit: Visit,
@@ -73,10 +73,29 @@ impl Inner {
             Ok(again) => again,
             Err(error) => return from_memory(origin, Err(error)),
         };
-        if again.says_the_same(&found) {
-            return from_memory(origin, answer);
+        let answer = if again.says_the_same(&found) {
+            answer
+        } else {
+            self.admit(&again, password, visit, deadline).await
+        };
+        if answer.is_ok() && self.live.contradicts(&again) {
+            self.look_again(login);
         }
-        from_memory(origin, self.admit(&again, password, visit, deadline).await)
+        from_memory(origin, answer)
+    }
+
+    /// Judges who was let in by an answer that was heard to be otherwise, when there is no doubt any more.
+    fn look_again(self: &Arc<Self>, login: &Login) {
+        let (inner, login) = (Arc::clone(self), login.clone());
+        self.live.after_lag(async move {
+            let question = Question::Login(&login);
+            inner.cache.forget(&question.key()).await;
+            let deadline = Instant::now() + inner.timeout;
+            if let (Origin::Directory, Ok(found)) = inner.look_up(question, deadline).await {
+                let (base, entry) = (found.base, found.facts.entry);
+                inner.live.judge_all(base, entry, Now::of(&found));
+            }
+        });
     }
 
     pub(super) async fn find_recipient(
@@ -166,7 +185,12 @@ impl Inner {
         match (origin, &answer) {
             (Origin::Memory, _) => self.memory.serves(true),
             (Origin::Cache, _) | (_, Err(LookupError::Unavailable(_))) => {}
-            (Origin::Directory, _) => self.memory.serves(false),
+            (Origin::Directory, found) => {
+                self.memory.serves(false);
+                if let Ok(found) = found {
+                    self.live.learned(found);
+                }
+            }
         }
         (origin, answer)
     }

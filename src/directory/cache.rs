@@ -27,7 +27,7 @@ use std::{
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::{CacheSettings, Found, LookupError, Wrong, live::EntryId};
+use super::{CacheSettings, Found, LookupError, Wrong};
 use crate::secret::{Key, Secret};
 
 /// The cache.
@@ -277,18 +277,6 @@ impl Cache {
         last.entry_count() > 0
     }
 
-    /// The entries below a base that it keeps.
-    pub(super) fn entries(&self, base: usize) -> Vec<EntryId> {
-        let answers = self.answers.iter().filter_map(|(_, answer)| match answer {
-            Answer::Found(found) => Some(found),
-            Answer::Unknown(_) => None,
-        });
-        let last = self.last.iter().flat_map(|last| last.iter());
-        let all = answers.chain(last.map(|(_, found)| found));
-        let below = all.filter(|found| found.base == base);
-        below.map(|found| found.facts.entry).collect()
-    }
-
     /// Forgets who that is, so that the directory is asked again.
     pub(super) async fn forget(&self, key: &str) {
         self.answers.invalidate(key).await;
@@ -352,7 +340,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        directory::{Access, Account, Status, live::Facts},
+        directory::{
+            Access, Account, Status,
+            facts::{EntryId, Facts, Shown},
+        },
         names::AccountName,
     };
 
@@ -369,11 +360,12 @@ mod tests {
             access: Access::default(),
         };
         let entry = EntryId::of_name(name);
+        let passwords = vec![Secret::new(stored.into())];
         Found {
-            facts: Facts::new(entry, &account, Vec::new(), &[stored.as_bytes()]),
+            facts: Facts::new(entry, &account, Shown::ALL, Vec::new(), [&passwords, &[]]),
             account: Arc::new(account),
             id: format!("uid={name}"),
-            passwords: vec![Secret::new(stored.into())],
+            passwords,
             server: 0,
             base: 0,
             learned: tokio::time::Instant::now(),

@@ -6,28 +6,30 @@
 //!                                                └──── differs from what the cache keeps ───────> the directory is asked again
 //! ```
 //!
-//! Only what is in use is compared: the account, who its names are, its stored password or when that was changed. So entries
-//! that change at every login (last login, failed tries) change nothing here.
+//! Only what is in use is compared (`facts`): the account, what its entry is found by, its stored password or when that was
+//! changed. So entries that change at every login (last login, failed tries) change nothing here.
 //!
 //! What is heard and what is asked may come from two servers, of which one lags behind. An answer that differs from what was
-//! heard is used and not believed longer, for [`LAG`] after the change; a later answer is the newer one.
+//! heard is used and not believed longer, for [`LAG`] after the change; a later answer is the newer one. Whoever was let in by
+//! such an answer is judged again after that time.
 //!
 //! A session is revoked when its account is gone or may not log in like this any more, when its mailbox is elsewhere (node,
 //! folder, uid, gid or the account's own name), or when its password is another one, where that can be seen. "Not now" revokes
 //! nothing: some directories say so after too many wrong passwords, which anybody can type. Nor does an entry that became
 //! unreadable: a slip in one attribute must not end sessions.
 //!
-//! After a refresh, entries in use that were not named are gone, unless nobody at all was named: a directory that
-//! shows us nothing does not mean that everybody was deleted.
+//! After a refresh, entries of sessions that were not named are gone, unless those are too many to be believed ([`Refresh`]): a
+//! directory that shows us little does not mean that everybody was deleted. What is said of one entry, that it is gone, is always
+//! believed.
 //!
-//! Limits: as many changes are remembered as the cache keeps accounts, for as long as it may keep them. It does no I/O.
+//! Limits: what was heard is remembered of entries that the cache has learned of, for as long as it may keep them, and of all
+//! others for [`RECENT`]. It does no I/O.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::RandomState},
+    collections::{HashMap, HashSet},
     fmt,
-    hash::{BuildHasher as _, Hash},
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -40,59 +42,30 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Access, Account, CacheSettings, Found, Status, Visit};
-use crate::{metrics::Metrics, names::NodeName, proto::content_sync::EntryUuid, tasks::Tasks};
+use super::{
+    CacheSettings, Found, Status, Visit,
+    facts::{EntryId, Facts, Now},
+};
+use crate::{metrics::Metrics, names::NodeName, tasks::Tasks};
 
 /// How much later than a change a server that lags behind may still answer with what was before.
-const LAG: Duration = Duration::from_secs(5);
+pub(super) const LAG: Duration = Duration::from_secs(5);
 
-/// What marks are made with: they mean nothing outside of this process.
-static MARKS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+/// How long it is remembered what was heard of entries that nobody has asked for: an answer may be on its way.
+const RECENT: Duration = Duration::from_secs(15);
 
-/// Which entry.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) enum EntryId {
-    /// Whatever becomes of its name.
-    Uuid(EntryUuid),
-    /// By a digest of its name, where its UUID is not shown to us: that it is gone cannot be followed.
-    Name(u64),
-}
+/// So many accounts in use that are not named after a refresh are believed to be gone, if they are not half of all.
+const FEW: usize = 20;
 
-/// What of an entry is compared, as marks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Facts {
-    pub(super) entry: EntryId,
-    /// Of all that is in use.
-    mark: u64,
-    /// Of its name, folder, uid and gid.
-    place: u64,
-    /// Of its password or when that was changed; none where neither is shown.
-    password: Option<u64>,
-}
+/// Which node the value of a home attribute means, or that there is none; none for no node.
+pub type Homes = Box<dyn Fn(Option<&str>) -> Option<NodeName> + Send + Sync>;
 
-/// What an entry is now.
-#[derive(Clone, Debug)]
-pub(super) enum Now {
-    /// There is none any more, or what accounts are searched by does not match it.
-    Gone,
-    Is(Standing),
-    /// It is there, and no account can be read from it.
-    Unreadable,
-}
-
-/// What sessions of an account are judged by.
-#[derive(Clone, Debug)]
-pub(super) struct Standing {
-    facts: Facts,
-    home_node: Option<Arc<str>>,
-    login: Status,
-    /// None: in any way.
-    access: Option<Arc<Access>>,
-}
-
+/// What was heard of an entry.
 #[derive(Clone, Debug)]
 struct Heard {
     now: Now,
+    /// Below which base.
+    base: usize,
     at: Instant,
 }
 
@@ -120,9 +93,14 @@ pub enum Sessions {
 
 /// What was heard, and the sessions that it may concern.
 pub(super) struct Live {
+    /// Entries that the cache may keep.
+    known: moka::sync::Cache<EntryId, ()>,
+    /// What was heard of those.
     heard: moka::sync::Cache<EntryId, Heard>,
+    /// What was heard of all.
+    recent: moka::sync::Cache<EntryId, Heard>,
     sessions: Sessions,
-    seats: Mutex<HashMap<EntryId, Vec<Seat>>>,
+    seats: Mutex<HashMap<EntryId, Seats>>,
     changes: IntCounterVec,
     revoked: IntCounterVec,
     /// By base, when all that was learned before was taken for out of date, in milliseconds since `started`.
@@ -132,8 +110,13 @@ pub(super) struct Live {
     tasks: Tasks,
 }
 
-/// Which node the value of a home attribute means, or that there is none; none for no node.
-pub type Homes = Box<dyn Fn(Option<&str>) -> Option<NodeName> + Send + Sync>;
+/// The sessions of an entry.
+#[derive(Default)]
+struct Seats {
+    all: Vec<Seat>,
+    /// What they will be judged by in a while.
+    pending: Option<(usize, Now)>,
+}
 
 /// A session.
 struct Seat {
@@ -156,72 +139,16 @@ struct Listening {
     why: Option<Revoked>,
 }
 
-/// What is known of a refresh while it goes on.
+/// What is known of a refresh while it goes on: entries of sessions when it began, which those are that were not named since, and
+/// whether anybody was.
+///
+/// Whoever is missing at its end is gone, if somebody was named and the missing are few: one, or not more than half of all
+/// who have sessions, and then [`FEW`] or a twentieth of them.
 pub(super) struct Refresh {
     base: usize,
-    /// In use when it began, and not named since.
+    all: usize,
     suspects: HashSet<EntryId>,
-    /// Whether anybody was named.
     has_named: bool,
-}
-
-// === impl EntryId ===
-
-impl EntryId {
-    pub(super) fn of_name(name: &str) -> Self {
-        Self::Name(mark(name))
-    }
-}
-
-/// A digest that is good for comparing within this process.
-fn mark(value: impl Hash) -> u64 {
-    MARKS.hash_one(value)
-}
-
-// === impl Facts ===
-
-impl Facts {
-    /// Of an account; `names` is what else it is found by, `password` what changes with its password.
-    pub(super) fn new(
-        entry: EntryId,
-        account: &Account,
-        mut names: Vec<Vec<u8>>,
-        password: &[&[u8]],
-    ) -> Self {
-        let mut password = password.to_vec();
-        // Servers give values in any order.
-        names.sort_unstable();
-        password.sort_unstable();
-        Self {
-            entry,
-            mark: mark((account, names, &password)),
-            place: mark((&account.name, &account.home, account.uid, account.gid)),
-            password: (!password.is_empty()).then(|| mark(&password)),
-        }
-    }
-
-    /// Whether nothing has changed.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.mark == other.mark
-    }
-
-    /// What stands for the password that was stored when the account was read.
-    pub(super) fn password(&self) -> Option<u64> {
-        self.password
-    }
-}
-
-impl Now {
-    pub(super) fn of(found: &Found) -> Self {
-        let access = &found.account.access;
-        let is_open = *access == Access::default();
-        Self::Is(Standing {
-            facts: found.facts,
-            home_node: found.account.home_node.as_deref().map(Arc::from),
-            login: found.account.login,
-            access: (!is_open).then(|| Arc::new(access.clone())),
-        })
-    }
 }
 
 // === impl Revoked ===
@@ -260,13 +187,25 @@ impl Live {
         metrics: &Metrics,
         tasks: Tasks,
     ) -> Arc<Self> {
-        let oldest = cache.ttl.saturating_add(cache.max_stale).max(LAG);
+        let oldest = cache.ttl.saturating_add(cache.max_stale).max(RECENT);
+        // The cache has two tables with so many.
+        let entries = cache.entries.saturating_mul(2).max(1000);
         Arc::new(Self {
+            known: moka::sync::Cache::builder()
+                .max_capacity(entries)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(oldest)
+                .build(),
             heard: moka::sync::Cache::builder()
-                .max_capacity(cache.entries.max(1000))
+                .max_capacity(entries)
                 // What is new counts, however rarely it is asked for.
                 .eviction_policy(EvictionPolicy::lru())
                 .time_to_live(oldest)
+                .build(),
+            recent: moka::sync::Cache::builder()
+                .max_capacity(entries)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(RECENT)
                 .build(),
             sessions,
             seats: Mutex::default(),
@@ -285,29 +224,29 @@ impl Live {
         let _ = self.homes.set(homes);
     }
 
-    /// Whether a session at one home would now be at another one. A value that is not shown any more, or that means no node, is
-    /// more likely a slip than a move.
-    fn has_moved(&self, before: Option<&str>, now: Option<&str>) -> bool {
-        let Some(word) = now else {
-            return false;
-        };
-        if before.is_some_and(|before| before.eq_ignore_ascii_case(word)) {
-            return false;
+    /// The cache may keep it from now on, so that what is heard of it is remembered.
+    pub(super) fn learned(&self, found: &Found) {
+        let entry = found.facts.entry;
+        self.known.insert(entry, ());
+        // It came while the answer was on its way.
+        if let Some(heard) = self.recent.get(&entry) {
+            self.heard.insert(entry, heard);
         }
-        match self.homes.get() {
-            None => true,
-            Some(homes) => homes(now).is_some_and(|node| homes(before) != Some(node)),
-        }
+    }
+
+    fn latest(&self, entry: &EntryId) -> Option<Heard> {
+        self.recent.get(entry).or_else(|| self.heard.get(entry))
     }
 
     /// Whether something else was heard since that was learned.
     pub(super) fn contradicts(&self, found: &Found) -> bool {
-        let Some(heard) = self.heard.get(&found.facts.entry) else {
+        let Some(heard) = self.latest(&found.facts.entry) else {
             return false;
         };
         let differs = match &heard.now {
-            Now::Gone | Now::Unreadable => true,
-            Now::Is(now) => now.facts.mark != found.facts.mark,
+            Now::Gone => heard.base == found.base,
+            Now::Unreadable => true,
+            Now::Is(now) => !now.facts.is_same(&found.facts),
         };
         differs && found.learned < heard.at + LAG
     }
@@ -341,7 +280,7 @@ impl Live {
             visit,
             revoke,
         };
-        self.lock().entry(entry).or_default().push(seat);
+        self.lock().entry(entry).or_default().all.push(seat);
         Watch(Some(Listening {
             entry,
             live: Arc::clone(self),
@@ -350,83 +289,95 @@ impl Live {
         }))
     }
 
-    /// An entry is now so.
-    pub(super) fn hear(self: &Arc<Self>, entry: EntryId, now: Now) {
-        let is_same = match (self.heard.get(&entry), &now) {
-            (None, _) => None,
-            (
-                Some(Heard {
-                    now: Now::Is(before),
-                    ..
-                }),
-                Now::Is(now),
-            ) => Some(before.facts.mark == now.facts.mark),
-            (Some(_), _) => Some(false),
+    /// Runs something a little later, when a server that lags behind has caught up.
+    pub(super) fn after_lag(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.background("second look", async move {
+            sleep(LAG).await;
+            task.await;
+        });
+    }
+
+    /// An entry below a base is now so.
+    pub(super) fn hear(self: &Arc<Self>, base: usize, entry: EntryId, now: Now) {
+        let before = self.latest(&entry);
+        let is_same = match (before.as_ref().map(|heard| &heard.now), &now) {
+            (Some(Now::Is(before)), Now::Is(now)) => before.facts.is_same(&now.facts),
+            _ => false,
         };
-        let word = match (&now, is_same) {
-            (Now::Gone, _) => "gone",
-            (Now::Unreadable, _) => "unreadable",
-            (Now::Is(_), Some(true)) => "same",
-            (Now::Is(_), _) => "heard",
+        let word = match &now {
+            Now::Gone => "gone",
+            Now::Unreadable => "unreadable",
+            Now::Is(_) if is_same => "same",
+            Now::Is(_) => "heard",
         };
         self.changes.with_label_values(&[word]).inc();
-        if is_same == Some(true) {
-            return;
+        if !is_same {
+            let heard = Heard {
+                now: now.clone(),
+                base,
+                at: Instant::now(),
+            };
+            // Before the sessions are looked at: one that begins now looks at this after it has sat down.
+            if self.known.contains_key(&entry) {
+                self.heard.insert(entry, heard.clone());
+            }
+            self.recent.insert(entry, heard);
         }
-        self.note(entry, now);
+        // They may have begun on something else than was heard last.
+        self.judge_all(base, entry, now);
     }
 
     /// An entry is there, as a refresh of everything says: that concerns nobody but those who use it.
-    pub(super) fn hear_in_passing(self: &Arc<Self>, entry: EntryId, now: Now, refresh: &Refresh) {
-        let is_used = refresh.suspects.contains(&entry)
-            || self.heard.contains_key(&entry)
-            || self.lock().contains_key(&entry);
-        if is_used {
-            self.hear(entry, now);
+    pub(super) fn hear_in_passing(self: &Arc<Self>, base: usize, entry: EntryId, now: Now) {
+        if self.known.contains_key(&entry) || self.lock().contains_key(&entry) {
+            self.hear(base, entry, now);
         }
     }
 
-    fn note(self: &Arc<Self>, entry: EntryId, now: Now) {
-        let heard = Heard {
-            now,
-            at: Instant::now(),
-        };
-        // Before the sessions are looked at: one that begins now looks at this after it has sat down.
-        self.heard.insert(entry, heard.clone());
-        let Sessions::End(within) = self.sessions else {
+    /// Judges the sessions of an entry, at once or in a while.
+    pub(super) fn judge_all(self: &Arc<Self>, base: usize, entry: EntryId, now: Now) {
+        let (Sessions::End(within), false) = (self.sessions, matches!(now, Now::Unreadable)) else {
             return;
         };
-        if !self.concerns(entry, &heard.now) {
+        let mut all = self.lock();
+        let Some(seats) = all.get_mut(&entry) else {
+            return;
+        };
+        if seats.pending.is_some() {
+            seats.pending = Some((base, now));
+            return;
+        }
+        let mut seated = seats.all.iter();
+        if !seated.any(|seat| self.judge(seat, base, &now).is_some()) {
             return;
         }
         if within.is_zero() {
-            return self.revoke(entry, &heard.now);
+            self.revoke(&mut all, entry, base, &now);
+            return;
         }
+        seats.pending = Some((base, now));
+        drop(all);
         let live = Arc::clone(self);
         self.tasks.background("revocation", async move {
             let part = getrandom::u32().unwrap_or_default();
             sleep(within.mul_f64(f64::from(part) / f64::from(u32::MAX))).await;
-            // It may have changed its mind.
-            let latest = live.heard.get(&entry).unwrap_or(heard);
-            live.revoke(entry, &latest.now);
+            let mut all = live.lock();
+            // None where all sessions have ended meanwhile.
+            let pending = all.get_mut(&entry).and_then(|seats| seats.pending.take());
+            if let Some((base, now)) = pending {
+                live.revoke(&mut all, entry, base, &now);
+            }
         });
     }
 
-    fn concerns(&self, entry: EntryId, now: &Now) -> bool {
-        let seats = self.lock();
-        let seats = seats.get(&entry);
-        seats.is_some_and(|seats| seats.iter().any(|seat| self.judge(seat, now).is_some()))
-    }
-
     /// Tells the sessions that may not go on.
-    fn revoke(&self, entry: EntryId, now: &Now) {
-        let mut seats = self.lock();
-        let Some(all) = seats.remove(&entry) else {
+    fn revoke(&self, all: &mut HashMap<EntryId, Seats>, entry: EntryId, base: usize, now: &Now) {
+        let Some(seats) = all.remove(&entry) else {
             return;
         };
         let mut left = Vec::new();
-        for seat in all {
-            match self.judge(&seat, now) {
+        for seat in seats.all {
+            match self.judge(&seat, base, now) {
                 None => left.push(seat),
                 Some(why) => {
                     if seat.revoke.send(why).is_ok() {
@@ -436,37 +387,59 @@ impl Live {
             }
         }
         if !left.is_empty() {
-            seats.insert(entry, left);
+            let (all_left, pending) = (left, None);
+            all.insert(
+                entry,
+                Seats {
+                    all: all_left,
+                    pending,
+                },
+            );
         }
     }
 
     /// Why a session may not go on, if so.
-    fn judge(&self, seat: &Seat, now: &Now) -> Option<Revoked> {
+    fn judge(&self, seat: &Seat, base: usize, now: &Now) -> Option<Revoked> {
         let now = match now {
-            Now::Gone => return Some(Revoked::Deleted),
+            Now::Gone => return (seat.base == base).then_some(Revoked::Deleted),
             Now::Unreadable => return None,
             Now::Is(now) => now,
         };
-        let is_barred = |access: &Arc<Access>| access.check(seat.visit).is_err();
-        if now.login == Status::Refused || now.access.as_ref().is_some_and(is_barred) {
+        let mut access = now.access.iter();
+        let is_barred = access.any(|access| access.check(seat.visit).is_err());
+        if now.login == Status::Refused || is_barred {
             return Some(Revoked::Disabled);
         }
-        let has_moved = self.has_moved(seat.home_node.as_deref(), now.home_node.as_deref());
-        if now.facts.place != seat.facts.place || has_moved {
+        let (before, after) = (seat.home_node.as_deref(), now.home_node.as_deref());
+        if seat.facts.has_moved(&now.facts) || self.is_another_node(before, after) {
             return Some(Revoked::Moved);
         }
-        let passwords = seat.facts.password.zip(now.facts.password);
-        let is_another = passwords.is_some_and(|(before, now)| before != now);
+        let is_another = seat.facts.has_other_password(&now.facts);
         is_another.then_some(Revoked::Password)
     }
 
-    /// A refresh of a base begins; `kept` is what else is in use besides the entries of sessions.
-    pub(super) fn refresh(&self, base: usize, kept: impl IntoIterator<Item = EntryId>) -> Refresh {
+    /// Whether a session at one home would now be at another one. A value that is not shown any more, or that means no node, is
+    /// more likely a slip than a move.
+    fn is_another_node(&self, before: Option<&str>, now: Option<&str>) -> bool {
+        let Some(word) = now else {
+            return false;
+        };
+        if before.is_some_and(|before| before.eq_ignore_ascii_case(word)) {
+            return false;
+        }
+        match self.homes.get() {
+            None => true,
+            Some(homes) => homes(now).is_some_and(|node| homes(before) != Some(node)),
+        }
+    }
+
+    /// A refresh of a base begins.
+    pub(super) fn refresh(&self, base: usize) -> Refresh {
         let mut suspects: HashSet<_> = self.watched(base).into_iter().collect();
-        suspects.extend(kept);
         suspects.retain(|entry| matches!(entry, EntryId::Uuid(_)));
         Refresh {
             base,
+            all: suspects.len(),
             suspects,
             has_named: false,
         }
@@ -474,42 +447,39 @@ impl Live {
 
     /// A refresh has named everybody who is there.
     pub(super) fn conclude(self: &Arc<Self>, refresh: Refresh) {
-        let Refresh {
-            base,
-            suspects,
-            has_named,
-        } = refresh;
-        if suspects.is_empty() {
+        let (base, missing) = (refresh.base, refresh.suspects.len());
+        if missing == 0 {
             return;
         }
-        if !has_named {
-            let missing = suspects.len();
+        if !refresh.is_believed() {
+            let of = refresh.all;
             tracing::warn!(
                 base,
                 missing,
-                "the directory shows no account at all, which is not believed"
+                of,
+                "so many accounts with sessions are not in the directory any more, which is not believed: they go on"
             );
             return;
         }
         tracing::info!(
             base,
-            gone = suspects.len(),
-            "accounts in use are not in the directory any more"
+            missing,
+            "accounts with sessions are not in the directory any more"
         );
-        for entry in suspects {
-            self.hear(entry, Now::Gone);
+        for entry in refresh.suspects {
+            self.hear(base, entry, Now::Gone);
         }
     }
 
     /// The entries of sessions, below one of the bases.
     pub(super) fn watched(&self, base: usize) -> Vec<EntryId> {
         let seats = self.lock();
-        let is_below = |seats: &&Vec<Seat>| seats.iter().any(|seat| seat.base == base);
+        let is_below = |seats: &&Seats| seats.all.iter().any(|seat| seat.base == base);
         let watched = seats.iter().filter(|(_, seats)| is_below(seats));
         watched.map(|(entry, _)| *entry).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<EntryId, Vec<Seat>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<EntryId, Seats>> {
         // A panic cannot leave it half changed.
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -522,6 +492,27 @@ impl Refresh {
     pub(super) fn name(&mut self, entry: EntryId) {
         self.has_named = true;
         self.suspects.remove(&entry);
+    }
+
+    /// Somebody is there.
+    pub(super) fn name_somebody(&mut self) {
+        self.has_named = true;
+    }
+
+    /// Who was not named so far.
+    pub(super) fn suspects(&self) -> impl Iterator<Item = EntryId> {
+        self.suspects.iter().copied()
+    }
+
+    /// Whether anybody was named.
+    pub(super) fn has_named(&self) -> bool {
+        self.has_named
+    }
+
+    fn is_believed(&self) -> bool {
+        let missing = self.suspects.len();
+        let are_few = missing <= 1 || missing * 2 <= self.all && missing <= FEW.max(self.all / 20);
+        self.has_named && are_few
     }
 }
 
@@ -557,8 +548,8 @@ impl Drop for Listening {
         self.revoked.close();
         let mut seats = self.live.lock();
         if let Some(here) = seats.get_mut(&self.entry) {
-            here.retain(|seat| !seat.revoke.is_closed());
-            if here.is_empty() {
+            here.all.retain(|seat| !seat.revoke.is_closed());
+            if here.all.is_empty() {
                 seats.remove(&self.entry);
             }
         }
@@ -568,7 +559,11 @@ impl Drop for Listening {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::{AccountName, Protocol};
+    use crate::{
+        directory::{Access, Account, facts::Shown},
+        names::{AccountName, Protocol},
+        secret::Secret,
+    };
 
     const UUID: EntryId = EntryId::Uuid([7; 16]);
     const VISIT: Visit = Visit {
@@ -601,10 +596,17 @@ mod tests {
         }
     }
 
-    /// An entry with this account and this password, as the directory has just said.
-    fn found(account: Account, password: &[&[u8]]) -> Found {
+    /// An entry with this account and these passwords, as the directory has just said.
+    fn found(account: Account, passwords: &[&[u8]]) -> Found {
+        showing(account, Shown::ALL, passwords)
+    }
+
+    fn showing(account: Account, shown: Shown, passwords: &[&[u8]]) -> Found {
+        let secrets = passwords.iter().map(|octets| Secret::new(octets.to_vec()));
+        let secrets: Vec<_> = secrets.collect();
+        let names = vec![b"uid=ann".to_vec()];
         Found {
-            facts: Facts::new(UUID, &account, vec![b"uid=ann".to_vec()], password),
+            facts: Facts::new(UUID, &account, shown, names, [&secrets, &[]]),
             account: Arc::new(account),
             id: "uid=ann".to_owned(),
             passwords: Vec::new(),
@@ -673,14 +675,136 @@ mod tests {
         ] {
             let live = live(Sessions::End(Duration::ZERO));
             let mut watch = live.watch(&usual(), VISIT);
-            live.hear(UUID, Now::of(&now));
+            live.hear(0, UUID, Now::of(&now));
             assert_eq!(verdict(&mut watch).await, expected, "{:?}", now.account);
         }
         for (now, expected) in [(Now::Gone, Some(Revoked::Deleted)), (Now::Unreadable, None)] {
             let live = live(Sessions::End(Duration::ZERO));
             let mut watch = live.watch(&usual(), VISIT);
-            live.hear(UUID, now);
+            live.hear(0, UUID, now);
             assert_eq!(verdict(&mut watch).await, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_hidden_from_us_moves_nobody() {
+        type Hide = fn(&mut Shown);
+        let hides: [Hide; 4] = [
+            |shown| shown.name = false,
+            |shown| shown.home = false,
+            |shown| shown.uid = false,
+            |shown| shown.gid = false,
+        ];
+        for hide in hides {
+            let mut shown = Shown::ALL;
+            hide(&mut shown);
+            // By its default.
+            let other = || {
+                let mut account = account();
+                account.name = AccountName::parse("anna").unwrap();
+                (account.home, account.uid, account.gid) = ("anna".to_owned(), 5000, 5000);
+                account
+            };
+            let live = live(Sessions::End(Duration::ZERO));
+            let mut watch = live.watch(&usual(), VISIT);
+            let all_hidden = Shown {
+                name: false,
+                home: false,
+                uid: false,
+                gid: false,
+            };
+            live.hear(0, UUID, Now::of(&showing(other(), all_hidden, &[b"1"])));
+            assert_eq!(verdict(&mut watch).await, None);
+            live.hear(0, UUID, Now::of(&showing(other(), shown, &[b"1"])));
+            assert_eq!(verdict(&mut watch).await, Some(Revoked::Moved), "{shown:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_is_said_to_later_sessions_too() {
+        let live = live(Sessions::End(Duration::ZERO));
+        let disabled = but(|account| account.login = Status::Refused);
+        live.hear(0, UUID, Now::of(&disabled));
+        // Let in by a server that lags behind.
+        let mut watch = live.watch(&usual(), VISIT);
+        live.hear(0, UUID, Now::of(&disabled));
+        assert_eq!(verdict(&mut watch).await, Some(Revoked::Disabled));
+    }
+
+    #[tokio::test]
+    async fn gone_from_one_base_is_not_gone_from_another() {
+        let live = live(Sessions::End(Duration::ZERO));
+        let found = usual();
+        let mut watch = live.watch(&found, VISIT);
+        live.hear(1, UUID, Now::Gone);
+        assert_eq!(verdict(&mut watch).await, None);
+        assert!(!live.contradicts(&found));
+        live.hear(0, UUID, Now::Gone);
+        assert_eq!(verdict(&mut watch).await, Some(Revoked::Deleted));
+        assert!(live.contradicts(&found));
+    }
+
+    #[tokio::test]
+    async fn what_is_in_use_is_not_driven_out_by_what_is_not() {
+        let live = live(Sessions::Leave);
+        let found = usual();
+        live.learned(&found);
+        live.hear(0, UUID, Now::Gone);
+        for number in 0..300_000u32 {
+            let [a, b, c, d] = number.to_be_bytes();
+            let other = EntryId::Uuid([a, b, c, d, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+            live.hear(0, other, Now::Unreadable);
+        }
+        live.recent.run_pending_tasks();
+        live.heard.run_pending_tasks();
+        assert!(live.contradicts(&found));
+        assert!(live.recent.entry_count() <= 200_000);
+        // What was heard while an answer was on its way is kept for it.
+        let mut late = usual();
+        late.facts.entry = EntryId::Uuid([3; 16]);
+        live.hear(0, late.facts.entry, Now::Gone);
+        live.learned(&late);
+        live.recent.invalidate(&late.facts.entry);
+        assert!(live.contradicts(&late));
+    }
+
+    #[tokio::test]
+    async fn so_many_who_are_missing_are_not_believed() {
+        let entry = |number: u16| {
+            let [high, low] = number.to_be_bytes();
+            EntryId::Uuid([high, low, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5])
+        };
+        for (all, missing, is_believed) in [
+            (1, 1, true),
+            (2, 1, true),
+            (2, 2, false),
+            (10, 5, true),
+            (10, 6, false),
+            (1000, 50, true),
+            (1000, 51, false),
+        ] {
+            let live = live(Sessions::End(Duration::ZERO));
+            let mut watches = Vec::new();
+            for number in 0..all {
+                let mut found = usual();
+                found.facts.entry = entry(number);
+                watches.push(live.watch(&found, VISIT));
+            }
+            let mut refresh = live.refresh(0);
+            refresh.name(UUID);
+            for number in missing..all {
+                refresh.name(entry(number));
+            }
+            live.conclude(refresh);
+            let mut ended = 0;
+            for watch in &mut watches {
+                ended += u16::from(verdict(watch).await.is_some());
+            }
+            assert_eq!(
+                ended,
+                if is_believed { missing } else { 0 },
+                "{missing} of {all}"
+            );
         }
     }
 
@@ -702,10 +826,10 @@ mod tests {
                 Some("node1"),
                 Some("slip of a pen"),
             ] {
-                live.hear(UUID, Now::of(&at(same)));
+                live.hear(0, UUID, Now::of(&at(same)));
                 assert_eq!(verdict(&mut watch).await, None, "{before:?} {same:?}");
             }
-            live.hear(UUID, Now::of(&at(Some("node2"))));
+            live.hear(0, UUID, Now::of(&at(Some("node2"))));
             assert_eq!(
                 verdict(&mut watch).await,
                 Some(Revoked::Moved),
@@ -718,7 +842,8 @@ mod tests {
     async fn values_in_another_order_are_the_same() {
         let ordered = |names: [&str; 2], passwords: [&[u8]; 2]| {
             let names = names.map(|name| name.as_bytes().to_vec()).to_vec();
-            Facts::new(UUID, &account(), names, &passwords)
+            let passwords = passwords.map(|octets| Secret::new(octets.to_vec()));
+            Facts::new(UUID, &account(), Shown::ALL, names, [&passwords, &[]])
         };
         let facts = ordered(["mail=a", "mail=b"], [b"1", b"2"]);
         assert!(facts.is_same(&ordered(["mail=b", "mail=a"], [b"2", b"1"])));
@@ -731,7 +856,7 @@ mod tests {
         let (old, new) = (usual(), but(|account| account.uid = 2));
         assert!(!live.contradicts(&old));
         sleep(Duration::from_secs(10)).await;
-        live.hear(UUID, Now::of(&new));
+        live.hear(0, UUID, Now::of(&new));
         assert!(live.contradicts(&old));
         assert!(!live.contradicts(&new));
         // From a server that lags behind.
@@ -742,7 +867,7 @@ mod tests {
         assert!(!live.contradicts(&usual()));
         assert!(live.contradicts(&old));
         for now in [Now::Gone, Now::Unreadable] {
-            live.hear(UUID, now);
+            live.hear(0, UUID, now);
             assert!(live.contradicts(&new));
         }
     }
@@ -762,14 +887,14 @@ mod tests {
     async fn who_is_not_named_is_gone_unless_nobody_is() {
         let live = live(Sessions::End(Duration::ZERO));
         let mut watch = live.watch(&usual(), VISIT);
-        live.conclude(live.refresh(0, []));
+        live.conclude(live.refresh(0));
         assert_eq!(verdict(&mut watch).await, None);
         // Of another base.
-        let mut refresh = live.refresh(1, []);
+        let mut refresh = live.refresh(1);
         refresh.name(EntryId::Uuid([8; 16]));
         live.conclude(refresh);
         assert_eq!(verdict(&mut watch).await, None);
-        let mut refresh = live.refresh(0, []);
+        let mut refresh = live.refresh(0);
         refresh.name(UUID);
         // One that came while it went on.
         let mut later = usual();
@@ -777,7 +902,7 @@ mod tests {
         let mut late = live.watch(&later, VISIT);
         live.conclude(refresh);
         assert_eq!(verdict(&mut watch).await, None);
-        let mut refresh = live.refresh(0, []);
+        let mut refresh = live.refresh(0);
         refresh.name(EntryId::Uuid([9; 16]));
         live.conclude(refresh);
         assert_eq!(verdict(&mut watch).await, Some(Revoked::Deleted));
@@ -790,7 +915,7 @@ mod tests {
         let mut nameless = usual();
         nameless.facts.entry = EntryId::of_name("uid=ann");
         let mut watch = live.watch(&nameless, VISIT);
-        let mut refresh = live.refresh(0, []);
+        let mut refresh = live.refresh(0);
         refresh.name(UUID);
         live.conclude(refresh);
         assert_eq!(verdict(&mut watch).await, None);
@@ -808,10 +933,10 @@ mod tests {
             })
             .collect();
         for (number, _) in &watches {
-            live.hear(EntryId::Uuid([*number; 16]), Now::Gone);
+            live.hear(0, EntryId::Uuid([*number; 16]), Now::Gone);
         }
         // The first changes its mind.
-        live.hear(EntryId::Uuid([0; 16]), Now::of(&usual()));
+        live.hear(0, EntryId::Uuid([0; 16]), Now::of(&usual()));
         sleep(within / 2).await;
         let mut ended = 0;
         for (_, watch) in &mut watches {
@@ -836,7 +961,7 @@ mod tests {
         drop(watches);
         assert!(live.lock().is_empty());
         let revoked = live.watch(&usual(), VISIT);
-        live.hear(UUID, Now::Gone);
+        live.hear(0, UUID, Now::Gone);
         assert!(live.lock().is_empty());
         drop(revoked);
         assert_eq!(live.watched(0), []);

@@ -33,6 +33,7 @@ mod cache;
 mod cached;
 mod error;
 mod explain;
+mod facts;
 mod file;
 mod ldap;
 mod live;
@@ -72,9 +73,10 @@ use crate::{
 use account::{STATUS_WORDS, is_home, parse_status};
 use address::{Mailbox, Rules};
 use cache::{Cache, Origin};
+use facts::Facts;
 use file::File;
 use ldap::Ldap;
-use live::{Facts, Live};
+use live::Live;
 use memory::{Memory, from_memory};
 use password::{CheckError, Checker};
 
@@ -222,7 +224,7 @@ impl Directory {
         let live = Live::new(settings.cache, sessions, bases, &metrics, tasks.clone());
         match &accounts {
             Accounts::Ldap(ldap) if follows => {
-                ldap.follow(&live, &cache, follow, timeout, &metrics);
+                ldap.follow(&live, follow, timeout, &metrics);
             }
             Accounts::File(file) if follows => {
                 let follower = Arc::clone(file).follow(Arc::clone(&live), metrics.clone());

@@ -30,9 +30,7 @@ use zeroize::Zeroizing;
 use reader::Reader;
 
 use super::{
-    FileSettings, Found, LookupError, Question, Wrong,
-    address::Rules,
-    live::{Live, Now},
+    FileSettings, Found, LookupError, Question, Wrong, address::Rules, facts::Now, live::Live,
 };
 use crate::metrics::Metrics;
 
@@ -192,7 +190,7 @@ impl File {
             let here: HashMap<_, _> = founds.map(|found| (found.facts.entry, found)).collect();
             for entry in live.watched(0) {
                 let now = here.get(&entry).map_or(Now::Gone, |found| Now::of(found));
-                live.hear(entry, now);
+                live.hear(0, entry, now);
             }
         }
     }

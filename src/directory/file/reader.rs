@@ -10,9 +10,8 @@ use crate::{
     directory::{
         Access, Account, Found, STATUS_WORDS, Status,
         address::Rules,
-        is_home,
-        live::{EntryId, Facts},
-        parse_status,
+        facts::{EntryId, Facts, Shown},
+        is_home, parse_status,
         password::Stored,
     },
     names::{AccountName, Login, Protocol},
@@ -111,12 +110,12 @@ impl<'a> Reader<'a> {
             delivery,
             access,
         };
-        let (id, password) = (account.name.as_str().to_owned(), password?);
+        let (id, passwords) = (account.name.as_str().to_owned(), vec![password?]);
         let entry = EntryId::of_name(&id);
         let found = Found {
-            facts: Facts::new(entry, &account, Vec::new(), &[password.expose()]),
+            facts: Facts::new(entry, &account, Shown::ALL, Vec::new(), [&passwords, &[]]),
             id,
-            passwords: vec![password],
+            passwords,
             server: 0,
             base: 0,
             learned: Instant::now(),

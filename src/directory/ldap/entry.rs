@@ -138,6 +138,13 @@ impl Entry {
         all
     }
 
+    /// How many values an attribute has.
+    pub(super) fn count(&self, name: &str) -> usize {
+        let values = self.attributes.iter();
+        let values = values.filter(|(attribute, _)| attribute.eq_ignore_ascii_case(name));
+        values.map(|(_, values)| values.len()).sum()
+    }
+
     /// What never changes of it, if it is shown to us (RFC 4530).
     pub(super) fn uuid(&self) -> Option<EntryUuid> {
         let text = self.text(ENTRY_UUID).ok()??;

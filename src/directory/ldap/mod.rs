@@ -33,7 +33,7 @@ pub use uri::LdapUri;
 
 use super::{
     Examined, Follow, FollowSettings, Found, LdapSettings, LookupError, Question, ServiceAccount,
-    Verify, Wrong, cache::Cache, live::Live,
+    Verify, Wrong, live::Live,
 };
 use crate::{metrics::Metrics, secret::Secret, tasks::Tasks};
 use connection::{Connector, Request, client_config};
@@ -60,9 +60,11 @@ struct Common {
 /// LDAP result codes (RFC 4511, 4.1.9).
 mod code {
     pub(super) const SUCCESS: u32 = 0;
+    pub(super) const PROTOCOL_ERROR: u32 = 2;
     pub(super) const TIME_LIMIT_EXCEEDED: u32 = 3;
     pub(super) const SIZE_LIMIT_EXCEEDED: u32 = 4;
     pub(super) const ADMIN_LIMIT_EXCEEDED: u32 = 11;
+    pub(super) const UNAVAILABLE_CRITICAL_EXTENSION: u32 = 12;
     pub(super) const CONSTRAINT_VIOLATION: u32 = 19;
     pub(super) const NO_SUCH_OBJECT: u32 = 32;
     pub(super) const INAPPROPRIATE_AUTHENTICATION: u32 = 48;
@@ -79,14 +81,14 @@ mod code {
     pub(super) const fn name(code: u32) -> Option<&'static str> {
         Some(match code {
             1 => "operationsError",
-            2 => "protocolError",
+            PROTOCOL_ERROR => "protocolError",
             TIME_LIMIT_EXCEEDED => "timeLimitExceeded",
             SIZE_LIMIT_EXCEEDED => "sizeLimitExceeded",
             7 => "authMethodNotSupported",
             8 => "strongerAuthRequired",
             REFERRAL => "referral",
             ADMIN_LIMIT_EXCEEDED => "adminLimitExceeded",
-            12 => "unavailableCriticalExtension",
+            UNAVAILABLE_CRITICAL_EXTENSION => "unavailableCriticalExtension",
             13 => "confidentialityRequired",
             18 => "inappropriateMatching",
             CONSTRAINT_VIOLATION => "constraintViolation",
@@ -169,15 +171,13 @@ impl Ldap {
     pub(super) fn follow(
         &self,
         live: &Arc<Live>,
-        cache: &Arc<Cache>,
         settings: FollowSettings,
         timeout: Duration,
         metrics: &Metrics,
     ) {
         for base in 0..self.common.schema.bases() {
-            let hearers = (Arc::clone(live), Arc::clone(cache));
-            let common = Arc::clone(&self.common);
-            let follower = Follower::new(common, base, hearers, (settings, timeout), metrics);
+            let (common, live) = (Arc::clone(&self.common), Arc::clone(live));
+            let follower = Follower::new(common, base, live, (settings, timeout), metrics);
             self.common.tasks.background("follower", follower.run());
         }
     }

@@ -10,13 +10,10 @@ use super::{
     connection::{LdapSetupError, Reply, Search},
     entry::{Defaults, ENTRY_UUID, Entry, MODIFIED},
 };
-use crate::{
-    directory::{
-        Account, Attributes, Found, LookupError, Question, SchemaSettings, Verify, Wrong,
-        live::{EntryId, Facts, Now},
-        template::{Template, TemplateError, attributes_of},
-    },
-    secret::Secret,
+use crate::directory::{
+    Account, Attributes, Found, LookupError, Question, SchemaSettings, Verify, Wrong,
+    facts::{EntryId, Facts, Now, Shown},
+    template::{Template, TemplateError, attributes_of},
 };
 
 /// A name that nobody has (RFC 2606, 2).
@@ -268,9 +265,14 @@ impl Schema {
             Verify::Hash => entry.take_passwords(&self.attributes.password),
         };
         let changed = entry.take_passwords(&self.attributes.password_changed);
-        let secrets = passwords.iter().chain(&changed).map(Secret::expose);
-        let secrets: Vec<_> = secrets.collect();
-        let facts = Facts::new(id, &account, entry.values_of(&self.names), &secrets);
+        let (attributes, names) = (&self.attributes, entry.values_of(&self.names));
+        let shown = Shown {
+            name: entry.count(&attributes.name) == 1,
+            home: entry.count(&attributes.home) > 0,
+            uid: entry.count(&attributes.uid) > 0,
+            gid: entry.count(&attributes.gid) > 0,
+        };
+        let facts = Facts::new(id, &account, shown, names, [&passwords, &changed]);
         Found {
             account: Arc::new(account),
             passwords,

@@ -12,10 +12,13 @@
 //! A search that only listens looks alive when it is not: on the same connection a probe is sent when nothing was said for
 //! twice the time that an answer may take, and without an answer the connection is given up.
 //!
-//! A refresh without a cookie names everybody, of whom we know most already: only sessions are judged by it, and what the
-//! cache has learned before its end is asked for again.
+//! A refresh names everybody who is there, or all who are gone. Sessions are judged by it; where everybody was named, what the
+//! cache has learned before is asked for again.
 //!
-//! Limits: one connection per base; a pause between tries that grows to ten seconds.
+//! A server may be behind the one that was followed before, and then refuses the cookie that that one gave: another is tried, or
+//! it is waited for. What it would say without a cookie is of the past.
+//!
+//! Limits: one connection per base; a pause between tries that grows to ten seconds, after refusals to a minute.
 
 mod examine;
 mod poll;
@@ -45,8 +48,9 @@ use super::{
 };
 use crate::{
     directory::{
-        Cache, Follow, FollowSettings,
-        live::{EntryId, Live, Now, Refresh},
+        Follow, FollowSettings,
+        facts::{EntryId, Now},
+        live::{Live, Refresh},
     },
     metrics::Metrics,
     proto::content_sync::{Cookie, State, SyncInfo},
@@ -58,20 +62,27 @@ const TRY_SYNC_AGAIN: Duration = Duration::from_secs(600);
 /// The first pause after a failure, and the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_LAST: Duration = Duration::from_secs(10);
+/// The longest after a refusal, which does not pass by itself.
+const PAUSE_REFUSED: Duration = Duration::from_secs(60);
 
 /// How often it is logged at once that changes are not followed any more, and how long it may last unsaid.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 const LASTS: Duration = Duration::from_secs(5);
 
-/// Refusals in a row after which a cookie is taken for the reason.
-const REFUSALS: u32 = 2;
+/// How long it must have worked for the pauses to begin anew.
+const LASTING: Duration = Duration::from_secs(60);
+
+/// How long a server that failed is passed over, if there are others.
+const SHUN: Duration = Duration::from_secs(30);
+
+/// After so long of nothing but refusals a cookie is of no use to any server.
+const COOKIE_REFUSED: Duration = Duration::from_secs(300);
 
 /// Who follows one base.
 pub(super) struct Follower {
     common: Arc<Common>,
     base: usize,
     live: Arc<Live>,
-    cache: Arc<Cache>,
     settings: FollowSettings,
     /// Of a probe and of a poll.
     timeout: Duration,
@@ -79,12 +90,15 @@ pub(super) struct Follower {
     by_poll: IntGauge,
     /// How far synchronisation has come.
     cookie: Option<Cookie>,
-    refusals: u32,
+    /// Since when no server has gone on from there.
+    refused_since: Option<Instant>,
     poll: Poll,
     /// Servers by place that have no content synchronisation, and when that was found out.
     without_sync: HashMap<usize, Instant>,
-    /// Whether changes were heard of since the last failure.
-    was_followed: bool,
+    /// Servers by place that failed a moment ago, and until when others are tried rather.
+    shunned: HashMap<usize, Instant>,
+    /// Since when changes are heard of at the present server.
+    followed: Option<Instant>,
     /// Whether it was logged last that changes are followed, and when.
     logged: Option<(bool, Instant)>,
     /// When they were last heard of before that.
@@ -97,6 +111,8 @@ enum Ended {
     Preferred,
     /// The server does not do it.
     Refused(Reply),
+    /// It takes too long to say what was modified, which says nothing of other questions.
+    Slow,
     /// The connection is of no use any more.
     Broken(Broken),
 }
@@ -127,7 +143,7 @@ impl Follower {
     pub(super) fn new(
         common: Arc<Common>,
         base: usize,
-        (live, cache): (Arc<Live>, Arc<Cache>),
+        live: Arc<Live>,
         (settings, timeout): (FollowSettings, Duration),
         metrics: &Metrics,
     ) -> Self {
@@ -136,16 +152,16 @@ impl Follower {
             common,
             base,
             live,
-            cache,
             settings,
             timeout,
             by_sync: by("sync"),
             by_poll: by("poll"),
             cookie: None,
-            refusals: 0,
+            refused_since: None,
             poll: Poll::new(),
             without_sync: HashMap::new(),
-            was_followed: false,
+            shunned: HashMap::new(),
+            followed: None,
             logged: None,
             lost: Instant::now(),
         }
@@ -159,51 +175,83 @@ impl Follower {
             let Some(server) = self.common.servers.get(place).cloned() else {
                 return;
             };
-            let began = Instant::now();
-            let by_sync = self.has_sync(place);
-            let followed = if by_sync {
+            let (began, by_sync) = (Instant::now(), self.has_sync(place));
+            self.followed = None;
+            let ended = if by_sync {
                 self.synchronize(place, &server).await
             } else {
                 self.poll(place, &server).await
             };
-            let Err(ended) = followed;
-            if self.was_followed {
-                pause = PAUSE_FIRST;
+            let Err(ended) = ended;
+            if let Some(since) = self.followed {
+                self.lost = Instant::now();
+                if by_sync {
+                    // Up to now all is known, by the server's clock as well as we know it.
+                    self.poll = Poll::new();
+                }
+                if since.elapsed() >= LASTING {
+                    pause = PAUSE_FIRST;
+                }
             }
-            match ended {
+            let mut longest = PAUSE_LAST;
+            let reason = match ended {
                 Ended::Preferred => continue,
-                Ended::Broken(broken) => server.note_following(&broken, began),
+                Ended::Slow => "no answer in time to what was modified".to_owned(),
+                Ended::Broken(broken) => {
+                    server.note_following(&broken, began);
+                    broken.to_string()
+                }
                 Ended::Refused(reply) => {
+                    let reason = reply.to_string();
                     if self.refused(place, &server, by_sync, reply) {
                         continue;
                     }
+                    longest = PAUSE_REFUSED;
+                    reason
                 }
-            }
-            self.failed(&server);
+            };
+            self.shunned.insert(place, Instant::now() + SHUN);
+            self.failed(&server, &reason);
             sleep(jittered(pause)).await;
-            pause = pause.saturating_mul(2).min(PAUSE_LAST);
+            pause = pause.saturating_mul(2).min(longest);
         }
     }
 
     /// Says that changes are not followed: at once, or, soon after it was said that they are, if it lasts.
-    fn failed(&mut self, server: &Known) {
-        if std::mem::take(&mut self.was_followed) {
-            self.lost = Instant::now();
-        }
-        let is_due = self.logged.is_some_and(|(is_followed, at)| {
-            is_followed && (at.elapsed() >= LOG_EVERY || self.lost.elapsed() >= LASTS)
-        });
+    fn failed(&mut self, server: &Known, reason: &str) {
+        let lasts = self.lost.elapsed() >= LASTS;
+        let is_due = match self.logged {
+            None => lasts,
+            Some((is_followed, at)) => is_followed && (lasts || at.elapsed() >= LOG_EVERY),
+        };
         if is_due {
             self.logged = Some((false, Instant::now()));
             let (base, server) = (self.base_name(), &server.name);
-            tracing::warn!(base, server, "changes are not followed for now");
+            tracing::warn!(base, server, reason, "changes are not followed for now");
         }
     }
 
     /// What to do after a refusal; whether to try again at once.
     fn refused(&mut self, place: usize, server: &Arc<Known>, by_sync: bool, reply: Reply) -> bool {
-        let must_refresh = reply.code == code::SYNC_REFRESH_REQUIRED;
-        let lacks_sync = by_sync && !must_refresh && self.cookie.is_none();
+        if !by_sync {
+            server.complain(&format!("asking for what was modified: {reply}"));
+            return false;
+        }
+        if reply.code == code::SYNC_REFRESH_REQUIRED {
+            // The server has forgotten where we are. Not again at once, if that was no help.
+            return self.cookie.take().is_some();
+        }
+        // With a cookie most of these mean that this server is behind the one that gave it.
+        let lacks_sync = match reply.code {
+            code::UNAVAILABLE_CRITICAL_EXTENSION => true,
+            code::PROTOCOL_ERROR
+            | code::TIME_LIMIT_EXCEEDED
+            | code::SIZE_LIMIT_EXCEEDED
+            | code::ADMIN_LIMIT_EXCEEDED
+            | code::INSUFFICIENT_ACCESS_RIGHTS
+            | code::UNWILLING_TO_PERFORM => self.cookie.is_none(),
+            _ => false,
+        };
         if lacks_sync {
             self.without_sync.insert(place, Instant::now());
             if self.settings.by == Follow::Auto {
@@ -216,36 +264,43 @@ impl Follower {
                 return true;
             }
         }
-        self.refusals += 1;
-        if must_refresh || self.refusals >= REFUSALS {
+        server.complain(&format!("following changes: {reply}"));
+        let since = *self.refused_since.get_or_insert_with(Instant::now);
+        if self.cookie.is_some() && since.elapsed() >= COOKIE_REFUSED {
+            // No server will ever go on from there.
             self.cookie = None;
+            self.refused_since = None;
         }
-        if !must_refresh {
-            server.complain(&format!("following changes: {reply}"));
-        }
-        must_refresh && self.refusals < REFUSALS
+        false
     }
 
     fn base_name(&self) -> &str {
         self.common.schema.base(self.base)
     }
 
-    /// The first server that is up, of those that can be followed as is wanted.
+    /// The first server that is up, of those that can be followed as is wanted and did not just fail to be.
     fn choose(&self) -> usize {
         let places = || 0..self.common.servers.len();
         let is_up = |place: &usize| {
             let server = self.common.servers.get(*place);
             server.is_some_and(|server| server.is_up())
         };
-        let wants_sync = self.settings.by != Follow::Poll;
-        let with_sync = places().find(|place| is_up(place) && wants_sync && self.has_sync(*place));
-        with_sync.or_else(|| places().find(is_up)).unwrap_or(0)
+        let is_good = |place: &usize| is_up(place) && !self.is_shunned(*place);
+        let with_sync = |place: &usize| is_good(place) && self.has_sync(*place);
+        let chosen = places().find(with_sync).or_else(|| places().find(is_good));
+        chosen.or_else(|| places().find(is_up)).unwrap_or(0)
+    }
+
+    fn is_shunned(&self, place: usize) -> bool {
+        let until = self.shunned.get(&place);
+        until.is_some_and(|until| Instant::now() < *until)
     }
 
     /// Servers before that one that could be synchronised with.
     fn preferred(&self, place: usize) -> Vec<Arc<Known>> {
         let servers = self.common.servers.iter().take(place).enumerate();
-        let with_sync = servers.filter(|(place, _)| self.has_sync(*place));
+        let is_good = |place| self.has_sync(place) && !self.is_shunned(place);
+        let with_sync = servers.filter(|(place, _)| is_good(*place));
         with_sync.map(|(_, server)| Arc::clone(server)).collect()
     }
 
@@ -258,11 +313,6 @@ impl Follower {
         }
     }
 
-    /// What is in use below the base besides sessions.
-    fn kept(&self) -> Vec<EntryId> {
-        self.cache.entries(self.base)
-    }
-
     async fn synchronize(
         &mut self,
         place: usize,
@@ -271,7 +321,7 @@ impl Follower {
         let mut connection = server.serving(Instant::now() + self.timeout).await?;
         let search = self.common.schema.everybody(self.base, None, None);
         // Before anybody is named: who is learned of from now on is not suspected.
-        let refresh = self.live.refresh(self.base, self.kept());
+        let refresh = self.live.refresh(self.base);
         let mut following = connection.follow(&search, self.cookie.clone()).await?;
         let mut stage = Stage {
             is_full: self.cookie.is_none(),
@@ -306,16 +356,15 @@ impl Follower {
                 let entry = EntryId::Uuid(state.uuid);
                 match state.state {
                     State::Present => stage.name(entry),
-                    State::Delete => self.live.hear(entry, Now::Gone),
+                    State::Delete => self.live.hear(self.base, entry, Now::Gone),
                     State::Add | State::Modify => {
                         let read = self.common.schema.read(tag, self.base);
                         let read = read.map_err(|error| Broken::Dead(error.to_string()))?;
                         let now = read.now();
-                        match &stage.refresh {
-                            Some(refresh) if stage.is_full => {
-                                self.live.hear_in_passing(read.entry, now, refresh);
-                            }
-                            _ => self.live.hear(read.entry, now),
+                        if stage.is_full && stage.followed.is_none() {
+                            self.live.hear_in_passing(self.base, read.entry, now);
+                        } else {
+                            self.live.hear(self.base, read.entry, now);
                         }
                         stage.name(entry);
                         stage.name(read.entry);
@@ -331,7 +380,7 @@ impl Follower {
             }) => {
                 for entry in uuids.into_iter().map(EntryId::Uuid) {
                     if refresh_deletes {
-                        self.live.hear(entry, Now::Gone);
+                        self.live.hear(self.base, entry, Now::Gone);
                     } else {
                         stage.name(entry);
                     }
@@ -363,20 +412,19 @@ impl Follower {
             && (all_named || stage.is_full)
         {
             self.live.conclude(refresh);
+            // The cache keeps more than was looked for.
+            self.live.outdate(self.base);
         }
         if !is_last || stage.followed.is_some() {
             return;
-        }
-        if stage.is_full {
-            self.live.outdate(self.base);
         }
         stage.followed = Some(Followed::new(&self.by_sync));
         self.begins(server, "content synchronisation");
     }
 
     fn begins(&mut self, server: &Known, by: &str) {
-        self.refusals = 0;
-        self.was_followed = true;
+        self.refused_since = None;
+        self.followed.get_or_insert_with(Instant::now);
         if self.logged.is_none_or(|(is_followed, _)| !is_followed) {
             self.logged = Some((true, Instant::now()));
             let (base, server) = (self.base_name(), &server.name);

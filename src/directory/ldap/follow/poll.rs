@@ -2,12 +2,14 @@
 //!
 //! Every few seconds entries are searched whose `modifyTimestamp` is not older than some seconds before the server's own time, as
 //! far as that is known from what it showed: changes that reach a replica late are seen for so long. Who is gone shows no time:
-//! the entries of sessions are looked for once a minute, by their UUIDs; what the cache keeps of others ends by itself.
+//! the entries of sessions are looked for in turn, some with each question, by their UUIDs, and judged by what they are;
+//! what the cache keeps of others ends by itself.
 //!
 //! Servers should have an index on `modifyTimestamp` (and `entryUUID`). Without one they read all entries each time, so the
 //! pause grows with the time that an answer takes: asking is at most a fiftieth of the time, since there are many fronts.
 //!
-//! When more was modified than the server shows, all that was learned before is asked for again.
+//! When more was modified than the server shows, or shows in time, all that was learned before is asked for again, and the
+//! question goes on from now.
 
 use std::{convert::Infallible, fmt::Write as _, sync::Arc, time::Duration};
 
@@ -17,16 +19,16 @@ use tokio::time::{Instant, sleep};
 use super::{
     super::{
         code,
-        connection::{Connection, Search},
+        connection::{Broken, Connection, Search},
         entry::MODIFIED,
         server::Known,
     },
     Ended, Followed, Follower,
 };
-use crate::directory::live::EntryId;
+use crate::directory::{facts::EntryId, live::Refresh};
 
-/// How far our clocks may be apart at first.
-const SKEW: Duration = Duration::from_secs(300);
+/// How far a server's clock and ours may be apart.
+const SKEW: Duration = Duration::from_secs(3600);
 
 /// How late a change may reach a replica, and an answer be committed behind a later one.
 const OVERLAP: Duration = Duration::from_secs(10);
@@ -34,10 +36,10 @@ const OVERLAP: Duration = Duration::from_secs(10);
 /// How much longer than an answer took is waited before the next question.
 const REST: u32 = 49;
 
-/// How often those who have sessions are looked for.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// After how many times `poll_every`, at least, the same session is looked for again.
+const LOOK_AFTER: u32 = 30;
 
-/// How many of them at a time.
+/// How many are looked for at a time.
 const LOOK_FOR: usize = 50;
 
 /// How far polling has come.
@@ -46,7 +48,16 @@ pub(super) struct Poll {
     clock: (Timestamp, Instant),
     /// By that clock, when the last question was asked that was answered.
     reached: Timestamp,
-    looked: Instant,
+    /// Whether the last answer was not complete.
+    is_cut: bool,
+    look: Option<Look>,
+    looked: Option<Instant>,
+}
+
+/// Looking for those who have sessions.
+struct Look {
+    refresh: Refresh,
+    left: Vec<EntryId>,
 }
 
 impl Poll {
@@ -57,7 +68,9 @@ impl Poll {
         Self {
             clock: (skewed, now),
             reached: skewed,
-            looked: now,
+            is_cut: false,
+            look: None,
+            looked: None,
         }
     }
 
@@ -74,10 +87,13 @@ impl Poll {
         self.reached = time.saturating_add(since).unwrap_or(time);
     }
 
-    /// A time that the server has set.
+    /// A time that the server has set. One that is far from our own is a mistake, which must not blind us.
     fn saw(&mut self, text: &str) {
         let (time, seen) = self.clock;
         if let Some(shown) = parsed(text)
+            && Timestamp::now()
+                .saturating_add(SKEW)
+                .is_ok_and(|latest| shown <= latest)
             && time
                 .saturating_add(seen.elapsed())
                 .is_ok_and(|now| shown > now)
@@ -102,16 +118,13 @@ impl Follower {
             }
             let asked = Instant::now();
             self.ask_for_modified(&mut connection).await?;
+            let took = asked.elapsed();
             if followed.is_none() {
                 followed = Some(Followed::new(&self.by_poll));
                 self.begins(server, "modifyTimestamp");
             }
-            if self.poll.looked.elapsed() >= LOOK_EVERY {
-                self.poll.looked = Instant::now();
-                self.look_for_sessions(&mut connection).await?;
-            }
-            let rest = asked.elapsed() * REST;
-            sleep(self.settings.poll_every.max(rest)).await;
+            self.look_for_sessions(&mut connection).await?;
+            sleep(self.settings.poll_every.max(took * REST)).await;
         }
     }
 
@@ -128,45 +141,89 @@ impl Follower {
             // A malformed one is nobody's.
             modified.extend(schema.read(tag, base));
         });
-        let reply = searched.await?;
+        let searched = searched.await;
         for read in &modified {
             if let Some(shown) = &read.modified {
                 self.poll.saw(shown);
             }
-            self.live.hear(read.entry, read.now());
+            self.live.hear(base, read.entry, read.now());
         }
-        match reply.code {
-            code::SUCCESS => {}
-            code::TIME_LIMIT_EXCEEDED | code::SIZE_LIMIT_EXCEEDED | code::ADMIN_LIMIT_EXCEEDED => {
-                tracing::warn!(error = %reply, "more was modified than the directory shows");
-                self.live.outdate(self.base);
-                self.poll.saw(&generalized(Timestamp::now()));
-            }
-            _ => return Err(Ended::Refused(reply)),
-        }
+        let cut = match searched {
+            Ok(reply) => match reply.code {
+                code::SUCCESS => None,
+                code::TIME_LIMIT_EXCEEDED
+                | code::SIZE_LIMIT_EXCEEDED
+                | code::ADMIN_LIMIT_EXCEEDED => Some(Ended::Refused(reply)),
+                _ => return Err(Ended::Refused(reply)),
+            },
+            Err(Broken::Late(_)) => Some(Ended::Slow),
+            Err(broken) => return Err(broken.into()),
+        };
         self.poll.reached(asked);
-        Ok(())
+        let was_cut = std::mem::replace(&mut self.poll.is_cut, cut.is_some());
+        match cut {
+            None => Ok(()),
+            // The connection may still get answers to that.
+            Some(slow @ Ended::Slow) => {
+                self.live.outdate(base);
+                Err(slow)
+            }
+            // Twice in a row means that it is so with every question.
+            Some(cut) if was_cut => Err(cut),
+            Some(_) => {
+                tracing::warn!("more was modified than the directory shows");
+                self.live.outdate(base);
+                Ok(())
+            }
+        }
     }
 
-    /// Looks whether those who have sessions are still there.
+    /// Looks whether some of those who have sessions are still there, and what they are.
     async fn look_for_sessions(&mut self, connection: &mut Connection) -> Result<(), Ended> {
-        let watched = self.live.watched(self.base);
-        let mut refresh = self.live.refresh(self.base, []);
-        for some in watched.chunks(LOOK_FOR) {
-            let search = self.search_for(some);
-            let (schema, base) = (&self.common.schema, self.base);
+        let pause = self.settings.poll_every * LOOK_AFTER;
+        let is_due = |looked: Instant| looked.elapsed() >= pause;
+        if self.poll.look.is_none() && self.poll.looked.is_none_or(is_due) {
+            let refresh = self.live.refresh(self.base);
+            let left = refresh.suspects().collect();
+            self.poll.looked = Some(Instant::now());
+            self.poll.look = Some(Look { refresh, left });
+        }
+        let Some(mut look) = self.poll.look.take() else {
+            return Ok(());
+        };
+        let some = look
+            .left
+            .split_off(look.left.len().saturating_sub(LOOK_FOR));
+        let (schema, base) = (&self.common.schema, self.base);
+        let mut found = Vec::new();
+        if !some.is_empty() {
+            let search = self.search_for(&some);
             let deadline = Instant::now() + self.timeout;
             let searched = connection.search_each(&search, deadline, |tag| {
-                if let Ok(read) = schema.read(tag, base) {
-                    refresh.name(read.entry);
-                }
+                found.extend(schema.read(tag, base));
             });
             let reply = searched.await?;
             if reply.code != code::SUCCESS {
                 return Err(Ended::Refused(reply));
             }
         }
-        self.live.conclude(refresh);
+        for read in &found {
+            look.refresh.name(read.entry);
+            self.live.hear(base, read.entry, read.now());
+        }
+        if !look.left.is_empty() {
+            self.poll.look = Some(look);
+            return Ok(());
+        }
+        if !look.refresh.has_named() && look.refresh.suspects().next().is_some() {
+            let anybody = schema.everybody(base, None, None);
+            let deadline = Instant::now() + self.timeout;
+            let reply = connection.search(&anybody, deadline).await?;
+            if !reply.entries.is_empty() {
+                look.refresh.name_somebody();
+            }
+        }
+        self.live.conclude(look.refresh);
         Ok(())
     }
 
@@ -234,17 +291,21 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_only_goes_on() {
+    fn a_clock_goes_on_and_is_not_led_astray() {
         let mut poll = Poll::new();
         let before = poll.since();
-        poll.saw("19990101000000Z");
-        poll.saw("nonsense");
+        for wrong in ["19990101000000Z", "20990101000010Z", "nonsense"] {
+            poll.saw(wrong);
+        }
         poll.reached(Instant::now());
-        assert!(poll.since() >= before);
-        poll.saw("20990101000010Z");
-        assert!(poll.since().as_str() < "2099", "nothing was answered since");
+        let since = poll.since();
+        assert!(since >= before && since.as_str() < "2099", "{since}");
+        let shown = Timestamp::now();
+        poll.saw(&generalized(shown));
+        assert_eq!(poll.since(), since, "nothing was answered since");
         poll.reached(Instant::now());
-        assert_eq!(poll.since(), "20990101000000Z");
+        let expected = shown.saturating_sub(OVERLAP).unwrap();
+        assert_eq!(poll.since(), generalized(expected));
     }
 
     #[test]
