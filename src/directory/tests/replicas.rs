@@ -229,3 +229,55 @@ async fn soon(mut is_so: impl FnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// A replica that is behind the one that was followed is waited for: what it would say is of the past.
+#[tokio::test]
+async fn a_replica_that_is_behind_ends_nothing() {
+    let mut provider = provider();
+    let mut replicas = [0, 1].map(|_| replica(&provider.uri(), &provider.uri()));
+    let each = [&replicas[0], &replicas[1]].map(alone);
+    until(&each, "deleted", "x", "account may not log in").await;
+    let uris = [replicas[0].uri(), replicas[1].uri()];
+    let mut settings = at(&uris, |ldap| ldap.timeout = Duration::from_millis(500));
+    settings.follow.by = Follow::Auto;
+    settings.follow.sessions = Sessions::End(Duration::ZERO);
+    let (directory, metrics) = start_counted(settings);
+    let followed = |by| metrics.directory_followed.with_label_values(&[by]).get();
+    soon(|| followed("sync") == 1).await;
+
+    // One that is frozen would still read what was sent to it.
+    replicas[1].kill();
+    provider.replace("ann", "mailHost", "node2").await;
+    let (login, password) = (Login::parse("ann").unwrap(), Secret::new("secret".into()));
+    let mut kept = loop {
+        let admitted = directory.authenticate(&login, &password, VISIT).await;
+        let admitted = admitted.unwrap();
+        if admitted.account.home_node.as_deref() == Some("node2") {
+            break admitted.watch;
+        }
+    };
+    soon(|| {
+        let heard = metrics.directory_changes.with_label_values(&["heard"]);
+        heard.get() > 0
+    })
+    .await;
+    provider.kill();
+    replicas[0].kill();
+    replicas[1].start();
+    soon(|| followed("sync") == 0).await;
+    // It answers, and has the old home.
+    let behind = [alone(&replicas[1])];
+    until(&behind, "ann", "secret", "ok Ann").await;
+    for _ in 0..20 {
+        let left = tokio::time::timeout(Duration::from_millis(100), kept.revoked());
+        assert!(left.await.is_err(), "{:?}", kept.why());
+        assert_eq!((followed("sync"), followed("poll")), (0, 0));
+    }
+    provider.start();
+    soon(|| followed("sync") == 1).await;
+    let left = tokio::time::timeout(Duration::from_millis(100), kept.revoked());
+    assert!(left.await.is_err());
+    provider.replace("ann", "mailHost", "node3").await;
+    let ended = tokio::time::timeout(PATIENCE, kept.revoked()).await;
+    ended.expect("nobody hears of it");
+}

@@ -62,7 +62,7 @@ const TRY_SYNC_AGAIN: Duration = Duration::from_secs(600);
 /// The first pause after a failure, and the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_LAST: Duration = Duration::from_secs(10);
-/// The longest after a refusal, which does not pass by itself.
+/// The longest after a refusal that does not pass by itself.
 const PAUSE_REFUSED: Duration = Duration::from_secs(60);
 
 /// How often it is logged at once that changes are not followed any more, and how long it may last unsaid.
@@ -206,7 +206,9 @@ impl Follower {
                     if self.refused(place, &server, by_sync, reply) {
                         continue;
                     }
-                    longest = PAUSE_REFUSED;
+                    if self.cookie.is_none() || !by_sync {
+                        longest = PAUSE_REFUSED;
+                    }
                     reason
                 }
             };
