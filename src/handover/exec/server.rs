@@ -121,7 +121,7 @@ impl Server {
         // What it said last may be in the pipe still; whoever else holds the pipe is not waited for, nor heard for ever.
         if let Some(errors) = &self.errors {
             let mut reads = 0..MAX_PIPE_BYTES / READ_BYTES;
-            while reads.next().is_some() && self.lines.take(errors).is_ok_and(|more| more) {}
+            while reads.next().is_some() && self.lines.take_now(errors).is_ok_and(|more| more) {}
         }
         let last = self.lines.end();
         let end = End::of(self.process.get_ref());
@@ -224,6 +224,14 @@ impl Lines {
     fn take(&mut self, stream: &pipe::Receiver) -> io::Result<bool> {
         let mut octets = [0; READ_BYTES];
         let count = stream.try_read(&mut octets)?;
+        self.push(octets.get(..count).unwrap_or_default());
+        Ok(count > 0)
+    }
+
+    /// The same of what lies in the pipe, whether or not the runtime has heard of it yet.
+    fn take_now(&mut self, stream: &pipe::Receiver) -> io::Result<bool> {
+        let mut octets = [0; READ_BYTES];
+        let count = rustix::io::read(stream, &mut octets)?;
         self.push(octets.get(..count).unwrap_or_default());
         Ok(count > 0)
     }
