@@ -30,7 +30,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -107,6 +107,8 @@ pub(super) struct Live {
     outdated: Box<[AtomicU64]>,
     started: Instant,
     homes: OnceLock<Homes>,
+    /// Whether entries are in use that do not show their UUIDs.
+    is_nameless: AtomicBool,
     tasks: Tasks,
 }
 
@@ -214,6 +216,7 @@ impl Live {
             outdated: (0..bases).map(|_| AtomicU64::new(0)).collect(),
             started: Instant::now(),
             homes: OnceLock::new(),
+            is_nameless: AtomicBool::new(false),
             tasks,
         })
     }
@@ -227,6 +230,9 @@ impl Live {
     /// The cache may keep it from now on, so that what is heard of it is remembered.
     pub(super) fn learned(&self, found: &Found) {
         let entry = found.facts.entry;
+        if matches!(entry, EntryId::Name(_)) {
+            self.is_nameless.store(true, Relaxed);
+        }
         self.known.insert(entry, ());
         // It came while the answer was on its way.
         if let Some(heard) = self.recent.get(&entry) {
@@ -327,11 +333,11 @@ impl Live {
         self.judge_all(base, entry, now);
     }
 
-    /// An entry is there, as a refresh of everything says: that concerns nobody but those who use it.
-    pub(super) fn hear_in_passing(self: &Arc<Self>, base: usize, entry: EntryId, now: Now) {
-        if self.known.contains_key(&entry) || self.lock().contains_key(&entry) {
-            self.hear(base, entry, now);
-        }
+    /// Whether what becomes of an entry may concern anybody now. One without a UUID of ours to see may be any.
+    pub(super) fn may_concern(&self, entry: EntryId) -> bool {
+        self.is_nameless.load(Relaxed)
+            || self.known.contains_key(&entry)
+            || self.lock().contains_key(&entry)
     }
 
     /// Judges the sessions of an entry, at once or in a while.

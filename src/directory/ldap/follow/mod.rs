@@ -359,13 +359,17 @@ impl Follower {
                 match state.state {
                     State::Present => stage.name(entry),
                     State::Delete => self.live.hear(self.base, entry, Now::Gone),
+                    // A refresh of everything concerns few: the others need not be read.
+                    State::Add | State::Modify
+                        if stage.is_passing() && !self.live.may_concern(entry) =>
+                    {
+                        stage.name(entry);
+                    }
                     State::Add | State::Modify => {
                         let read = self.common.schema.read(tag, self.base);
                         let read = read.map_err(|error| Broken::Dead(error.to_string()))?;
                         let now = read.now();
-                        if stage.is_full && stage.followed.is_none() {
-                            self.live.hear_in_passing(self.base, read.entry, now);
-                        } else {
+                        if !stage.is_passing() || self.live.may_concern(read.entry) {
                             self.live.hear(self.base, read.entry, now);
                         }
                         stage.name(entry);
@@ -452,6 +456,11 @@ struct Stage {
 }
 
 impl Stage {
+    /// Whether everybody is named, changed or not.
+    fn is_passing(&self) -> bool {
+        self.is_full && self.followed.is_none()
+    }
+
     fn name(&mut self, entry: EntryId) {
         if let Some(refresh) = &mut self.refresh {
             refresh.name(entry);

@@ -135,19 +135,18 @@ impl Follower {
             .schema
             .everybody(self.base, Some(&since), Some(MODIFIED));
         let (schema, base) = (&self.common.schema, self.base);
-        let mut modified = Vec::new();
+        let (live, poll) = (&self.live, &mut self.poll);
         let asked = Instant::now();
         let searched = connection.search_each(&search, asked + self.timeout, |tag| {
             // A malformed one is nobody's.
-            modified.extend(schema.read(tag, base));
+            if let Ok(read) = schema.read(tag, base) {
+                if let Some(shown) = &read.modified {
+                    poll.saw(shown);
+                }
+                live.hear(base, read.entry, read.now());
+            }
         });
         let searched = searched.await;
-        for read in &modified {
-            if let Some(shown) = &read.modified {
-                self.poll.saw(shown);
-            }
-            self.live.hear(base, read.entry, read.now());
-        }
         let cut = match searched {
             Ok(reply) => match reply.code {
                 code::SUCCESS => None,
