@@ -1,4 +1,5 @@
-//! Whose changes are followed, by a filter that is not simple, in a real slapd.
+//! Whose changes are followed, by a filter that is not simple, in a real slapd; and what administrators hear of
+//! attributes that are not shown.
 
 use super::*;
 use crate::directory::live::Revoked;
@@ -69,4 +70,35 @@ async fn entries_that_are_found_by_a_matching_rule_are_followed() {
     let mut ann = session(&directory, "ann").await;
     slapd.replace("ann", "mailHost", "node2").await;
     assert_eq!(end_of(&mut ann).await, Revoked::Moved);
+}
+
+/// What administrators hear of what is not shown.
+async fn unshown(settings: Settings) -> Vec<String> {
+    let metrics = Metrics::new().unwrap();
+    let mut all = examine(settings, &metrics).await.unwrap();
+    let one = all.pop().unwrap();
+    assert_eq!(one.problems, [""; 0]);
+    let no_account = format!("below {PEOPLE}: no account shows ");
+    let notes = one.notes.iter();
+    let notes = notes.filter_map(|note| note.strip_prefix(&no_account));
+    notes.map(ToOwned::to_owned).collect()
+}
+
+#[tokio::test]
+async fn what_may_be_searched_by_and_not_read_is_not_shown() {
+    let mut slapd = Slapd::with_sync();
+    slapd.replace("ann", "title", "20261128230016Z").await;
+    let bind = || ending(settings(slapd.uri(), Verify::Bind));
+    let hash = || ending(settings(slapd.uri(), Verify::Hash));
+    assert_eq!(unshown(bind()).await, [""; 0]);
+    let settings = [bind(), hash()];
+    slapd.restart_with(&format!(
+        "access to attrs=title,entryUUID by dn.exact=\"{READER}\" search by * none"
+    ));
+    let [bind, hash] = settings;
+    let gone = "entryUUID, so that nobody hears when an account is deleted";
+    let password = "title, so that a changed password ends no session by it";
+    assert_eq!(unshown(bind).await, [gone, password]);
+    // The hash itself says when it changes.
+    assert_eq!(unshown(hash).await, [gone]);
 }
