@@ -46,6 +46,8 @@ const FOLLOW: &[(&str, Follow)] = &[
     ("off", Follow::Off),
 ];
 
+const UNFOLLOWED: &str = "not used with by = \"off\"";
+
 /// Whether they end.
 const SESSIONS: &[(&str, bool)] = &[("end", true), ("leave", false)];
 
@@ -386,14 +388,18 @@ fn cache(table: &mut Section<'_>) -> CacheSettings {
 fn follow(table: &mut Section<'_>, kind: Option<Kind>) -> FollowSettings {
     let default = FollowSettings::default();
     let by = table.or("by", &form::word(FOLLOW), default.by);
-    if matches!(kind, Some(Kind::File)) {
-        if matches!(by, Follow::Sync | Follow::Poll) {
-            let problem = "not with kind = \"file\" (expected \"auto\" or \"off\")";
-            table.problem("by", problem);
-        }
-        if table.has("poll_every") {
-            table.problem("poll_every", "not used with kind = \"file\"");
-        }
+    if matches!((kind, by), (Some(Kind::File), Follow::Sync | Follow::Poll)) {
+        let problem = "not with kind = \"file\" (expected \"auto\" or \"off\")";
+        table.problem("by", problem);
+    }
+    let unused = match (kind, by) {
+        (Some(Kind::File), _) => Some("not used with kind = \"file\""),
+        (_, Follow::Off) => Some(UNFOLLOWED),
+        (_, Follow::Sync) => Some("not used with by = \"sync\""),
+        (_, Follow::Auto | Follow::Poll) => None,
+    };
+    if let Some(problem) = unused.filter(|_| table.has("poll_every")) {
+        table.problem("poll_every", problem);
     }
     let poll_every = table.or(
         "poll_every",
@@ -403,7 +409,13 @@ fn follow(table: &mut Section<'_>, kind: Option<Kind>) -> FollowSettings {
     let ends = table.or("sessions", &form::word(SESSIONS), true);
     let within = form::duration(Duration::ZERO..=HOUR);
     let within = table.or("end_within", &within, Duration::ZERO);
-    if !ends && table.has("end_within") {
+    if by == Follow::Off {
+        for name in ["sessions", "end_within"] {
+            if table.has(name) {
+                table.problem(name, UNFOLLOWED);
+            }
+        }
+    } else if !ends && table.has("end_within") {
         table.problem("end_within", "not used with sessions = \"leave\"");
     }
     FollowSettings {

@@ -10,6 +10,12 @@
 
 use std::fmt::Write as _;
 
+/// Matches every entry.
+const ANYBODY: &str = "(objectClass=*)";
+
+/// Stands for a place; no filter has it otherwise than escaped.
+const PLACE: char = '\0';
+
 /// A filter with places for a login or an address.
 #[derive(Clone, Debug)]
 pub(super) struct Template(Vec<Piece>);
@@ -85,18 +91,18 @@ impl Template {
         self.filled(login, escape)
     }
 
-    /// The filter for everybody whom it could find.
+    /// A filter that matches at least all whom it could find.
     pub(super) fn everybody(&self) -> String {
-        let mut filter = self.filled("*", |_, filter| {
-            // Two stars are none.
-            if !filter.ends_with('*') {
-                filter.push('*');
-            }
-        });
-        while filter.contains("**") {
-            filter = filter.replace("**", "*");
+        let marked = self.filled("", |_, filter| filter.push(PLACE));
+        let widened = match widened(&marked) {
+            Some((filter, "")) => filter,
+            // Not in parentheses, as it may stand alone.
+            _ => widened_leaf(&marked),
+        };
+        match ldap3::parse_filter(&widened) {
+            Ok(_) => widened,
+            Err(()) => ANYBODY.to_owned(),
         }
-        filter
     }
 
     /// The text for a name that is the directory's own: as it is, for what checks it before it is used. None where it
@@ -136,6 +142,51 @@ fn escape(value: &str, filter: &mut String) {
     }
 }
 
+/// What the filter at the beginning of a text could match with anything in its places, and what is behind it. As deep as the
+/// administrator's filter is.
+fn widened(text: &str) -> Option<(String, &str)> {
+    let inside = text.strip_prefix('(')?;
+    if let Some(sign) = inside.chars().next().filter(|sign| "&|".contains(*sign)) {
+        let mut filter = format!("({sign}");
+        let mut rest = inside.strip_prefix(sign)?;
+        while !rest.starts_with(')') {
+            let (part, behind) = widened(rest)?;
+            filter.push_str(&part);
+            rest = behind;
+        }
+        filter.push(')');
+        return Some((filter, rest.strip_prefix(')')?));
+    }
+    if let Some(negated) = inside.strip_prefix('!') {
+        let (_, rest) = widened(negated)?;
+        let rest = rest.strip_prefix(')')?;
+        let whole = text.strip_suffix(rest)?;
+        let filter = if whole.contains(PLACE) {
+            ANYBODY
+        } else {
+            whole
+        };
+        return Some((filter.to_owned(), rest));
+    }
+    // What a value has of parentheses is escaped.
+    let (leaf, rest) = inside.split_once(')')?;
+    Some((widened_leaf(leaf), rest))
+}
+
+/// The same for a comparison, without its parentheses.
+fn widened_leaf(leaf: &str) -> String {
+    if !leaf.contains(PLACE) {
+        return format!("({leaf})");
+    }
+    let end = leaf.find(['=', '~', '<', '>', ':']).unwrap_or(0);
+    let (name, rest) = leaf.split_at(end);
+    // An attribute in the DN need not be one of the entry.
+    if name.is_empty() || name.contains(PLACE) || rest.starts_with(":dn:") {
+        return ANYBODY.to_owned();
+    }
+    format!("({name}=*)")
+}
+
 /// The attributes that a filter asks for, as it writes them.
 pub(super) fn attributes_of(filter: &str) -> impl Iterator<Item = &str> {
     let parts = filter.split('(').skip(1);
@@ -147,18 +198,79 @@ pub(super) fn attributes_of(filter: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
+    fn everybody(filter: &str) -> String {
+        let everybody = Template::parse(filter).unwrap().everybody();
+        ldap3::parse_filter(&everybody).unwrap();
+        everybody
+    }
+
     #[test]
     fn everybody_is_whom_it_could_find() {
-        for (filter, everybody) in [
+        for (filter, expected) in [
             ("(uid=%u)", "(uid=*)"),
-            ("(|(uid=%u)(mail=%n@%d))", "(|(uid=*)(mail=*@*))"),
+            ("uid=%u", "(uid=*)"),
+            ("(|(uid=%u)(mail=%n@%d))", "(|(uid=*)(mail=*))"),
             ("(mail=%u*)", "(mail=*)"),
-            ("(mail=%n%d)", "(mail=*)"),
+            ("(mail=*%n*%d*x)", "(mail=*)"),
             ("(&(o=100%%)(uid=%u))", "(&(o=100%)(uid=*))"),
+            ("(&(|)(&)(uid=%u))", "(&(|)(&)(uid=*))"),
+            // Values that are DNs have no parts to compare.
+            ("(seeAlso=cn=%n,dc=x)", "(seeAlso=*)"),
+            (
+                "(&(memberOf=cn=mail,dc=x)(uid=%n))",
+                "(&(memberOf=cn=mail,dc=x)(uid=*))",
+            ),
+            ("(|(uid>=%u)(uid<=%u)(cn~=%u))", "(|(uid=*)(uid=*)(cn=*))"),
+            ("(cn;lang-en=%u)", "(cn;lang-en=*)"),
+            ("(2.5.4.3=%u)", "(2.5.4.3=*)"),
+            // Rules by name; in no attribute or in the DN, it may be an entry without the attribute.
+            ("(uid:caseIgnoreMatch:=%u)", "(uid=*)"),
+            ("(uid:=%u)", "(uid=*)"),
+            ("(:caseIgnoreMatch:=%u)", ANYBODY),
+            ("(ou:dn:=%u)", ANYBODY),
+            ("(&(a:dn:2.4.6:=x)(uid=%u))", "(&(a:dn:2.4.6:=x)(uid=*))"),
+            // Nor can it be said of an attribute that is anybody's guess.
+            ("(%n=x)", ANYBODY),
+            // What is escaped is no sign.
+            (
+                r"(&(cn=\28x\29)(uid=\28%u\29\2a))",
+                r"(&(cn=\28x\29)(uid=*))",
+            ),
+            (r"(&(cn=a=b!|&\5c)(uid=%u))", r"(&(cn=a=b!|&\5c)(uid=*))"),
+            ("(|(cn=Zoë)(uid=Zoë%u))", "(|(cn=Zoë)(uid=*))"),
         ] {
-            let filter = Template::parse(filter).unwrap().everybody();
-            assert_eq!(filter, everybody);
-            ldap3::parse_filter(&filter).unwrap();
+            assert_eq!(everybody(filter), expected, "{filter}");
+        }
+    }
+
+    #[test]
+    fn everybody_is_also_whom_it_leaves_out() {
+        for (filter, expected) in [
+            ("(&(uid=%u)(!(cn=%u)))", "(&(uid=*)(objectClass=*))"),
+            ("(&(uid=%u)(!(cn=x)))", "(&(uid=*)(!(cn=x)))"),
+            ("(!(!(uid=%u)))", ANYBODY),
+            (
+                "(|(!(&(a=b)(|(c=d)(uid=%u))))(e=%n))",
+                "(|(objectClass=*)(e=*))",
+            ),
+            (
+                "(&(!(|(a=b)(!(c=d))))(uid=%u))",
+                "(&(!(|(a=b)(!(c=d))))(uid=*))",
+            ),
+        ] {
+            assert_eq!(everybody(filter), expected, "{filter}");
+        }
+    }
+
+    #[test]
+    fn everybody_of_a_deep_filter_and_of_every_preset() {
+        let deep = |leaf: &str| format!("{}{leaf}{}", "(&(|".repeat(50), "))".repeat(50));
+        assert_eq!(everybody(&deep("(uid=%u)")), deep("(uid=*)"));
+        for (_, preset) in super::super::Preset::ALL {
+            for filter in [preset.filter(), preset.delivery_filter()] {
+                let expected = filter.replace("%u", "*").replace("%n", "*");
+                assert_eq!(everybody(filter), expected);
+            }
         }
     }
 

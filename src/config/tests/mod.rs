@@ -271,6 +271,46 @@ fn keys_and_types_are_checked() {
 }
 
 #[test]
+fn what_following_does_not_use_is_said() {
+    assert_cases(&[
+        (
+            "[nodes]\n",
+            "[directory.follow]\nby = \"off\"\nsessions = \"leave\"\nend_within = \"1s\"\npoll_every = \"1s\"\n[nodes]\n",
+            &[
+                "directory.follow.poll_every: not used with by = \"off\"",
+                "directory.follow.sessions: not used with by = \"off\"",
+                "directory.follow.end_within: not used with by = \"off\"",
+            ],
+        ),
+        (
+            "[nodes]\n",
+            "[directory.follow]\nby = \"sync\"\npoll_every = \"1s\"\nend_within = \"1s\"\n[nodes]\n",
+            &["directory.follow.poll_every: not used with by = \"sync\""],
+        ),
+        (
+            "[nodes]\n",
+            "[directory.follow]\nsessions = \"leave\"\nend_within = \"1s\"\n[nodes]\n",
+            &["directory.follow.end_within: not used with sessions = \"leave\""],
+        ),
+        (
+            "kind = \"ldap\"\n[directory.ldap]\nuri = \"ldap://127.0.0.1:389\"\nbase = \"dc=example\"\n",
+            "kind = \"file\"\n[directory.file]\npath = \"/etc/pigeonair/accounts.toml\"\n[directory.follow]\nby = \"off\"\npoll_every = \"1s\"\n",
+            &["directory.follow.poll_every: not used with kind = \"file\""],
+        ),
+        (
+            "[nodes]\n",
+            "[directory.follow]\nby = \"off\"\n[nodes]\n",
+            &[],
+        ),
+        (
+            "[nodes]\n",
+            "[directory.follow]\nby = \"poll\"\npoll_every = \"1s\"\nend_within = \"1s\"\n[nodes]\n",
+            &[],
+        ),
+    ]);
+}
+
+#[test]
 fn listeners_are_checked() {
     assert_cases(&[
         (

@@ -4,6 +4,9 @@
 //! compared on use, at most once a second). A new version with a problem is logged once and the old accounts stay; at
 //! start it is an error. All problems of a version are reported at once.
 //!
+//! What a new version says of accounts is told at once to those who follow. That one is missing is told when the file was
+//! looked at again and was still the same: a script may have been in the middle of writing it.
+//!
 //! A login is compared octet by octet with names and aliases; no two accounts may share one. An address is compared
 //! without regard to case with `addresses` and names, of which those without a domain are names at each domain that the
 //! directory's settings name; no two accounts may share one of these either. The file must not be
@@ -37,6 +40,10 @@ use crate::metrics::Metrics;
 /// How often the file is looked at, at most.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
+/// So many times all sessions are compared with a new version: until every login that read the one before is over, and once
+/// more.
+const LOOKS: u32 = 7;
+
 /// The largest accounts file, in octets.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -53,7 +60,19 @@ struct State {
     accounts: Arc<Accounts>,
     /// Of the version that was last read, good or bad; none when there was no file.
     stamp: Option<Stamp>,
+    version: Version,
     checked: Instant,
+}
+
+/// What the file has been since it was last read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Version {
+    /// Not usable.
+    Bad,
+    /// Nobody has looked again: it may be one that is still being written.
+    New,
+    /// It was the same when it was looked at again.
+    Settled,
 }
 
 /// What each login and each address means.
@@ -136,6 +155,7 @@ impl File {
         let state = State {
             accounts: Arc::new(load(file, &path, &rules)?),
             stamp: Some(stamp),
+            version: Version::New,
             checked: Instant::now(),
         };
         Ok(Self {
@@ -165,33 +185,59 @@ impl File {
         if let Some(known) = self.is_due() {
             let (path, rules) = (self.path.clone(), Arc::clone(&self.rules));
             let changed = tokio::task::spawn_blocking(move || reload(&path, &rules, known)).await;
-            if let Ok(Some((stamp, accounts))) = changed {
-                self.take(stamp, accounts);
+            match changed {
+                Ok(Some((stamp, accounts))) => self.take(stamp, accounts),
+                Ok(None) => self.settle(known),
+                Err(_) => {}
             }
         }
         Arc::clone(&self.lock().accounts)
     }
 
-    /// Tells what changes, for as long as the process runs.
+    /// Tells what changes, for as long as the process runs. Whoever is missing is not said to be gone before the version has
+    /// settled. For [`LOOKS`] all are compared: who logged in by the version before may sit down only now.
     pub(super) async fn follow(self: Arc<Self>, live: Arc<Live>, metrics: Metrics) {
         metrics
             .directory_followed
             .with_label_values(&["file"])
             .set(1);
         let mut known = Arc::clone(&self.lock().accounts);
+        let mut looks = 0;
         loop {
             sleep(CHECK_EVERY).await;
             let latest = self.latest().await;
-            if Arc::ptr_eq(&known, &latest) {
+            if !Arc::ptr_eq(&known, &latest) {
+                known = latest;
+                looks = LOOKS;
+            }
+            if looks == 0 {
                 continue;
             }
-            known = latest;
+            looks -= 1;
+            let has_settled = self.has_settled(&known);
             let founds = known.logins.values();
             let here: HashMap<_, _> = founds.map(|found| (found.facts.entry, found)).collect();
             for entry in live.watched(0) {
-                let now = here.get(&entry).map_or(Now::Gone, |found| Now::of(found));
-                live.hear(0, entry, now);
+                match here.get(&entry) {
+                    Some(found) => live.hear(0, entry, Now::of(found)),
+                    None if has_settled => live.hear(0, entry, Now::Gone),
+                    None => {}
+                }
             }
+        }
+    }
+
+    /// Whether the file was the same when it was looked at again.
+    fn has_settled(&self, accounts: &Arc<Accounts>) -> bool {
+        let state = self.lock();
+        state.version == Version::Settled && Arc::ptr_eq(&state.accounts, accounts)
+    }
+
+    /// It is as it was.
+    fn settle(&self, known: Option<Stamp>) {
+        let mut state = self.lock();
+        if state.version == Version::New && state.stamp == known {
+            state.version = Version::Settled;
         }
     }
 
@@ -216,8 +262,10 @@ impl File {
                     "accounts file was read again"
                 );
                 state.accounts = Arc::new(accounts);
+                state.version = Version::New;
             }
             Err(error) => {
+                state.version = Version::Bad;
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::error!(%error, source, "accounts file is not usable, the accounts read before stay");
             }

@@ -131,6 +131,11 @@ impl Schema {
         &self.attributes.password_changed
     }
 
+    /// The attribute with the password, where that is verified here.
+    pub(super) fn password(&self) -> Option<&str> {
+        (self.verify == Verify::Hash).then_some(&*self.attributes.password)
+    }
+
     /// How many bases there are.
     pub(super) fn bases(&self) -> usize {
         self.bases.len()

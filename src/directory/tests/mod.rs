@@ -1,6 +1,7 @@
 //! The directory against a real slapd: who may log in, and what happens when the server is away, silent or hostile.
 
 mod cached;
+mod followed;
 mod injection;
 mod live;
 mod many;

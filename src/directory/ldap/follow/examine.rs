@@ -6,7 +6,7 @@ use super::{
     super::{
         code,
         connection::{Broken, Connection, Reply},
-        entry::ENTRY_UUID,
+        entry::{ENTRY_UUID, Entry},
         schema::Schema,
         server::Known,
     },
@@ -80,27 +80,40 @@ async fn look(
             "below {name}: does not tell what changes ({reply}), and {polled}"
         )),
     }
-    let attribute = schema.password_changed();
-    for (attribute, consequence) in [
-        (
-            ENTRY_UUID,
-            "so that nobody hears when an account is deleted",
-        ),
-        (
-            attribute,
-            "so that a changed password ends no session by it",
-        ),
-    ] {
-        let filter = format!("({attribute}=*)");
-        let search = schema.everybody(base, Some(&filter), None);
-        let reply = connection.search(&search, deadline).await?;
-        if reply.entries.is_empty() {
-            found.notes.push(format!(
-                "below {name}: no account shows {attribute}, {consequence}"
-            ));
-        }
+    let changed = schema.password_changed();
+    let mut unseen = Vec::new();
+    if !shows(&mut connection, schema, (base, ENTRY_UUID), deadline).await? {
+        let consequence = "so that nobody hears when an account is deleted";
+        unseen.push((ENTRY_UUID, consequence));
+    }
+    let mut says_changes = false;
+    for attribute in [Some(changed), schema.password()].into_iter().flatten() {
+        says_changes =
+            says_changes || shows(&mut connection, schema, (base, attribute), deadline).await?;
+    }
+    if !says_changes {
+        let consequence = "so that a changed password ends no session by it";
+        unseen.push((changed, consequence));
+    }
+    for (attribute, consequence) in unseen {
+        let note = format!("below {name}: no account shows {attribute}, {consequence}");
+        found.notes.push(note);
     }
     Ok(())
+}
+
+/// Whether accounts below a base show an attribute: that one may be searched by does not mean that it may be read.
+async fn shows(
+    connection: &mut Connection,
+    schema: &Schema,
+    (base, attribute): (usize, &str),
+    deadline: Instant,
+) -> Result<bool, Broken> {
+    let filter = format!("({attribute}=*)");
+    let search = schema.everybody(base, Some(&filter), None);
+    let reply = connection.search(&search, deadline).await?;
+    let mut entries = reply.entries.into_iter().filter_map(Entry::from_tag);
+    Ok(entries.any(|entry| entry.names_without(attribute).is_none()))
 }
 
 /// Begins to follow, until it is clear that the server does; else what it says.
