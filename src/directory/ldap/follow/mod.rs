@@ -240,8 +240,9 @@ impl Follower {
             return false;
         }
         if reply.code == code::SYNC_REFRESH_REQUIRED {
-            // The server has forgotten where we are. Not again at once, if that was no help.
-            return self.cookie.take().is_some();
+            // The server has forgotten where we are.
+            self.cookie = None;
+            return false;
         }
         // With a cookie most of these mean that this server is behind the one that gave it.
         let lacks_sync = match reply.code {
@@ -298,12 +299,19 @@ impl Follower {
         until.is_some_and(|until| Instant::now() < *until)
     }
 
-    /// Servers before that one that could be synchronised with.
-    fn preferred(&self, place: usize) -> Vec<Arc<Known>> {
+    /// Servers before that one that could be synchronised with, and from when on.
+    fn preferred(&self, place: usize) -> Vec<(Arc<Known>, Instant)> {
         let servers = self.common.servers.iter().take(place).enumerate();
-        let is_good = |place| self.has_sync(place) && !self.is_shunned(place);
-        let with_sync = servers.filter(|(place, _)| is_good(*place));
-        with_sync.map(|(_, server)| Arc::clone(server)).collect()
+        let with_sync = servers.filter(|(place, _)| self.has_sync(*place));
+        let from = |place| self.shunned.get(place).copied();
+        with_sync
+            .map(|(place, server)| {
+                (
+                    Arc::clone(server),
+                    from(&place).unwrap_or_else(Instant::now),
+                )
+            })
+            .collect()
     }
 
     fn has_sync(&self, place: usize) -> bool {
@@ -470,8 +478,8 @@ impl Stage {
 
 /// What is looked at while nothing is told.
 struct Check<'f> {
-    /// Servers that would rather be followed.
-    preferred: Vec<Arc<Known>>,
+    /// Servers that would rather be followed, and from when on.
+    preferred: Vec<(Arc<Known>, Instant)>,
     common: Arc<Common>,
     /// Whether anything was told since it was last looked at.
     was_told: &'f AtomicBool,
@@ -484,7 +492,8 @@ impl Check<'_> {
         let probe = self.common.schema.probe();
         loop {
             sleep(self.timeout * 2).await;
-            if self.preferred.iter().any(|server| server.is_up()) {
+            let mut preferred = self.preferred.iter();
+            if preferred.any(|(server, from)| server.is_up() && Instant::now() >= *from) {
                 return Ended::Preferred;
             }
             if self.was_told.swap(false, Relaxed) {
