@@ -7,6 +7,7 @@
 use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher as _, Hash},
+    num::NonZeroU64,
     sync::{Arc, LazyLock},
 };
 
@@ -40,12 +41,21 @@ pub(super) struct Shown {
 pub(super) struct Facts {
     pub(super) entry: EntryId,
     /// Of all that is in use.
-    mark: u64,
-    /// Of its name, home, uid and gid.
-    place: [Option<u64>; 4],
-    /// Of its stored password, and of when that was changed.
-    password: [Option<u64>; 2],
+    mark: Mark,
+    pub(super) parts: Parts,
 }
+
+/// What sessions are compared by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts {
+    /// Of its name, home, uid and gid.
+    place: [Option<Mark>; 4],
+    /// Of its stored password, and of when that was changed.
+    password: [Option<Mark>; 2],
+}
+
+/// A digest that is good for comparing within this process.
+type Mark = NonZeroU64;
 
 /// What an entry is now.
 #[derive(Clone, Debug)]
@@ -67,15 +77,14 @@ pub(super) struct Standing {
     pub(super) access: Option<Arc<Access>>,
 }
 
-/// A digest that is good for comparing within this process.
-fn mark(value: impl Hash) -> u64 {
-    MARKS.hash_one(value)
+fn mark(value: impl Hash) -> Mark {
+    NonZeroU64::new(MARKS.hash_one(value)).unwrap_or(NonZeroU64::MIN)
 }
 
 impl EntryId {
     /// Of a name that means the entry as long as it is there.
     pub(super) fn of_name(name: &str) -> Self {
-        Self::Name(mark(name))
+        Self::Name(mark(name).get())
     }
 }
 
@@ -107,13 +116,15 @@ impl Facts {
         Self {
             entry,
             mark: mark((account, names, password)),
-            place: [
-                shown.name.then(|| mark(&account.name)),
-                shown.home.then(|| mark(&account.home)),
-                shown.uid.then(|| mark(account.uid)),
-                shown.gid.then(|| mark(account.gid)),
-            ],
-            password,
+            parts: Parts {
+                place: [
+                    shown.name.then(|| mark(&account.name)),
+                    shown.home.then(|| mark(&account.home)),
+                    shown.uid.then(|| mark(account.uid)),
+                    shown.gid.then(|| mark(account.gid)),
+                ],
+                password,
+            },
         }
     }
 
@@ -122,6 +133,14 @@ impl Facts {
         self.mark == other.mark
     }
 
+    /// What stands for the password as it was when the account was read; none where nothing of it is shown.
+    pub(super) fn password(&self) -> Option<u64> {
+        let is_shown = self.parts.password.iter().any(Option::is_some);
+        is_shown.then(|| mark(self.parts.password).get())
+    }
+}
+
+impl Parts {
     /// Whether the mailbox is elsewhere at its node.
     pub(super) fn has_moved(&self, now: &Self) -> bool {
         differ(&self.place, &now.place)
@@ -131,16 +150,10 @@ impl Facts {
     pub(super) fn has_other_password(&self, now: &Self) -> bool {
         differ(&self.password, &now.password)
     }
-
-    /// What stands for the password as it was when the account was read; none where nothing of it is shown.
-    pub(super) fn password(&self) -> Option<u64> {
-        let is_shown = self.password.iter().any(Option::is_some);
-        is_shown.then(|| mark(self.password))
-    }
 }
 
 /// Whether something is shown both before and now, and differs.
-fn differ(before: &[Option<u64>], now: &[Option<u64>]) -> bool {
+fn differ(before: &[Option<Mark>], now: &[Option<Mark>]) -> bool {
     let mut both = before.iter().zip(now);
     both.any(|pair| matches!(pair, (Some(before), Some(now)) if before != now))
 }

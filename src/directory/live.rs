@@ -28,10 +28,13 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
+    future::poll_fn,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -44,7 +47,7 @@ use tokio::{
 
 use super::{
     CacheSettings, Found, Status, Visit,
-    facts::{EntryId, Facts, Now},
+    facts::{EntryId, Now, Parts},
 };
 use crate::{metrics::Metrics, names::NodeName, tasks::Tasks};
 
@@ -123,7 +126,7 @@ struct Seats {
 /// A session.
 struct Seat {
     base: usize,
-    facts: Facts,
+    parts: Parts,
     home_node: Option<Box<str>>,
     visit: Visit,
     revoke: oneshot::Sender<Revoked>,
@@ -281,12 +284,17 @@ impl Live {
         let (revoke, revoked) = oneshot::channel();
         let seat = Seat {
             base: found.base,
-            facts: found.facts,
+            parts: found.facts.parts,
             home_node: found.account.home_node.as_deref().map(Box::from),
             visit,
             revoke,
         };
-        self.lock().entry(entry).or_default().all.push(seat);
+        let mut all = self.lock();
+        let seats = &mut all.entry(entry).or_default().all;
+        // Most have one session or a few: room for four would be for nothing.
+        seats.reserve_exact(1);
+        seats.push(seat);
+        drop(all);
         Watch(Some(Listening {
             entry,
             live: Arc::clone(self),
@@ -417,10 +425,10 @@ impl Live {
             return Some(Revoked::Disabled);
         }
         let (before, after) = (seat.home_node.as_deref(), now.home_node.as_deref());
-        if seat.facts.has_moved(&now.facts) || self.is_another_node(before, after) {
+        if seat.parts.has_moved(&now.facts.parts) || self.is_another_node(before, after) {
             return Some(Revoked::Moved);
         }
-        let is_another = seat.facts.has_other_password(&now.facts);
+        let is_another = seat.parts.has_other_password(&now.facts.parts);
         is_another.then_some(Revoked::Password)
     }
 
@@ -527,14 +535,24 @@ impl Refresh {
 impl Watch {
     /// Ends when the session may not go on; never, if nobody listens.
     pub async fn revoked(&mut self) {
+        poll_fn(|context| self.poll_revoked(context)).await;
+    }
+
+    /// The same, for whoever waits for something else besides.
+    pub fn poll_revoked(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let Some(listening) = &mut self.0
             && listening.why.is_none()
-            && let Ok(why) = (&mut listening.revoked).await
         {
-            listening.why = Some(why);
-            return;
+            match ready!(Pin::new(&mut listening.revoked).poll(context)) {
+                Ok(why) => {
+                    listening.why = Some(why);
+                    return Poll::Ready(());
+                }
+                // Nobody will say anything any more.
+                Err(_) => self.0 = None,
+            }
         }
-        std::future::pending().await
+        Poll::Pending
     }
 
     /// Why [`revoked`](Self::revoked) has ended; none if it has not.
@@ -566,7 +584,10 @@ impl Drop for Listening {
 mod tests {
     use super::*;
     use crate::{
-        directory::{Access, Account, facts::Shown},
+        directory::{
+            Access, Account,
+            facts::{Facts, Shown},
+        },
         names::{AccountName, Protocol},
         secret::Secret,
     };

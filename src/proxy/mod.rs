@@ -23,7 +23,14 @@ mod talk;
 
 pub use settings::{Cleartext, ListenTls, Listener, Settings};
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    future::{Future as _, poll_fn},
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Instant,
+};
 
 use bytes::BytesMut;
 use rustls::ServerConfig;
@@ -206,13 +213,12 @@ impl Proxy {
             Protocol::Imap => &self.0.imap_relay,
             Protocol::Pop3 => &self.0.pop3_relay,
         };
-        let cut = self.0.tasks.cut_requested();
-        let stop = async {
-            tokio::select! {
-                () = watch.revoked() => {}
-                () = cut => {}
-            }
-        };
+        // Both stay here, and the relay has but a way to ask them.
+        let mut cut = pin!(self.0.tasks.cut_requested());
+        let stop = poll_fn(|context| match watch.poll_revoked(context) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => cut.as_mut().poll(context),
+        });
         let ended = relay.run(client, server, stop).await;
         let ended = ended.after(to_client, to_server);
         let revoked = watch.why();

@@ -303,7 +303,7 @@ impl Follower {
     fn preferred(&self, place: usize) -> Vec<(Arc<Known>, Instant)> {
         let servers = self.common.servers.iter().take(place).enumerate();
         let with_sync = servers.filter(|(place, _)| self.has_sync(*place));
-        let from = |place| self.shunned.get(place).copied();
+        let from = |place: &usize| self.shunned.get(place).copied();
         with_sync
             .map(|(place, server)| {
                 (
