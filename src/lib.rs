@@ -14,6 +14,7 @@
 //! | login | the name a client typed; it names nobody until the directory has answered |
 //! | account | who that is: the directory's own name, home, uid and gid |
 //! | home | the node that keeps an account's mailbox |
+//! | follower | what hears of changes in the directory, so that sessions of changed accounts are *revoked* |
 //! | worker | a thread that serves sessions from accept to end, with an event loop of its own; one per core |
 //! | link | the connection from front to node, proven by a shared key on both sides |
 //! | context | what the front knows of user and client, sent when a link is opened |
