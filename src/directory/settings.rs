@@ -23,7 +23,7 @@ pub struct Settings {
 pub struct FollowSettings {
     /// By what means; default `auto`.
     pub by: Follow,
-    /// How often LDAP servers are asked for what was modified, where they cannot tell by themselves; default 2 s.
+    /// How often LDAP servers are asked for what was modified, where they cannot tell by themselves; default 1 s.
     pub poll_every: Duration,
     /// What becomes of sessions whose account changed; by default they end at once.
     pub sessions: Sessions,
@@ -46,7 +46,7 @@ impl Default for FollowSettings {
     fn default() -> Self {
         Self {
             by: Follow::Auto,
-            poll_every: Duration::from_secs(2),
+            poll_every: Duration::from_secs(1),
             sessions: Sessions::End(Duration::ZERO),
         }
     }
