@@ -1,6 +1,6 @@
 //! Following by asking for what was modified: for servers without content synchronisation.
 //!
-//! Every few seconds entries are searched whose `modifyTimestamp` is not older than some seconds before the server's own time, as
+//! Every `poll_every` entries are searched whose `modifyTimestamp` is not older than some seconds before the server's own time, as
 //! far as that is known from what it showed: changes that reach a replica late are seen for so long. Who is gone shows no time:
 //! the entries of sessions are looked for in turn, some with each question, by their UUIDs, and judged by what they are;
 //! what the cache keeps of others ends by itself.
