@@ -33,7 +33,7 @@
 //! main -> cli -> app -> config -> admin, log  start-up, commands, wiring, drain
 //! proxy  acceptor  delivery  mailstore        the stories; each `serve` reads top to bottom
 //! link  relay  handover  lmtp  spool  store   dial / admit; splice or copy; start a real server; messages: move, hold, store
-//! net  outcome  directory  nodes  home        sockets and TLS; how it ended; accounts; their nodes; their folders
+//! net  outcome  directory  nodes  home  defence   sockets and TLS; how it ended; accounts; their nodes; their folders; abuse
 //! proto                                       protocols as bytes in, events and bytes out
 //! names   secret   metrics   tasks            words that cannot be invalid; secrets; counters; tasks
 //! ```
@@ -43,6 +43,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod defence;
 pub mod delivery;
 pub mod directory;
 pub mod handover;

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub sessions_open: IntGaugeVec,
     /// `connections_open`: client connections, logged in or not.
     pub connections_open: IntGauge,
+    /// `connections_unauthenticated`: those of them that have not logged in.
+    pub connections_unauthenticated: IntGauge,
     /// `connections_shed_total{reason}`: connections closed unserved.
     pub connections_shed: IntCounterVec,
     /// `stage_seconds{stage}`: time spent in each stage of a login.
@@ -100,6 +102,10 @@ impl Metrics {
             connections_open: new.add(IntGauge::new(
                 "connections_open",
                 "Client connections, logged in or not.",
+            )?)?,
+            connections_unauthenticated: new.add(IntGauge::new(
+                "connections_unauthenticated",
+                "Client connections that have not logged in.",
             )?)?,
             connections_shed: new.counters(
                 "connections_shed_total",

@@ -105,6 +105,8 @@ pub enum Outcome {
     Denied,
     /// Broke a limit before login: too long, too many, too wrong.
     Misbehaved,
+    /// Closed by us before login: another needed its place.
+    Shed,
     /// Took too long before login.
     Slow,
     /// TLS could not be negotiated.
@@ -123,6 +125,7 @@ impl Outcome {
             Self::Left => "left",
             Self::Denied => "denied",
             Self::Misbehaved => "misbehaved",
+            Self::Shed => "shed",
             Self::Slow => "slow",
             Self::Tls => "tls",
         }

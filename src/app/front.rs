@@ -14,8 +14,9 @@ use super::{
 };
 use crate::{
     admin, config,
+    defence::Defence,
     delivery::{self, Delivery},
-    directory::Directory,
+    directory::{self, Directory},
     link::Dialer,
     net::{self, tls},
     nodes::Nodes,
@@ -113,10 +114,7 @@ impl Front {
         let dialer =
             Dialer::new(&nodes, dial, metrics.clone(), tasks.clone()).map_err(AppError::Link)?;
         let nodes = Nodes::new(&nodes);
-        let homes = nodes.clone();
-        directory.know_homes(Box::new(move |word| {
-            homes.meant_by(word).ok().map(|node| node.name.clone())
-        }));
+        directory.know_homes(homes(nodes.clone()));
         let requests = admin::Requests {
             directory: directory.clone(),
             nodes: nodes.clone(),
@@ -125,6 +123,7 @@ impl Front {
             Some(settings) => {
                 let parts = proxy::Parts {
                     tls: self.tls,
+                    defence: Defence::new(settings.defence.clone(), metrics.clone()),
                     directory: directory.clone(),
                     nodes: nodes.clone(),
                     dialer: dialer.clone(),
@@ -157,6 +156,11 @@ impl Front {
         process.run(drain).await;
         Ok(())
     }
+}
+
+/// Which node a value of the home attribute means.
+fn homes(nodes: Nodes) -> directory::Homes {
+    Box::new(move |word| nodes.meant_by(word).ok().map(|node| node.name.clone()))
 }
 
 /// Starts the proxy role, on workers that serve for as long as they are kept.

@@ -17,6 +17,7 @@
 //! Limits: the file has at most 1 MiB. On failure: [`Problems`], and `main` ends with exit code 78.
 
 mod acceptor;
+mod defence;
 mod delivery;
 mod directory;
 mod files;

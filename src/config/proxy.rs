@@ -9,7 +9,7 @@
 use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
-    DAY, HOUR, SHORTEST, files,
+    DAY, HOUR, SHORTEST, defence, files,
     form::{self, Form},
     section::{Endpoint, Section},
 };
@@ -26,6 +26,8 @@ const TLS_TIMEOUT: Duration = Duration::from_secs(20);
 const FAILURE_DELAY: Duration = Duration::from_secs(2);
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 20_000;
+/// Many times what the longest login takes, and a bound to what a client can make us read.
+const MAX_INPUT: usize = 64 << 10;
 /// How long a drain waits for sessions, here and on a node.
 pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -50,22 +52,29 @@ const CLEARTEXT: &[(&str, Cleartext)] = &[
 /// Reads the section.
 pub(super) fn read(section: &mut Section<'_>) -> Option<Settings> {
     let waits = |to| form::duration(SHORTEST..=to);
+    let failure_delay = section.or(
+        "failure_delay",
+        &form::duration(Duration::ZERO..=Duration::from_secs(30)),
+        FAILURE_DELAY,
+    );
+    let max_connections = section.or(
+        "max_connections",
+        &form::integer(1..=1_000_000),
+        MAX_CONNECTIONS,
+    );
     let settings = Settings {
         listeners: Vec::new(),
         tls: None,
         talk: talk_limits(section),
         login_timeout: section.or("login_timeout", &waits(HOUR), LOGIN_TIMEOUT),
         tls_timeout: section.or("tls_timeout", &waits(HOUR), TLS_TIMEOUT),
-        failure_delay: section.or(
-            "failure_delay",
-            &form::duration(Duration::ZERO..=Duration::from_secs(30)),
-            FAILURE_DELAY,
-        ),
         opening_timeout: section.or("opening_timeout", &waits(HOUR), OPENING_TIMEOUT),
-        max_connections: section.or(
-            "max_connections",
-            &form::integer(1..=1_000_000),
-            MAX_CONNECTIONS,
+        max_connections,
+        max_input: section.or("max_input", &form::size(4096..=16 << 20), MAX_INPUT),
+        defence: defence::read(
+            &mut section.table("defence"),
+            failure_delay,
+            max_connections,
         ),
         drain_timeout: drain_timeout(section),
         imap_relay: relay_limits(section),
@@ -127,10 +136,12 @@ fn talk_limits(section: &mut Section<'_>) -> server::Settings {
             default.max_line_bytes,
         ),
         max_literal_bytes: section.or("max_literal", &form::size(size), default.max_literal_bytes),
+        max_commands: section.or("max_commands", &count, default.max_commands),
         max_bad_commands: section.or("max_bad_commands", &count, default.max_bad_commands),
         max_attempts: section.or("max_attempts", &count, default.max_attempts),
     };
     let pop3 = pop3::Settings {
+        max_commands: imap.max_commands,
         max_bad_commands: imap.max_bad_commands,
         max_attempts: imap.max_attempts,
         ..pop3::Settings::default()

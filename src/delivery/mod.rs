@@ -132,9 +132,17 @@ impl Delivery {
     pub async fn listen(self, socket: TcpListener) {
         let Inner { metrics, tasks, .. } = &*self.0;
         let (metrics, tasks, limit) = (metrics.clone(), tasks.clone(), Arc::clone(&self.0.places));
-        accept_each(socket, limit, busy(), metrics, tasks, move |accepted| {
-            self.begin(accepted);
-        })
+        accept_each(
+            socket,
+            limit,
+            busy(),
+            || false,
+            metrics,
+            tasks,
+            move |accepted| {
+                self.begin(accepted);
+            },
+        )
         .await;
     }
 

@@ -137,7 +137,7 @@ impl Gate {
                 }
             });
         };
-        accept_each(socket, limit, Vec::new(), metrics, tasks, begin).await;
+        accept_each(socket, limit, Vec::new(), || false, metrics, tasks, begin).await;
     }
 
     /// The same for a Unix socket.

@@ -140,12 +140,14 @@ pub fn raise_descriptor_limit() -> u64 {
 }
 
 /// Accepts until the process stops; calls `each` for every connection under the limit, and writes `busy` to every other.
+/// At the limit, `make_room` says whether another connection is about to end for this one.
 ///
 /// `each` must not block: it spawns.
 pub async fn accept_each(
     listener: TcpListener,
     limit: Arc<Semaphore>,
     busy: Vec<u8>,
+    make_room: impl Fn() -> bool,
     metrics: Metrics,
     tasks: Tasks,
     each: impl Fn(Accepted),
@@ -158,14 +160,14 @@ pub async fn accept_each(
             () = tasks.stopped() => return,
         };
         match accepted.and_then(|(stream, client)| Ok((stream.local_addr()?, stream, client))) {
-            Ok((local, stream, client)) => match Arc::clone(&limit).try_acquire_owned() {
-                Ok(permit) => each(Accepted {
+            Ok((local, stream, client)) => match place(&limit, &make_room).await {
+                Some(permit) => each(Accepted {
                     stream,
                     client: canonical(client),
                     local: canonical(local),
                     permit,
                 }),
-                Err(_) => {
+                None => {
                     metrics.connections_shed.with_label_values(&["limit"]).inc();
                     if trouble.is_news() {
                         tracing::error!(listener = %local, "connection limit reached, refusing new connections");
@@ -203,12 +205,27 @@ pub fn is_descriptor_limit(error: &io::Error) -> bool {
         .any(|limit| error.raw_os_error() == Some(limit.raw_os_error()))
 }
 
+/// A place under the limit; one that is being made is waited for.
+async fn place(
+    limit: &Arc<Semaphore>,
+    make_room: impl Fn() -> bool,
+) -> Option<OwnedSemaphorePermit> {
+    if let Ok(permit) = Arc::clone(limit).try_acquire_owned() {
+        return Some(permit);
+    }
+    if !make_room() {
+        return None;
+    }
+    let permit = Arc::clone(limit).acquire_owned();
+    tokio::time::timeout(ACCEPT_PAUSE, permit).await.ok()?.ok()
+}
+
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Says `busy` as far as the socket takes it at once, and closes.
-async fn refuse(mut stream: TcpStream, busy: &[u8]) {
+pub async fn refuse(mut stream: TcpStream, busy: &[u8]) {
     if !busy.is_empty() {
         // The send buffer of a new connection takes a line without waiting.
         let _ = tokio::time::timeout(ACCEPT_PAUSE, stream.write_all(busy)).await;
@@ -273,6 +290,7 @@ mod tests {
             listener,
             limit,
             b"busy\r\n".to_vec(),
+            || false,
             metrics,
             tasks.clone(),
             move |accepted| {

@@ -16,7 +16,7 @@ pub mod tls;
 pub use address::Address;
 pub use connect::{connect, connect_unix};
 pub use listen::{
-    Accepted, accept_each, is_descriptor_limit, listen, listen_unix, raise_descriptor_limit,
+    Accepted, accept_each, is_descriptor_limit, listen, listen_unix, raise_descriptor_limit, refuse,
 };
 pub use quiet::Quiet;
 pub use stream::{Plain, Stream};

@@ -13,6 +13,8 @@ pub enum Denial {
     AuthorizationFailed,
     /// Wrong name, wrong password, or an account that may not log in.
     BadCredentials,
+    /// Too many logins have failed, of this account or from where the client is: this one was not tried.
+    Held,
     /// The account's mailbox is in use and the protocol allows one session.
     InUse,
     /// The account has as many sessions as it may.
@@ -41,6 +43,7 @@ impl Denial {
         match self {
             Self::AuthorizationFailed => "authorization-failed",
             Self::BadCredentials => "bad-credentials",
+            Self::Held => "held",
             Self::InUse => "in-use",
             Self::Limit => "limit",
             Self::Misconfigured => "misconfigured",
@@ -54,6 +57,8 @@ impl Denial {
         match self {
             Self::AuthorizationFailed => "[AUTHORIZATIONFAILED] You may not act as that user.",
             Self::BadCredentials => "[AUTHENTICATIONFAILED] Wrong user name or password.",
+            // Not AUTHENTICATIONFAILED: nobody is to be asked for another password.
+            Self::Held => "[UNAVAILABLE] Too many failed logins, please try again later.",
             Self::InUse => "[INUSE] The mailbox is in use.",
             Self::Limit => "[LIMIT] Too many sessions for this account.",
             Self::Misconfigured => {
@@ -73,6 +78,7 @@ impl Denial {
         match self {
             Self::AuthorizationFailed => "[AUTH] You may not act as that user.",
             Self::BadCredentials => "[AUTH] Wrong user name or password.",
+            Self::Held => "[SYS/TEMP] Too many failed logins, please try again later.",
             Self::InUse => "[IN-USE] The mailbox is in use.",
             // POP3 has no code for it; a client does the right thing after this one: it tries later.
             Self::Limit => "[IN-USE] Too many sessions for this account.",
@@ -92,9 +98,10 @@ impl Denial {
 mod tests {
     use super::*;
 
-    const ALL: [Denial; 7] = [
+    const ALL: [Denial; 8] = [
         Denial::AuthorizationFailed,
         Denial::BadCredentials,
+        Denial::Held,
         Denial::InUse,
         Denial::Limit,
         Denial::Misconfigured,

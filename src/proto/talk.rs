@@ -110,7 +110,8 @@ pub enum Event {
 pub enum Closed {
     /// The client said LOGOUT or QUIT.
     Logout,
-    /// It broke a limit; the word, for logs, says which: `line`, `literal`, `bare-lf`, `bad-commands`.
+    /// It broke a limit; the word, for logs, says which: `line`, `literal`, `bare-lf`, `bad-commands`,
+    /// `commands`; its driver adds `input`.
     Misbehaved(&'static str),
     /// It failed to authenticate too often.
     Attempts,
@@ -123,6 +124,8 @@ pub enum Bye {
     Busy,
     /// The client has not logged in within its time.
     Idle,
+    /// The client has sent more than a login needs.
+    Input,
     /// This process ends.
     Shutdown,
 }
@@ -133,6 +136,7 @@ impl Bye {
         match self {
             Self::Busy => "[UNAVAILABLE] Too many connections, please try again later.",
             Self::Idle => "Not logged in for too long.",
+            Self::Input => "Too much before a login.",
             Self::Shutdown => "[UNAVAILABLE] Going down, please try again later.",
         }
     }
@@ -142,7 +146,7 @@ impl Bye {
     pub const fn pop3(self) -> Option<&'static str> {
         match self {
             Self::Busy => Some("[SYS/TEMP] Too many connections, please try again later."),
-            Self::Idle => None,
+            Self::Idle | Self::Input => None,
             Self::Shutdown => Some("[SYS/TEMP] Going down, please try again later."),
         }
     }
@@ -154,12 +158,19 @@ pub(super) const MAX_POSTPONED: u32 = 10;
 /// Counts what goes wrong in one conversation, until it is too much.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
+    commands: u32,
     bad_commands: u32,
     attempts: u32,
     postponed: u32,
 }
 
 impl Patience {
+    /// One more command, right or wrong; true beyond the limit.
+    pub(super) fn command(&mut self, limit: u32) -> bool {
+        self.commands = self.commands.saturating_add(1);
+        self.commands > limit
+    }
+
     /// One more bad command; true at the limit.
     pub(super) fn bad_command(&mut self, limit: u32) -> bool {
         count(&mut self.bad_commands, limit)
@@ -168,9 +179,10 @@ impl Patience {
     /// One more failed login; true when there were `max_attempts` that were the client's doing, or too many others.
     pub(super) fn denied(&mut self, denial: Denial, max_attempts: u32) -> bool {
         match denial {
-            Denial::AuthorizationFailed | Denial::BadCredentials | Denial::PrivacyRequired => {
-                count(&mut self.attempts, max_attempts)
-            }
+            Denial::AuthorizationFailed
+            | Denial::BadCredentials
+            | Denial::Held
+            | Denial::PrivacyRequired => count(&mut self.attempts, max_attempts),
             Denial::InUse | Denial::Limit | Denial::Misconfigured | Denial::Unavailable => {
                 count(&mut self.postponed, MAX_POSTPONED)
             }

@@ -3,6 +3,8 @@
 //! Each step either gives the next one what it needs or a [`Failure`] that says whose doing it was: a node that is away
 //! is never a wrong password, and a wrong password is never "try later".
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use prometheus::HistogramTimer;
 use tokio::{
@@ -11,7 +13,8 @@ use tokio::{
 };
 
 use crate::{
-    directory::{Account, Admitted, LookupError, Visit, Watch},
+    defence::Held,
+    directory::{Account, Admitted, LookupError, Visit, Watch, Wrong},
     link,
     net::Stream,
     nodes::Node,
@@ -41,12 +44,26 @@ pub(super) struct Opened {
     pub(super) watch: Watch,
 }
 
+/// Why there is no session.
+pub(super) struct Denied {
+    pub(super) failure: Failure,
+    /// When the client hears of it, counted from the arrival of its credentials.
+    pub(super) after: Duration,
+}
+
+impl From<Failure> for Denied {
+    fn from(failure: Failure) -> Self {
+        let after = Duration::ZERO;
+        Self { failure, after }
+    }
+}
+
 /// Authenticates, resolves the home, opens the link and waits for the real server.
 pub(super) async fn open_session(
     parts: &Parts,
     credentials: &Credentials,
     report: &mut Report,
-) -> Result<Opened, Failure> {
+) -> Result<Opened, Denied> {
     report.login = Some(credentials.login.clone());
     report.mechanism = Some(credentials.mechanism);
     // What an earlier try found is not this one's.
@@ -65,7 +82,7 @@ pub(super) async fn open_session(
     })?;
     report.node = Some(node.name.clone());
     let opened = open_link(parts, &node, &context(&account, report)).await?;
-    read_opening(parts, opened, watch).await
+    Ok(read_opening(parts, opened, watch).await?)
 }
 
 /// Starts the clock of a stage; it stops when dropped.
@@ -81,20 +98,16 @@ async fn authenticate(
     parts: &Parts,
     credentials: &Credentials,
     visit: Visit,
-) -> Result<Admitted, Failure> {
+) -> Result<Admitted, Denied> {
     let _timer = timer(parts, Stage::Authenticate);
-    let admitted = parts
-        .directory
-        .authenticate(&credentials.login, &credentials.password, visit)
-        .await
-        .map_err(|error| lookup_failure(&error))?;
+    let admitted = verify(parts, credentials, visit).await?;
     let authorized = match &credentials.authorize {
         None => true,
         Some(same) if *same == credentials.login => true,
         Some(other) => match parts.directory.find(other).await {
             Ok(found) => found.name == admitted.account.name,
             Err(LookupError::Wrong(_)) => false,
-            Err(error) => return Err(lookup_failure(&error)),
+            Err(error) => return Err(lookup_failure(&error).into()),
         },
     };
     if authorized {
@@ -105,7 +118,52 @@ async fn authenticate(
         blame: Blame::Client,
         denial: Denial::AuthorizationFailed,
         reason: "the authorization identity is not the same account".to_owned(),
-    })
+    }
+    .into())
+}
+
+/// Asks the directory, unless too many have failed before, and counts what it says.
+async fn verify(
+    parts: &Parts,
+    credentials: &Credentials,
+    visit: Visit,
+) -> Result<Admitted, Denied> {
+    let Parts {
+        defence, directory, ..
+    } = parts;
+    let held = |held: Held| Denied {
+        failure: Failure {
+            stage: Stage::Authenticate,
+            blame: Blame::Client,
+            denial: Denial::Held,
+            reason: held.to_string(),
+        },
+        after: defence.hold_delay(),
+    };
+    let Credentials {
+        login, password, ..
+    } = credentials;
+    let tried = defence.begin(visit.client, login.as_str());
+    let mut tried = tried.map_err(held)?;
+    match directory.authenticate(login, password, visit).await {
+        Ok(admitted) => {
+            tried.is_of(admitted.account.name.as_str()).map_err(held)?;
+            tried.succeeded();
+            Ok(admitted)
+        }
+        Err(error @ LookupError::Wrong(wrong)) => {
+            if wrong != Wrong::Unknown
+                && let Ok(account) = directory.find(login).await
+            {
+                tried.is_of(account.name.as_str()).map_err(held)?;
+            }
+            Err(Denied {
+                failure: lookup_failure(&error),
+                after: tried.failed(password),
+            })
+        }
+        Err(error) => Err(lookup_failure(&error).into()),
+    }
 }
 
 fn lookup_failure(error: &LookupError) -> Failure {

@@ -11,8 +11,10 @@
 //! The proxy knows no protocol: `proto` says what to write and when credentials are there. It never writes an octet of
 //! its own once the client has been told OK.
 //!
-//! Limits: connections in all; one deadline for everything before the last credentials; deadlines in the directory, the
-//! link and for the opening. A session ends when the directory says that it may not go on, without a word. A failed login is answered a fixed time after it arrived, whatever was wrong with it.
+//! Limits: connections in all, and what `defence` allows a network and an account; one deadline and so many octets for
+//! everything before the last credentials; deadlines in the directory, the link and for the opening. A session ends when the
+//! directory says that it may not go on, without a word. A failed login is answered at a time counted from its arrival, whatever
+//! was wrong with it, and one before login ends without a word when another needs its place.
 //!
 //! When something behind us fails the client hears "unavailable" and may try again on the same connection; the log has
 //! stage, blame and reason at once. A session that ends leaves exactly one `session ended` line.
@@ -40,11 +42,12 @@ use tokio::{
 };
 
 use crate::{
+    defence::{Defence, Guest, Resident, SentAway},
     directory::Directory,
     link::Dialer,
     metrics::Metrics,
     names::{ClientAddr, LocalAddr, Protocol, SessionId},
-    net::{Accepted, accept_each},
+    net::{Accepted, accept_each, refuse},
     nodes::Nodes,
     outcome::{Failure, Outcome, Report, Stage},
     proto::{denial::Denial, server::Server, talk::Bye},
@@ -52,7 +55,10 @@ use crate::{
     tasks::Tasks,
 };
 
-use self::talk::{Begun, Over, Talk};
+use self::{
+    login::Denied,
+    talk::{Begun, Over, Talk},
+};
 
 /// The proxy role. Clones share everything.
 #[derive(Clone, Debug)]
@@ -65,6 +71,8 @@ pub struct Parts {
     pub settings: Settings,
     /// TLS towards clients.
     pub tls: Option<Arc<ServerConfig>>,
+    /// What keeps clients from hurting each other.
+    pub defence: Defence,
     /// Where accounts are.
     pub directory: Directory,
     /// Where homes are.
@@ -85,14 +93,18 @@ pub struct Parts {
 struct Session {
     begun: Begun,
     report: Report,
-    place: Place,
+    place: Place<Resident>,
 }
 
-/// A connection's place under the limit, counted for as long as it lives.
-struct Place {
-    connections: prometheus::IntGauge,
-    _permit: OwnedSemaphorePermit,
+/// A connection's place under the limits, counted for as long as it lives.
+struct Place<T> {
+    open: Open,
+    permit: OwnedSemaphorePermit,
+    counted: T,
 }
+
+/// One more in a gauge.
+struct Open(prometheus::IntGauge);
 
 impl Parts {
     /// The same for one of so many workers: with connections to directory and nodes of its own.
@@ -117,10 +129,12 @@ impl Proxy {
         let Parts { metrics, tasks, .. } = &*self.0;
         let (metrics, tasks) = (metrics.clone(), tasks.clone());
         let busy = self.busy(listener);
+        let defence = self.0.defence.clone();
         accept_each(
             socket,
             limit,
             busy,
+            move || defence.make_room(),
             metrics,
             tasks.clone(),
             move |accepted| {
@@ -143,17 +157,29 @@ impl Proxy {
 
     /// One client, from accept to its log line.
     async fn serve(self, accepted: Accepted, listener: Listener) {
-        let place = Place::new(&self.0.metrics, accepted.permit);
+        let Ok(guest) = self.0.defence.admit(accepted.client.ip()) else {
+            refuse(accepted.stream, &self.busy(listener)).await;
+            return;
+        };
+        let sent_away = guest.sent_away();
+        let mut place = Place::new(&self.0.metrics, accepted.permit, guest);
         let Some(mut report) = self.report(accepted.client, accepted.local, listener) else {
             return;
         };
-        match self.log_in(accepted.stream, listener, &mut report).await {
+        let talk = self.log_in(accepted.stream, listener, &mut report, &mut place.counted);
+        let begun = tokio::select! {
+            biased;
+            begun = talk => begun,
+            // Without a word: it would take the time of which there is none.
+            () = sent_away => Err(Over::shed()),
+        };
+        match begun {
             // The relay runs in a small task of its own: this one's state, talk and directory and link, ends here.
             Ok(begun) => {
                 let session = Box::new(Session {
                     begun,
                     report,
-                    place,
+                    place: place.moves_in(),
                 });
                 self.0.tasks.clone().spawn("session", self.relay(session));
             }
@@ -167,24 +193,25 @@ impl Proxy {
         stream: TcpStream,
         listener: Listener,
         report: &mut Report,
+        guest: &mut Guest,
     ) -> Result<Begun, Over> {
         let mut talk = Talk::start(&self.0, stream, listener, report).await?;
         loop {
             let credentials = talk.credentials(report).await?;
             let arrived = tokio::time::Instant::now();
+            guest.is_busy().map_err(|SentAway| Over::shed())?;
             match login::open_session(&self.0, &credentials, report).await {
                 Ok(opened) => {
                     report.failure = None;
                     self.count_login(report, "ok");
                     return talk.hand_over(opened).await;
                 }
-                Err(failure) => {
+                Err(Denied { failure, after }) => {
+                    guest.waits();
                     let denial = failure.denial;
                     self.count_login(report, denial.as_str());
                     report.failed(failure);
-                    if denial == Denial::BadCredentials {
-                        tokio::time::sleep_until(arrived + self.0.settings.failure_delay).await;
-                    }
+                    tokio::time::sleep_until(arrived + after).await;
                     talk.deny(denial).await?;
                 }
             }
@@ -287,19 +314,33 @@ impl Proxy {
     }
 }
 
-impl Place {
-    fn new(metrics: &Metrics, permit: OwnedSemaphorePermit) -> Self {
-        let connections = metrics.connections_open.clone();
-        connections.inc();
+impl Place<Guest> {
+    fn new(metrics: &Metrics, permit: OwnedSemaphorePermit, guest: Guest) -> Self {
         Self {
-            connections,
-            _permit: permit,
+            open: Open::new(metrics.connections_open.clone()),
+            permit,
+            counted: guest,
+        }
+    }
+
+    fn moves_in(self) -> Place<Resident> {
+        Place {
+            open: self.open,
+            permit: self.permit,
+            counted: self.counted.moves_in(),
         }
     }
 }
 
-impl Drop for Place {
+impl Open {
+    fn new(connections: prometheus::IntGauge) -> Self {
+        connections.inc();
+        Self(connections)
+    }
+}
+
+impl Drop for Open {
     fn drop(&mut self) {
-        self.connections.dec();
+        self.0.dec();
     }
 }

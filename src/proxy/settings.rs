@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::{names::Protocol, net::tls, proto::server, relay};
+use crate::{defence, names::Protocol, net::tls, proto::server, relay};
 
 /// The proxy role.
 #[derive(Clone, Debug)]
@@ -13,12 +13,14 @@ pub struct Settings {
     pub tls: Option<tls::Files>,
     /// Limits of the conversation before login.
     pub talk: server::Settings,
+    /// What a client may send before it has logged in, in octets; default 64 KiB.
+    pub max_input: usize,
     /// From accept to the last credentials; default 3 minutes.
     pub login_timeout: Duration,
     /// A TLS negotiation; default 20 s.
     pub tls_timeout: Duration,
-    /// When a failed login is answered, counted from the attempt's arrival; default 2 s.
-    pub failure_delay: Duration,
+    /// What keeps clients from hurting each other.
+    pub defence: defence::Settings,
     /// From the verdict to the real server's complete opening; default 10 s.
     pub opening_timeout: Duration,
     /// Client connections at one time; default 20,000.

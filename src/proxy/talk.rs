@@ -47,6 +47,8 @@ pub(super) struct Talk<'a> {
     input: BytesMut,
     output: BytesMut,
     deadline: Instant,
+    /// Octets that the client may still send.
+    allowance: usize,
     denied: bool,
 }
 
@@ -66,6 +68,11 @@ pub(super) struct Begun {
 pub(super) struct Over(Outcome);
 
 impl Over {
+    /// Another needed its place.
+    pub(super) fn shed() -> Self {
+        Self(Outcome::Shed)
+    }
+
     pub(super) fn outcome(&self) -> Outcome {
         self.0
     }
@@ -82,6 +89,15 @@ pub(super) fn channel(listener: Listener, client: Option<std::net::IpAddr>) -> C
             Cleartext::Never => false,
         },
     }
+}
+
+fn misbehaved(report: &mut Report, word: &str) {
+    report.failure = Some(Failure {
+        stage: Stage::Talk,
+        blame: Blame::Client,
+        denial: Denial::BadCredentials,
+        reason: word.to_owned(),
+    });
 }
 
 impl<'a> Talk<'a> {
@@ -101,6 +117,7 @@ impl<'a> Talk<'a> {
             input: BytesMut::new(),
             output: BytesMut::new(),
             deadline,
+            allowance: parts.settings.max_input,
             denied: false,
         };
         talk.stream = Some(Stream::Tcp(stream));
@@ -117,6 +134,10 @@ impl<'a> Talk<'a> {
             match self.machine.step(&mut self.input, &mut self.output) {
                 Event::More => {
                     self.flush().await?;
+                    if self.allowance == 0 {
+                        misbehaved(report, "input");
+                        return Err(self.farewell(Bye::Input, Outcome::Misbehaved).await);
+                    }
                     self.read().await?;
                 }
                 Event::Credentials(credentials) => {
@@ -131,12 +152,7 @@ impl<'a> Talk<'a> {
                 }
                 Event::Close(closed) => {
                     if let Closed::Misbehaved(word) = closed {
-                        report.failure = Some(Failure {
-                            stage: Stage::Talk,
-                            blame: Blame::Client,
-                            denial: Denial::BadCredentials,
-                            reason: word.to_owned(),
-                        });
+                        misbehaved(report, word);
                     }
                     return Err(self.close(closed).await);
                 }
@@ -219,7 +235,10 @@ impl<'a> Talk<'a> {
         };
         match read {
             Ok(Ok(0) | Err(_)) => Err(Over(self.left())),
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(octets)) => {
+                self.allowance = self.allowance.saturating_sub(octets);
+                Ok(())
+            }
             Err(_) => Err(self.farewell(Bye::Idle, Outcome::Slow).await),
         }
     }

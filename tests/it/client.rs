@@ -11,6 +11,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
+use socket2::{Domain, Socket, Type};
 
 use crate::lab::{Cluster, User};
 
@@ -109,6 +110,11 @@ impl Client {
     /// In plain to any address.
     pub(crate) fn connect_to(address: SocketAddr) -> Self {
         Self::new(Stream::Plain(dial(address)))
+    }
+
+    /// In plain to any address, from an address of one's own.
+    pub(crate) fn connect_from(source: [u8; 4], address: SocketAddr) -> Self {
+        Self::new(Stream::Plain(dial_from(source, address)))
     }
 
     /// With TLS from the first octet to any address.
@@ -359,7 +365,19 @@ impl Write for Stream {
 }
 
 fn dial(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    patient(TcpStream::connect_timeout(&address, PATIENCE).unwrap())
+}
+
+/// Connects from one of the addresses of loopback.
+pub(crate) fn dial_from(source: [u8; 4], address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let source = SocketAddr::from((source, 0));
+    socket.bind(&source.into()).unwrap();
+    socket.connect_timeout(&address.into(), PATIENCE).unwrap();
+    patient(socket.into())
+}
+
+fn patient(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();

@@ -7,6 +7,7 @@
 //! | module | shows |
 //! | --- | --- |
 //! | `accounts` | who is served: added while running, many uids, uids and homes that are refused |
+//! | `defence` | guessing, and too many connections: who is held and who is not, and what fail2ban reads |
 //! | `descriptors` | front and node without a file descriptor left |
 //! | `directory` | LDAP under TLS, and password hashes that other programs made |
 //! | `failures` | what a client hears when a node or the directory is away, silent, or does not trust us |
@@ -38,6 +39,7 @@
 mod accounts;
 mod changes;
 mod client;
+mod defence;
 mod descriptors;
 mod directory;
 mod failures;

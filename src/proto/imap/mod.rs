@@ -59,6 +59,8 @@ pub struct Settings {
     pub max_line_bytes: usize,
     /// Largest literal taken, in octets; default 4096. All literals of a command together may have twice as many.
     pub max_literal_bytes: usize,
+    /// Commands before a login; default 100.
+    pub max_commands: u32,
     /// Bad commands before BYE; default 10.
     pub max_bad_commands: u32,
     /// Failed logins before BYE; default 3.
@@ -70,6 +72,7 @@ impl Default for Settings {
         Self {
             max_line_bytes: 8192,
             max_literal_bytes: 4096,
+            max_commands: 100,
             max_bad_commands: 10,
             max_attempts: 3,
         }
@@ -235,6 +238,10 @@ impl Server {
     }
 
     fn perform(&mut self, message: &Message, out: &mut BytesMut) -> Option<Event> {
+        if self.patience.command(self.settings.max_commands) {
+            untagged(out, format_args!("BYE Too many commands before a login."));
+            return Some(self.close(Closed::Misbehaved("commands")));
+        }
         let head = Head::parse(message);
         let Some(tag) = head.tag else {
             return self.refuse(None, BAD_TAG, out);

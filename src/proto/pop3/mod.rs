@@ -58,6 +58,8 @@ pub struct Settings {
     /// Longest line, its end included, in octets; default 4096. RFC 2449, 4 asks for 255; a name of 255 octets and a
     /// response of AUTH need more.
     pub max_line_bytes: usize,
+    /// Commands before a login; default 100.
+    pub max_commands: u32,
     /// Bad commands before the end; default 10.
     pub max_bad_commands: u32,
     /// Failed logins before the end; default 3.
@@ -68,6 +70,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_line_bytes: 4096,
+            max_commands: 100,
             max_bad_commands: 10,
             max_attempts: 3,
         }
@@ -205,6 +208,10 @@ impl Server {
     }
 
     fn perform(&mut self, name: Option<Login>, line: &[u8], out: &mut BytesMut) -> Option<Event> {
+        if self.patience.command(self.settings.max_commands) {
+            err(out, "Too many commands before a login.");
+            return Some(self.close(Closed::Misbehaved("commands")));
+        }
         match Command::parse(line) {
             Ok(Command::Auth(None)) => {
                 self.list_mechanisms(out);

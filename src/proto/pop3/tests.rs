@@ -31,6 +31,7 @@ const PLAIN: Channel = Channel {
 
 const SMALL: Settings = Settings {
     max_line_bytes: 64,
+    max_commands: 100,
     max_bad_commands: 3,
     max_attempts: 3,
 };

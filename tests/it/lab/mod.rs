@@ -689,6 +689,14 @@ impl Cluster {
         self.launch_front();
     }
 
+    /// Starts the front once more, with another configuration.
+    pub(crate) fn change_front(&mut self, change: impl FnOnce(String) -> String) {
+        let configuration = self.path("front/pigeonair.toml");
+        let text = fs::read_to_string(&configuration).unwrap();
+        fs::write(&configuration, change(text)).unwrap();
+        self.restart_front();
+    }
+
     /// The folder of an account's mailbox, whether it is there or not.
     pub(crate) fn home(&self, user: &User) -> PathBuf {
         let node = self.nodes.iter().find(|node| node.name == user.node);
