@@ -1,8 +1,9 @@
 //! Connections: how many a network has, and who leaves when there are too many guests.
 //!
 //! A guest *waits* while it is its turn to say something, and while its failed login is not answered yet; while it is being
-//! logged in it does not, and is not sent away. Guests stand in the order in which they came, in parts by network: of the
-//! newcomer's part, or of the next that has any, the first one leaves.
+//! logged in it does not, and is not sent away. Guests stand in the order in which they came, in parts by network. Of the
+//! newcomer's part, or of the next that has any, one leaves: of the network that has the most guests, the first that came. So
+//! networks share what room there is, and in a flood from everywhere it goes by time.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -149,17 +150,13 @@ impl Crowd {
         })
     }
 
-    /// Sends the guest away who has waited longest; of the part of `network` if there is one.
+    /// Sends a guest away; of the part of `network` if there is one.
     fn send_away(&self, network: Option<Hash>) -> bool {
         let (before, after) = self.parts.split_at(Self::place(network));
         for part in after.iter().chain(before) {
             let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            let oldest = part
-                .waiting
-                .first_key_value()
-                .map(|(_, seat)| Arc::clone(seat));
-            if let Some(oldest) = oldest {
-                self.leaves(&mut part, &oldest);
+            if let Some(seat) = part.most_dispensable() {
+                self.leaves(&mut part, &seat);
                 return true;
             }
         }
@@ -226,6 +223,21 @@ impl Crowd {
                 part.networks.remove(&network);
             }
         }
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    fn most_dispensable(&self) -> Option<Arc<Seat>> {
+        let guests = |network| {
+            let counts = self.networks.get(&network);
+            counts.map_or(0, |counts| counts.guests)
+        };
+        // Of equals the last is taken.
+        let seats = self.waiting.values().rev();
+        let seat = seats.max_by_key(|seat| seat.network.map_or(0, guests));
+        seat.cloned()
     }
 }
 

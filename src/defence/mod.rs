@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! connection ─> admit ─> too many of its network? ─ yes ─> refused
-//!                 └─ no ─> a guest ─> room for guests? ─ no ─> whoever waited longest without a login leaves
+//!                 └─ no ─> a guest ─> room for guests? ─ no ─> one of the largest network leaves
 //! login ─> begin ─> known here? ─ yes ─> its own count ──────────────┐
 //!             └─ no ─> the network's count, the account's count ─────┴─ too many? ─> held: "try later", unasked
 //!             └─> directory ─> wrong ─> failed: counted, unless it is the same wrong password again; answered later each time
@@ -150,7 +150,7 @@ impl Defence {
         admitted
     }
 
-    /// Makes room for another connection: the guest who has waited longest leaves. False if there is none.
+    /// Makes room for another connection: a guest leaves who is not just being logged in. False if there is none.
     pub fn make_room(&self) -> bool {
         self.0.crowd.make_room()
     }

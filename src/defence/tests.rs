@@ -266,6 +266,23 @@ fn who_waits_longest_leaves() {
     assert!(defence.0.crowd.is_empty());
 }
 
+#[test]
+fn who_comes_alone_does_not_leave_for_a_crowd() {
+    let settings = Settings {
+        max_guests: 100,
+        max_guests_per_network: 0,
+        max_connections_per_network: 0,
+        ..Settings::default()
+    };
+    let defence = defence(settings);
+    let mut alone = defence.admit(ip(HOME)).unwrap();
+    let crowd: Vec<_> = (0..10_000)
+        .map(|_| defence.admit(ip(ATTACKER)).unwrap())
+        .collect();
+    alone.is_busy().unwrap();
+    drop(crowd);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_guest_who_is_sent_away_is_told() {
     let settings = Settings {

@@ -35,6 +35,10 @@ use crate::{metrics::Metrics, tasks::Tasks};
 const BACKLOG: i32 = 4096;
 /// Pause after an accept error, so that a lasting one does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection that makes room for another has to end.
+const ROOM_PAUSE: Duration = Duration::from_millis(2);
+/// How many of them are tried before one is refused: somebody else may take what they leave.
+const MAX_ROOM: u32 = 8;
 /// Between two log lines about the same lasting trouble.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
 
@@ -154,12 +158,18 @@ pub async fn accept_each(
 ) {
     let mut reserve = Reserve::new();
     let mut trouble = Quiet::default();
+    let mut room_made = 0;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = tasks.stopped() => return,
         };
-        match accepted.and_then(|(stream, client)| Ok((stream.local_addr()?, stream, client))) {
+        let accepted =
+            accepted.and_then(|(stream, client)| Ok((stream.local_addr()?, stream, client)));
+        if accepted.is_ok() {
+            room_made = 0;
+        }
+        match accepted {
             Ok((local, stream, client)) => match place(&limit, &make_room).await {
                 Some(permit) => each(Accepted {
                     stream,
@@ -176,13 +186,17 @@ pub async fn accept_each(
                 }
             },
             Err(error) if is_descriptor_limit(&error) => {
-                metrics
-                    .connections_shed
-                    .with_label_values(&["descriptors"])
-                    .inc();
                 if trouble.is_news() {
                     tracing::error!(%error, "out of file descriptors, refusing new connections");
                 }
+                if room_made < MAX_ROOM && make_room() {
+                    room_made += 1;
+                    tokio::time::sleep(ROOM_PAUSE).await;
+                    continue;
+                }
+                room_made = 0;
+                let shed = &metrics.connections_shed;
+                shed.with_label_values(&["descriptors"]).inc();
                 reserve.refuse_one(&listener, &busy).await;
             }
             // The client gave up while it waited: nobody's trouble.

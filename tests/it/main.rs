@@ -12,6 +12,7 @@
 //! | `directory` | LDAP under TLS, and password hashes that other programs made |
 //! | `failures` | what a client hears when a node or the directory is away, silent, or does not trust us |
 //! | `fidelity` | a scripted session through the proxy is, octet by octet, what it is at the real server |
+//! | `flood` | ten thousand connections that mean no good, and somebody who just logs in |
 //! | `hostile` | whatever a client says before it has logged in, as transcripts; TLS that is begun and not carried out |
 //! | `links` | whoever comes to a link port and is no proxy, or one that may not |
 //! | `logins` | every way to log in, on every channel, at every kind of node |
@@ -45,6 +46,7 @@ mod directory;
 mod failures;
 mod faults;
 mod fidelity;
+mod flood;
 mod hostile;
 mod lab;
 mod links;
