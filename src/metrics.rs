@@ -30,6 +30,10 @@ pub struct Metrics {
     pub connections_unauthenticated: IntGauge,
     /// `connections_shed_total{reason}`: connections closed unserved.
     pub connections_shed: IntCounterVec,
+    /// `memory_bytes`: resident memory of a front.
+    pub memory: IntGauge,
+    /// `memory_limit_bytes`: from where on it lets nobody in.
+    pub memory_limit: IntGauge,
     /// `stage_seconds{stage}`: time spent in each stage of a login.
     pub stage_seconds: HistogramVec,
     /// `relay_bytes_total{direction,mode}`: octets relayed; direction `to_client`/`to_server`, mode `splice`/`copy`.
@@ -112,6 +116,14 @@ impl Metrics {
                 "Connections closed unserved.",
                 &["reason"],
             )?,
+            memory: new.add(IntGauge::new(
+                "memory_bytes",
+                "Resident memory of a front.",
+            )?)?,
+            memory_limit: new.add(IntGauge::new(
+                "memory_limit_bytes",
+                "Resident memory from which on a front lets nobody in.",
+            )?)?,
             stage_seconds: new.histogram(
                 "stage_seconds",
                 "Time spent in each stage of a login.",

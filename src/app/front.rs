@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     AppError, Process, Socket, Tcp, Unix,
+    memory::Memory,
     workers::{self, Workers},
 };
 use crate::{
@@ -48,6 +49,7 @@ pub(super) struct Front {
     limit: usize,
     /// Threads that serve clients, each with a socket of every address.
     workers: usize,
+    memory: Memory,
 }
 
 impl Front {
@@ -56,6 +58,7 @@ impl Front {
         let workers = workers::count();
         let limit = connections(&config, workers);
         let proxy = config.proxy.as_ref();
+        let max_memory = proxy.and_then(|settings| settings.defence.max_memory);
         let tls = proxy
             .and_then(|settings| settings.tls.as_ref())
             .map(tls::server_config)
@@ -93,6 +96,7 @@ impl Front {
                 .transpose()?,
             limit,
             workers,
+            memory: Memory::new(max_memory),
             config,
         })
     }
@@ -123,7 +127,7 @@ impl Front {
             Some(settings) => {
                 let parts = proxy::Parts {
                     tls: self.tls,
-                    defence: Defence::new(settings.defence.clone(), metrics.clone()),
+                    defence: defence(&settings, self.memory, &process),
                     directory: directory.clone(),
                     nodes: nodes.clone(),
                     dialer: dialer.clone(),
@@ -156,6 +160,15 @@ impl Front {
         process.run(drain).await;
         Ok(())
     }
+}
+
+/// What keeps clients from hurting each other, and its eye on memory.
+fn defence(settings: &proxy::Settings, memory: Memory, process: &Process) -> Defence {
+    let Process { metrics, tasks, .. } = process;
+    let defence = Defence::new(settings.defence.clone(), metrics.clone());
+    let watch = memory.watch(defence.clone(), metrics.clone(), tasks.clone());
+    tasks.background("memory", watch);
+    defence
 }
 
 /// Which node a value of the home attribute means.

@@ -12,6 +12,7 @@
 //! code is `main`'s affair.
 
 mod front;
+mod memory;
 mod node;
 mod rights;
 #[cfg(test)]

@@ -64,6 +64,9 @@ pub(super) fn read(
             &form::duration(SHORTEST..=DAY),
             default.failure_window,
         ),
+        max_memory: section
+            .optional("max_memory", &form::size(16 << 20..=1 << 44))
+            .and_then(|octets| u64::try_from(octets).ok()),
         remember: section.or(
             "remember",
             &form::duration(HOUR..=LONGEST_MEMORY),

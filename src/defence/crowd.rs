@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -29,6 +29,7 @@ pub(super) struct Crowd {
     guests: IntGauge,
     sent_away: IntCounter,
     next: AtomicU64,
+    is_short_of_memory: AtomicBool,
     max_guests: i64,
     max_guests_per_network: usize,
     max_connections_per_network: usize,
@@ -62,6 +63,8 @@ pub enum Refused {
     Guests,
     /// Its network has too many connections.
     Connections,
+    /// Memory is short.
+    Memory,
     /// Its network has too many guests, and all are being logged in.
     NetworkGuests,
 }
@@ -72,6 +75,7 @@ impl Refused {
         match self {
             Self::Guests => "unauthenticated",
             Self::Connections => "network",
+            Self::Memory => "memory",
             Self::NetworkGuests => "network-unauthenticated",
         }
     }
@@ -109,6 +113,7 @@ impl Crowd {
             guests: metrics.connections_unauthenticated.clone(),
             sent_away: metrics.connections_shed.with_label_values(&["displaced"]),
             next: AtomicU64::new(0),
+            is_short_of_memory: AtomicBool::new(false),
             max_guests: i64::try_from(limit(settings.max_guests)).unwrap_or(i64::MAX),
             max_guests_per_network: limit(settings.max_guests_per_network),
             max_connections_per_network: limit(settings.max_connections_per_network),
@@ -116,6 +121,9 @@ impl Crowd {
     }
 
     pub(super) fn admit(self: &Arc<Self>, network: Option<Hash>) -> Result<Guest, Refused> {
+        if self.is_short_of_memory.load(Ordering::Relaxed) {
+            return Err(Refused::Memory);
+        }
         if self.guests.get() >= self.max_guests && !self.send_away(network) {
             return Err(Refused::Guests);
         }
@@ -167,6 +175,19 @@ impl Crowd {
         // Any part: the next number is as good as any.
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         self.send_away(Hash::new(next))
+    }
+
+    pub(super) fn is_short_of_memory(&self, is_short: bool) {
+        self.is_short_of_memory.store(is_short, Ordering::Relaxed);
+        if is_short {
+            // A quarter of them, and at last all.
+            let leaving = self.guests.get() / 4 + 1;
+            for _ in 0..leaving {
+                if !self.make_room() {
+                    break;
+                }
+            }
+        }
     }
 
     /// It is no guest any more from now on; its connection is closed as soon as its task is polled.

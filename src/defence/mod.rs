@@ -77,6 +77,8 @@ pub struct Settings {
     pub failure_window: Duration,
     /// How long an account is known in a network after a login; default 30 days.
     pub remember: Duration,
+    /// Resident memory of the process, in octets, from which on nobody is admitted; by default what the system allows.
+    pub max_memory: Option<u64>,
 }
 
 impl Default for Settings {
@@ -93,6 +95,7 @@ impl Default for Settings {
             max_failures_per_account: 30,
             failure_window: Duration::from_secs(3600),
             remember: Duration::from_secs(30 * 86400),
+            max_memory: None,
         }
     }
 }
@@ -136,7 +139,7 @@ impl Defence {
     ///
     /// # Errors
     ///
-    /// When there are too many of its network, or of guests that are all being logged in.
+    /// When there are too many of its network, or of guests that are all being logged in, or memory is short.
     pub fn admit(&self, client: IpAddr) -> Result<Guest, Refused> {
         let admitted = self.0.crowd.admit(self.network(client));
         if let Err(refused) = admitted {
@@ -153,6 +156,11 @@ impl Defence {
     /// Makes room for another connection: a guest leaves who is not just being logged in. False if there is none.
     pub fn make_room(&self) -> bool {
         self.0.crowd.make_room()
+    }
+
+    /// Whether memory is short: then nobody is admitted, and each time it is said, some of the guests leave.
+    pub fn is_short_of_memory(&self, is_short: bool) {
+        self.0.crowd.is_short_of_memory(is_short);
     }
 
     /// A login of `client` is to be tried, by a name that it typed.

@@ -312,6 +312,30 @@ async fn a_guest_who_is_sent_away_is_told() {
 }
 
 #[test]
+fn when_memory_is_short_guests_leave_and_residents_stay() {
+    let defence = defence(Settings::default());
+    let resident = defence.admit(ip(HOME)).unwrap().moves_in();
+    let mut busy = defence.admit(ip(HOME)).unwrap();
+    busy.is_busy().unwrap();
+    let mut guests: Vec<_> = (0..100)
+        .map(|_| defence.admit(ip(ATTACKER)).unwrap())
+        .collect();
+    let gauge = &defence.0.metrics.connections_unauthenticated;
+    defence.is_short_of_memory(true);
+    assert_eq!(gauge.get(), 75);
+    assert_eq!(defence.admit(ip(HOME)).unwrap_err(), Refused::Memory);
+    for _ in 0..20 {
+        defence.is_short_of_memory(true);
+    }
+    assert_eq!(gauge.get(), 1);
+    assert!(guests.iter_mut().all(|guest| guest.is_busy().is_err()));
+    drop((guests, busy, resident));
+    assert!(defence.0.crowd.is_empty());
+    defence.is_short_of_memory(false);
+    defence.admit(ip(HOME)).unwrap();
+}
+
+#[test]
 fn a_network_has_so_many_connections_and_the_others_do_not_mind() {
     let settings = Settings {
         max_connections_per_network: 2,

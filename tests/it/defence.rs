@@ -165,6 +165,28 @@ fn there_is_an_end_to_what_is_read_before_a_login() {
     });
 }
 
+#[test]
+fn when_memory_is_used_up_nobody_new_is_let_in() {
+    let (mut cluster, ..) = cluster("");
+    cluster.change_front(|text| {
+        text.replace(
+            "[proxy.defence]\n",
+            "[proxy.defence]\nmax_memory = \"16MiB\"\n",
+        )
+    });
+    // It may take a second until it notices.
+    eventually("nobody is let in", || {
+        let client = Client::connect_from(OWNER, cluster.imap());
+        client.greeting.starts_with("* BYE [UNAVAILABLE] Too many")
+    });
+    let shed = "pigeonair_connections_shed_total{reason=\"memory\"}";
+    assert!(metric(cluster.front_admin(), shed) >= Some(1.0));
+    let limit = metric(cluster.front_admin(), "pigeonair_memory_limit_bytes");
+    assert_eq!(limit, Some(16_777_216.0));
+    assert!(metric(cluster.front_admin(), "pigeonair_memory_bytes") > limit);
+    assert!(cluster.front_log().contains("memory is used up"));
+}
+
 /// Addresses that fail2ban would count, each as often as it did.
 fn banned(log: &Path) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,0 +1,147 @@
+//! The front's memory: before it is used up, clients without a login leave; sessions stay.
+//!
+//! Once a second the process's resident memory is compared with a limit: a setting, or nine tenths of what its cgroup allows or
+//! the machine has. Above it nobody new is let in, and of those who have not logged in a part leaves each second, until it is
+//! below for a while. What is opened is opened at start, before rights are given up. A system that does not tell is not asked again.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    time::Duration,
+};
+
+use crate::{defence::Defence, metrics::Metrics, tasks::Tasks};
+
+const PERIOD: Duration = Duration::from_secs(1);
+/// How long it must be enough again: what was freed is soon used by whoever was kept out.
+const CALM: u32 = 5;
+
+/// What there is, and how much of it may be used.
+pub(super) struct Memory {
+    status: Option<File>,
+    limit: Option<u64>,
+}
+
+impl Memory {
+    /// Finds out, with a limit in octets if one is set.
+    pub(super) fn new(limit: Option<u64>) -> Self {
+        Self {
+            status: File::open("/proc/self/status").ok(),
+            limit: limit.or_else(default_limit),
+        }
+    }
+
+    /// Watches until the process ends.
+    pub(super) async fn watch(self, defence: Defence, metrics: Metrics, tasks: Tasks) {
+        let Self {
+            status: Some(status),
+            limit: Some(limit),
+        } = self
+        else {
+            tracing::warn!("the system does not tell how much memory there is: it is not watched");
+            return;
+        };
+        metrics
+            .memory_limit
+            .set(i64::try_from(limit).unwrap_or(i64::MAX));
+        let mut calm = CALM;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(PERIOD) => {}
+                () = tasks.stopped() => return,
+            }
+            let Some(used) = resident(&status) else {
+                continue;
+            };
+            metrics.memory.set(i64::try_from(used).unwrap_or(i64::MAX));
+            if used > limit {
+                if calm >= CALM {
+                    tracing::error!(
+                        used,
+                        limit,
+                        "memory is used up, clients that have not logged in leave"
+                    );
+                }
+                calm = 0;
+                defence.is_short_of_memory(true);
+            } else if calm < CALM {
+                calm += 1;
+                if calm == CALM {
+                    tracing::info!(used, limit, "there is memory again");
+                    defence.is_short_of_memory(false);
+                }
+            }
+        }
+    }
+}
+
+/// Octets of this process in memory.
+fn resident(status: &File) -> Option<u64> {
+    let mut text = [0; 4096];
+    let length = status.read_at(&mut text, 0).ok()?;
+    let text = std::str::from_utf8(text.get(..length)?).ok()?;
+    kibibytes(text, "VmRSS:")
+}
+
+/// The value of a line as `VmRSS:    1234 kB`, in octets.
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let number: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    number.checked_mul(1024)
+}
+
+/// Nine tenths of the least that this process could get.
+fn default_limit() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok();
+    let machine = machine.and_then(|text| kibibytes(&text, "MemTotal:"));
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = groups(&own);
+    let limits = groups
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok());
+    let limits = limits.filter_map(|text| text.trim().parse().ok());
+    limits.chain(machine).min().map(|least: u64| least / 10 * 9)
+}
+
+/// Where the limits of a process's cgroups stand (cgroup v2), from its own to the root.
+fn groups(own: &str) -> Vec<String> {
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let mut path = path.unwrap_or_default();
+    let mut files = Vec::new();
+    while !path.is_empty() {
+        files.push(format!("/sys/fs/cgroup/{path}/memory.max"));
+        path = path.rsplit_once('/').map_or("", |(above, _)| above);
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_has_the_limits_of_those_above() {
+        let own = "4:memory:/other\n0::/system.slice/front.service\n";
+        let files = [
+            "/sys/fs/cgroup/system.slice/front.service/memory.max",
+            "/sys/fs/cgroup/system.slice/memory.max",
+        ];
+        assert_eq!(groups(own), files);
+        assert!(groups("0::/\n").is_empty());
+        assert!(groups("").is_empty());
+    }
+
+    #[test]
+    fn this_process_has_memory_and_a_limit() {
+        let memory = Memory::new(None);
+        let used = resident(&memory.status.unwrap()).unwrap();
+        assert!(used > 1 << 20, "{used}");
+        assert!(memory.limit.unwrap() > used);
+        assert_eq!(Memory::new(Some(7)).limit, Some(7));
+        assert_eq!(
+            kibibytes("VmHWM:\t 9 kB\nVmRSS:\t  12 kB\n", "VmRSS:"),
+            Some(12288)
+        );
+        assert_eq!(kibibytes("VmRSS:\t  12\n", "VmRSS:"), None);
+    }
+}
