@@ -5,7 +5,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -17,7 +16,10 @@ use crate::{
     delivery::{self, Delivery},
     directory::Directory,
     link::Dialer,
-    net::{self, tls},
+    net::{
+        self,
+        tls::{Keeper, Tls},
+    },
     nodes::Nodes,
     proxy::{self, Proxy},
     relay::Relay,
@@ -38,7 +40,7 @@ const MTA_DESCRIPTORS: u64 = 3;
 pub(super) struct Front {
     config: config::Front,
     /// Of the proxy.
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<(Tls, Keeper)>,
     proxy: Vec<Tcp>,
     delivery: Vec<Socket>,
     monitors: Option<Tcp>,
@@ -50,14 +52,14 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// Reads the certificate and binds all listeners.
+    /// Reads the certificates and binds all listeners.
     pub(super) fn bind(config: config::Front, admin: admin::Settings) -> Result<Self, AppError> {
         let workers = workers::count();
         let limit = connections(&config, workers);
         let proxy = config.proxy.as_ref();
         let tls = proxy
             .and_then(|settings| settings.tls.as_ref())
-            .map(tls::server_config)
+            .map(Tls::load)
             .transpose()
             .map_err(AppError::Tls)?;
         let listeners = proxy.map_or(&[][..], |settings| &settings.listeners);
@@ -124,7 +126,7 @@ impl Front {
         let _workers = match proxy {
             Some(settings) => {
                 let parts = proxy::Parts {
-                    tls: self.tls,
+                    tls: self.tls.map(|tls| kept(tls, &process)),
                     directory: directory.clone(),
                     nodes: nodes.clone(),
                     dialer: dialer.clone(),
@@ -157,6 +159,13 @@ impl Front {
         process.run(drain).await;
         Ok(())
     }
+}
+
+/// TLS whose files are looked at from now on.
+fn kept((tls, keeper): (Tls, Keeper), process: &Process) -> Tls {
+    let keep = proxy::keep(keeper, process.metrics.clone());
+    process.tasks.background("certificates", keep);
+    tls
 }
 
 /// Starts the proxy role, on workers that serve for as long as they are kept.

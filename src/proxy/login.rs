@@ -20,7 +20,7 @@ use crate::{
         denial::Denial,
         link::{Context, Refusal, context::ClientTls},
         opening::{OpeningError, Reader, Step},
-        talk::Credentials,
+        talk::{Credentials, Mechanism},
     },
 };
 
@@ -83,11 +83,16 @@ async fn authenticate(
     visit: Visit,
 ) -> Result<Admitted, Failure> {
     let _timer = timer(parts, Stage::Authenticate);
-    let admitted = parts
-        .directory
-        .authenticate(&credentials.login, &credentials.password, visit)
-        .await
-        .map_err(|error| lookup_failure(&error))?;
+    let Credentials {
+        login, password, ..
+    } = credentials;
+    let admitted = match credentials.mechanism {
+        Mechanism::External => parts.directory.admit(login, visit).await,
+        Mechanism::Command | Mechanism::Login | Mechanism::Plain => {
+            parts.directory.authenticate(login, password, visit).await
+        }
+    };
+    let admitted = admitted.map_err(|error| lookup_failure(&error))?;
     let authorized = match &credentials.authorize {
         None => true,
         Some(same) if *same == credentials.login => true,

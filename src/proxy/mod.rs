@@ -18,9 +18,11 @@
 //! stage, blame and reason at once. A session that ends leaves exactly one `session ended` line.
 
 mod login;
+mod renewal;
 mod settings;
 mod talk;
 
+pub use renewal::keep;
 pub use settings::{Cleartext, ListenTls, Listener, Settings};
 
 use std::{
@@ -33,7 +35,6 @@ use std::{
 };
 
 use bytes::BytesMut;
-use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -44,7 +45,7 @@ use crate::{
     link::Dialer,
     metrics::Metrics,
     names::{ClientAddr, LocalAddr, Protocol, SessionId},
-    net::{Accepted, accept_each},
+    net::{Accepted, accept_each, tls::Tls},
     nodes::Nodes,
     outcome::{Failure, Outcome, Report, Stage},
     proto::{denial::Denial, server::Server, talk::Bye},
@@ -64,7 +65,7 @@ pub struct Parts {
     /// Its limits.
     pub settings: Settings,
     /// TLS towards clients.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Tls>,
     /// Where accounts are.
     pub directory: Directory,
     /// Where homes are.

@@ -9,8 +9,8 @@ use crate::{names::Protocol, net::tls, proto::server, relay};
 pub struct Settings {
     /// Where clients connect.
     pub listeners: Vec<Listener>,
-    /// Certificate for STARTTLS and implicit TLS; needed when a listener has TLS.
-    pub tls: Option<tls::Files>,
+    /// Certificates for STARTTLS and implicit TLS; needed when a listener has TLS.
+    pub tls: Option<tls::Settings>,
     /// Limits of the conversation before login.
     pub talk: server::Settings,
     /// From accept to the last credentials; default 3 minutes.
@@ -40,6 +40,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Its TLS.
     pub tls: ListenTls,
+    /// The oldest version of TLS spoken there.
+    pub oldest: tls::Oldest,
     /// Where passwords may travel unencrypted.
     pub cleartext: Cleartext,
 }

@@ -1,6 +1,6 @@
 //! POP3 before login, server half: from the greeting to credentials, or to the end.
 //!
-//! A [`Server`] answers CAPA, STLS and QUIT itself; USER with PASS, and AUTH (PLAIN, LOGIN), end in
+//! A [`Server`] answers CAPA, STLS and QUIT itself; USER with PASS, and AUTH (PLAIN, LOGIN, EXTERNAL), end in
 //! [`Event::Credentials`], which its driver answers by [`Server::accept`] or [`Server::deny`]. What the client sends
 //! behind its credentials stays in the input, in order, for whoever speaks to it next.
 //!
@@ -82,6 +82,8 @@ pub struct Server {
     reader: Reader,
     state: State,
     patience: Patience,
+    /// Whom the client's certificate stands for.
+    certified: Option<Login>,
 }
 
 #[derive(Debug)]
@@ -111,6 +113,7 @@ impl Server {
             }),
             state: State::Command(None),
             patience: Patience::default(),
+            certified: None,
         }
     }
 
@@ -178,6 +181,11 @@ impl Server {
         );
     }
 
+    /// The client's certificate was verified and stands for this login, or for none: with one, EXTERNAL is offered.
+    pub fn certified(&mut self, login: Option<Login>) {
+        self.certified = login.filter(|_| self.channel.encrypted);
+    }
+
     /// Says why the driver closes now; as the greeting, or at any time before `accept`.
     pub fn bye(&mut self, bye: Bye, out: &mut BytesMut) {
         if let Some(words) = bye.pop3() {
@@ -243,7 +251,8 @@ impl Server {
         }
         if self.channel.takes_passwords() {
             line(out, format_args!("USER"));
-            line(out, format_args!("SASL PLAIN LOGIN"));
+            let external = self.certified.as_ref().map_or("", |_| " EXTERNAL");
+            line(out, format_args!("SASL PLAIN LOGIN{external}"));
         }
         line(out, format_args!("."));
     }
@@ -254,6 +263,9 @@ impl Server {
         if self.channel.takes_passwords() {
             line(out, format_args!("PLAIN"));
             line(out, format_args!("LOGIN"));
+        }
+        if self.certified.is_some() {
+            line(out, format_args!("EXTERNAL"));
         }
         line(out, format_args!("."));
     }
@@ -295,7 +307,7 @@ impl Server {
         initial: Option<&[u8]>,
         out: &mut BytesMut,
     ) -> Option<Event> {
-        let Some(exchange) = Exchange::new(mechanism) else {
+        let Some(exchange) = Exchange::with_certificate(mechanism, self.certified.as_ref()) else {
             return self.refuse("Unknown mechanism.", out);
         };
         if !self.channel.takes_passwords() {
