@@ -62,6 +62,11 @@ fn tell(news: &News, metrics: &Metrics) {
             hidden = word(Of::Certificate(clash.hidden)),
             "two certificates have the same name"
         ),
+        News::Untimely(of, problem) => tracing::error!(
+            of = word(*of),
+            problem,
+            "a certificate in use is not valid now"
+        ),
     }
 }
 

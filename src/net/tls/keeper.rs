@@ -48,6 +48,8 @@ pub struct Keeper {
     tickets: Option<Kept<PathBuf, TicketKeys>>,
     clients: Option<Kept<ClientSettings, Clients>>,
     ticketer: Arc<dyn ProducesTickets>,
+    /// Certificates of which it was said that their time is not now.
+    untimely: Vec<usize>,
 }
 
 /// What a look has found.
@@ -61,6 +63,8 @@ pub enum News {
     Wrong(Of, TlsError),
     /// Two certificates have the same name.
     Clash(Clash),
+    /// A certificate in use has expired, or has not begun.
+    Untimely(Of, String),
 }
 
 /// Which files.
@@ -122,6 +126,7 @@ impl Keeper {
             tickets,
             clients,
             ticketer,
+            untimely: Vec::new(),
         };
         Ok((tls, keeper))
     }
@@ -133,9 +138,8 @@ impl Keeper {
 
     /// When each certificate in use ends.
     pub fn ends(&self) -> impl Iterator<Item = (Of, Timestamp)> {
-        let all = std::iter::once(&self.default).chain(&self.others);
-        all.enumerate()
-            .map(|(at, kept)| (Of::Certificate(at), kept.value.not_after()))
+        let all = self.certificates().enumerate();
+        all.map(|(at, certificate)| (Of::Certificate(at), certificate.not_after()))
     }
 
     /// Looks once. Reads files: not for a thread that serves.
@@ -157,19 +161,39 @@ impl Keeper {
             news.extend(found);
         }
         let taken = |news: &News| matches!(news, News::Taken(_));
-        if !news.iter().any(taken) {
-            return news;
+        if news.iter().any(taken) {
+            if let Err((of, error)) = self.put(asks_anew) {
+                news.push(News::Wrong(of, error));
+            }
+            let has_names = |news: &News| matches!(news, News::Taken(Of::Certificate(_)));
+            if news.iter().any(has_names) {
+                let found = clashes(self.certificates());
+                news.extend(found.into_iter().map(News::Clash));
+            }
         }
-        let has_names = |news: &News| matches!(news, News::Taken(Of::Certificate(_)));
-        if news.iter().any(has_names) {
-            let all = std::iter::once(&self.default).chain(&self.others);
-            let found = clashes(all.map(|kept| &kept.value));
-            news.extend(found.into_iter().map(News::Clash));
-        }
-        if let Err((of, error)) = self.put(asks_anew) {
-            news.push(News::Wrong(of, error));
-        }
+        self.look_at_the_clock(&mut news);
         news
+    }
+
+    fn certificates(&self) -> impl Iterator<Item = &Certificate> {
+        let all = std::iter::once(&self.default).chain(&self.others);
+        all.map(|kept| &kept.value)
+    }
+
+    /// Says of each certificate once that its time is over.
+    fn look_at_the_clock(&mut self, news: &mut Vec<News>) {
+        let problems = self.certificates().map(Certificate::untimely).enumerate();
+        for (at, problem) in problems.collect::<Vec<_>>() {
+            let was_said = self.untimely.contains(&at);
+            match problem {
+                Some(problem) if !was_said => {
+                    self.untimely.push(at);
+                    news.push(News::Untimely(Of::Certificate(at), problem));
+                }
+                Some(_) => {}
+                None => self.untimely.retain(|said| *said != at),
+            }
+        }
     }
 
     /// Puts to use what was read.

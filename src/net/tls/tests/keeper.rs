@@ -9,6 +9,7 @@ fn looked(keeper: &mut Keeper) -> Vec<String> {
         News::Mended(of) => format!("mended {of:?}"),
         News::Wrong(of, error) => format!("wrong {of:?}: {error}"),
         News::Clash(clash) => format!("clash {}", clash.name),
+        News::Untimely(of, problem) => format!("untimely {of:?}: {problem}"),
     });
     news.collect()
 }
@@ -90,8 +91,14 @@ async fn what_has_expired_replaces_nothing() {
         )]
     );
     assert_eq!(shown(&lab, &tls).await, first);
-    // A front that starts with it starts.
-    let (_, mut keeper) = Tls::load(&settings).unwrap();
+    // A front that starts with it starts, and says so.
+    let (tls, mut keeper) = Tls::load(&settings).unwrap();
+    let said = "untimely Certificate(0): it expired at 2002-01-01T00:00:00Z";
+    assert_eq!(looked(&mut keeper), [said]);
+    assert_eq!(looked(&mut keeper), NOTHING);
+    let files = lab.pair("default", &["mail.example.org"]);
+    assert_eq!(looked(&mut keeper), ["taken Certificate(0)"]);
+    assert_eq!(shown(&lab, &tls).await, held(&files));
     assert_eq!(looked(&mut keeper), NOTHING);
 }
 
