@@ -74,6 +74,10 @@ pub struct Metrics {
     pub spooled_bytes: IntCounter,
     /// `stored_total{kind,result}`: messages at a node, per recipient; result `stored` or why not.
     pub stored: IntCounterVec,
+    /// `tls_reloads_total{result}`: files of TLS that were replaced: `ok` or `failed`.
+    pub tls_reloads: IntCounterVec,
+    /// `tls_certificate_expiry_timestamp_seconds{certificate}`: when a certificate in use ends.
+    pub tls_certificate_expiry: IntGaugeVec,
     /// `panics_total`: tasks that ended by panicking.
     panics: IntCounter,
 }
@@ -211,6 +215,16 @@ impl Metrics {
                 "stored_total",
                 "Messages at this node, per recipient.",
                 &["kind", "result"],
+            )?,
+            tls_reloads: new.counters(
+                "tls_reloads_total",
+                "Files of TLS that were replaced, by whether they could be used.",
+                &["result"],
+            )?,
+            tls_certificate_expiry: new.gauges(
+                "tls_certificate_expiry_timestamp_seconds",
+                "When a certificate in use ends, in seconds since 1970.",
+                &["certificate"],
             )?,
             panics: new.add(IntCounter::new(
                 "panics_total",

@@ -5,7 +5,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -19,7 +18,10 @@ use crate::{
     delivery::{self, Delivery},
     directory::{self, Directory},
     link::Dialer,
-    net::{self, tls},
+    net::{
+        self,
+        tls::{Keeper, Tls},
+    },
     nodes::Nodes,
     proxy::{self, Proxy},
     relay::Relay,
@@ -40,7 +42,7 @@ const MTA_DESCRIPTORS: u64 = 3;
 pub(super) struct Front {
     config: config::Front,
     /// Of the proxy.
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<(Tls, Keeper)>,
     proxy: Vec<Tcp>,
     delivery: Vec<Socket>,
     monitors: Option<Tcp>,
@@ -53,7 +55,7 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// Reads the certificate and binds all listeners.
+    /// Reads the certificates and binds all listeners.
     pub(super) fn bind(config: config::Front, admin: admin::Settings) -> Result<Self, AppError> {
         let workers = workers::count();
         let limit = connections(&config, workers);
@@ -61,7 +63,7 @@ impl Front {
         let max_memory = proxy.and_then(|settings| settings.defence.max_memory);
         let tls = proxy
             .and_then(|settings| settings.tls.as_ref())
-            .map(tls::server_config)
+            .map(Tls::load)
             .transpose()
             .map_err(AppError::Tls)?;
         let listeners = proxy.map_or(&[][..], |settings| &settings.listeners);
@@ -126,7 +128,7 @@ impl Front {
         let _workers = match proxy {
             Some(settings) => {
                 let parts = proxy::Parts {
-                    tls: self.tls,
+                    tls: self.tls.map(|tls| kept(tls, &process)),
                     defence: defence(&settings, self.memory, &process),
                     directory: directory.clone(),
                     nodes: nodes.clone(),
@@ -174,6 +176,13 @@ fn defence(settings: &proxy::Settings, memory: Memory, process: &Process) -> Def
 /// Which node a value of the home attribute means.
 fn homes(nodes: Nodes) -> directory::Homes {
     Box::new(move |word| nodes.meant_by(word).ok().map(|node| node.name.clone()))
+}
+
+/// TLS whose files are looked at from now on.
+fn kept((tls, keeper): (Tls, Keeper), process: &Process) -> Tls {
+    let keep = proxy::keep(keeper, process.metrics.clone());
+    process.tasks.background("certificates", keep);
+    tls
 }
 
 /// Starts the proxy role, on workers that serve for as long as they are kept.

@@ -82,8 +82,8 @@ pub enum AppError {
     /// The runtime or its signal handlers cannot be set up.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
-    /// The certificate cannot be used.
-    #[error("cannot use the certificate of [proxy.tls]")]
+    /// Certificates, or what belongs to them, cannot be used.
+    #[error("cannot use the files of [proxy.tls]")]
     Tls(#[source] tls::TlsError),
 }
 

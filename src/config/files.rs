@@ -47,8 +47,8 @@ pub(super) fn key(section: &mut Section<'_>, name: &'static str) -> Option<Key> 
     taken(section, name, Key::from_file(&path))
 }
 
-/// `[proxy.tls]`: both files, tried.
-pub(super) fn certificate(section: &mut Section<'_>) -> Option<tls::Files> {
+/// A certificate that we show clients: both files, tried.
+pub(super) fn certificate(section: &mut Section<'_>) -> Option<(tls::Files, tls::Certificate)> {
     pair(section, "certificate", "key")
 }
 
@@ -57,7 +57,7 @@ pub(super) fn client_certificate(section: &mut Section<'_>) -> Option<tls::Files
     const NAMES: [&str; 2] = ["client_certificate", "client_key"];
     let [certificate, key] = NAMES;
     if NAMES.iter().any(|name| section.has(name)) {
-        return pair(section, certificate, key);
+        return pair(section, certificate, key).map(|(files, _)| files);
     }
     // They are keys, even where nobody has them.
     for name in NAMES {
@@ -71,7 +71,7 @@ fn pair(
     section: &mut Section<'_>,
     certificate_name: &'static str,
     key_name: &'static str,
-) -> Option<tls::Files> {
+) -> Option<(tls::Files, tls::Certificate)> {
     let certificate = section.required(
         certificate_name,
         &form::path("the path of a PEM file: certificate, then its chain"),
@@ -84,18 +84,23 @@ fn pair(
         certificate: certificate?,
         key: key?,
     };
-    match tls::server_config(&files) {
-        Ok(_) => Some(files),
-        Err(error) => {
-            let name = if matches!(error, tls::TlsError::Certificate { .. }) {
-                certificate_name
-            } else {
-                key_name
-            };
-            section.problem(name, chain(&error));
-            None
-        }
+    let problem = match tls::Certificate::load(&files) {
+        Ok(certificate) => return Some((files, certificate)),
+        Err(error) => error,
+    };
+    use tls::TlsError::{Certificate, Form};
+    let of_certificate = matches!(problem, Certificate { .. } | Form { .. });
+    let name = if of_certificate {
+        certificate_name
+    } else {
+        key_name
+    };
+    section.problem(name, chain(&problem));
+    // The other file may be wrong as well.
+    if of_certificate && let Err(error) = tls::private_key(&files.key) {
+        section.problem(key_name, chain(&error));
     }
+    None
 }
 
 /// The authorities that sign an LDAP server's certificate: the file named, else the system's; checked when `used`.

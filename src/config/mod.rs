@@ -31,6 +31,7 @@ mod proxy;
 mod section;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::{
     fmt,

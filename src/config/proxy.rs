@@ -1,7 +1,7 @@
 //! `[proxy]`: what serves clients, its listeners, and the limits of a conversation before login.
 //!
 //! Limits that belong to another component (the IMAP conversation, the relay) take their defaults from it; the proxy's
-//! own stand here. It reads the certificate's files only to try them.
+//! own stand here. TLS is read in `tls`.
 //!
 //! A listener with TLS needs `[proxy.tls]`; one where nobody could ever log in is refused; one that takes passwords
 //! in clear from anywhere is allowed, and said at start-up.
@@ -9,12 +9,14 @@
 use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
-    DAY, HOUR, SHORTEST, defence, files,
+    DAY, HOUR, SHORTEST, defence,
     form::{self, Form},
     section::{Endpoint, Section},
+    tls,
 };
 use crate::{
     names::Protocol,
+    net::tls::Oldest,
     proto::{imap, pop3, server},
     proxy::{Cleartext, ListenTls, Listener, Settings},
     relay,
@@ -43,6 +45,7 @@ const TLS: &[(&str, ListenTls)] = &[
     ("implicit", ListenTls::Implicit),
     ("off", ListenTls::Off),
 ];
+const OLDEST: &[(&str, Oldest)] = &[("1.2", Oldest::Tls12), ("1.3", Oldest::Tls13)];
 const CLEARTEXT: &[(&str, Cleartext)] = &[
     ("never", Cleartext::Never),
     ("loopback", Cleartext::Loopback),
@@ -86,12 +89,12 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<Settings> {
     };
     let mut tls = section.table("tls");
     let has_tls = tls.is_present();
-    let tls = has_tls.then(|| files::certificate(&mut tls));
+    let tls = has_tls.then(|| tls::read(&mut tls));
     let listeners = listeners(section, has_tls);
     Some(Settings {
         listeners: listeners?,
         tls: match tls {
-            Some(files) => Some(files?),
+            Some(settings) => Some(settings?),
             None => None,
         },
         pop3_relay,
@@ -168,6 +171,7 @@ fn listener(table: &mut Section<'_>, has_tls: bool) -> Option<Listener> {
         ListenTls::Off
     };
     let tls = table.or("tls", &form::word(TLS), default);
+    let oldest = table.or("tls_min_version", &form::word(OLDEST), Oldest::default());
     let cleartext = table.or("cleartext", &form::word(CLEARTEXT), Cleartext::Loopback);
     if let Some(address) = address {
         table
@@ -176,6 +180,9 @@ fn listener(table: &mut Section<'_>, has_tls: bool) -> Option<Listener> {
     }
     if tls != ListenTls::Off && !has_tls {
         table.problem("tls", "needs a certificate (expected a table [proxy.tls])");
+    }
+    if tls == ListenTls::Off && table.has("tls_min_version") {
+        table.problem("tls_min_version", "not possible without TLS");
     }
     match (tls, cleartext) {
         (ListenTls::Off, Cleartext::Never) => table.problem(
@@ -192,6 +199,7 @@ fn listener(table: &mut Section<'_>, has_tls: bool) -> Option<Listener> {
         address: address?,
         protocol: protocol?,
         tls,
+        oldest,
         cleartext,
     })
 }

@@ -10,8 +10,8 @@ use std::{borrow::Cow, sync::Arc};
 use tokio::time::Instant;
 
 use super::{
-    Account, Accounts, Admitted, CheckError, Found, Inner, LookupError, Mailbox, Origin, Question,
-    Status, Visit, Wrong, facts::Now, from_memory,
+    Account, Accounts, Admitted, CheckError, Found, Inner, LookupError, Mailbox, Origin, Proof,
+    Question, Status, Visit, Wrong, facts::Now, from_memory,
 };
 use crate::{names::Login, proto::lmtp::Address, secret::Secret};
 
@@ -25,7 +25,9 @@ impl Inner {
         visit: Visit,
         deadline: Instant,
     ) -> Result<Admitted, LookupError> {
-        let answer = self.judge(login, password, visit, deadline).await;
+        let answer = self
+            .judge(login, Proof::Password(password), visit, deadline)
+            .await;
         let is_unverified = match answer {
             Err(LookupError::Wrong(wrong)) => wrong != Wrong::Password,
             _ => false,
@@ -41,20 +43,20 @@ impl Inner {
         matches!(&self.accounts, Accounts::Ldap(ldap) if ldap.verifies())
     }
 
-    async fn judge(
+    pub(super) async fn judge(
         self: &Arc<Self>,
         login: &Login,
-        password: &Secret,
+        proof: Proof<'_>,
         visit: Visit,
         deadline: Instant,
     ) -> Result<Admitted, LookupError> {
-        if password.is_empty() {
+        if matches!(proof, Proof::Password(password) if password.is_empty()) {
             return Err(Wrong::Password.into());
         }
         let question = Question::Login(login);
         let (origin, found) = self.look_up(question, deadline).await;
         let answer = match &found {
-            Ok(found) => self.admit(found, password, visit, deadline).await,
+            Ok(found) => self.admit(found, proof, visit, deadline).await,
             Err(error) => Err(error.clone()),
         };
         let refused = matches!(answer, Err(LookupError::Wrong(_) | LookupError::Entry(_)));
@@ -76,7 +78,7 @@ impl Inner {
         let answer = if again.says_the_same(&found) {
             answer
         } else {
-            self.admit(&again, password, visit, deadline).await
+            self.admit(&again, proof, visit, deadline).await
         };
         if answer.is_ok() && self.live.contradicts(&again) {
             self.look_again(login);
@@ -203,11 +205,11 @@ impl Inner {
         (!is_wrong).then_some(recalled)
     }
 
-    /// The account, if it may log in and `password` is its password.
+    /// The account, if it may log in and what is shown is enough.
     async fn admit(
         &self,
         found: &Found,
-        password: &Secret,
+        proof: Proof<'_>,
         visit: Visit,
         deadline: Instant,
     ) -> Result<Admitted, LookupError> {
@@ -220,6 +222,9 @@ impl Inner {
             }
         }
         found.account.access.check(visit)?;
+        let Proof::Password(password) = proof else {
+            return Ok(self.admitted(found, visit));
+        };
         if self.cache.is_proven(found, password).await {
             return Ok(self.admitted(found, visit));
         }

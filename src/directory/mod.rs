@@ -1,6 +1,7 @@
 //! Where accounts are: LDAP for clusters, a file for a single machine; a cache in front of the first.
 //!
-//! It answers three questions: [`authenticate`](Directory::authenticate) a login and password,
+//! It answers four questions: [`authenticate`](Directory::authenticate) a login and password,
+//! [`admit`](Directory::admit) a login that was proven without one,
 //! [`find`](Directory::find) an account without one (an authorization identity), and
 //! [`find_recipient`](Directory::find_recipient), whose an address is. Each time the answer is the account by the
 //! directory's own name, never by what was typed.
@@ -126,6 +127,15 @@ enum Question<'q> {
     Login(&'q Login),
     /// What mail is for.
     Recipient(&'q Mailbox),
+}
+
+/// What shows that a login is who it says.
+#[derive(Clone, Copy, Debug)]
+enum Proof<'p> {
+    /// Whoever asks has seen to it.
+    Made,
+    /// The account's password.
+    Password(&'p Secret),
 }
 
 /// What a source holds about a login: the account, and what it takes to verify its password.
@@ -286,6 +296,17 @@ impl Directory {
     ) -> Result<Admitted, LookupError> {
         let deadline = self.deadline();
         let asked = self.0.authenticate(login, password, visit, deadline);
+        self.answer(deadline, asked).await
+    }
+
+    /// The account of `login`, which was proven by other means than a password, if it may log in like this.
+    ///
+    /// # Errors
+    ///
+    /// As [`authenticate`](Self::authenticate).
+    pub async fn admit(&self, login: &Login, visit: Visit) -> Result<Admitted, LookupError> {
+        let deadline = self.deadline();
+        let asked = self.0.judge(login, Proof::Made, visit, deadline);
         self.answer(deadline, asked).await
     }
 

@@ -1,4 +1,4 @@
-//! SASL PLAIN and LOGIN: the server half for both, the client half for PLAIN.
+//! SASL PLAIN, LOGIN and EXTERNAL: the server half for all, the client half for PLAIN.
 //!
 //! An [`Exchange`] is used up by each response and gives the next one, or the credentials. It speaks base64 as IMAP and
 //! POP3 do; the line ends, `+` and the command itself are the protocol's.
@@ -8,11 +8,13 @@
 //! ```text
 //!  PLAIN   challenge ""           response [authzid] NUL authcid NUL password                    done
 //!  LOGIN   challenge "Username:"  response name    challenge "Password:"  response password      done
+//!  EXTERNAL  challenge ""         response [authzid]                                             done
 //! ```
 //!
 //! The first response may come with the command (RFC 4959), where `=` is an empty one. For LOGIN it is the name.
 //! Base64 is taken in its one canonical form, with padding (RFC 4648, 3.5): what two decoders read differently is
-//! refused. Names obey [`Login`]; a NUL in a password is refused, as some library behind would cut it there.
+//! refused. EXTERNAL is there only for a client whose certificate was verified, and the login is the certificate's.
+//! Names obey [`Login`]; a NUL in a password is refused, as some library behind would cut it there.
 //! Limits: the caller's line limit. RFC 4616, RFC 4422, draft-murchison-sasl-login.
 //! On a [`SaslError`] the exchange is over and the caller says so in its protocol's words.
 
@@ -31,6 +33,7 @@ pub struct Exchange(Wait);
 
 #[derive(Debug)]
 enum Wait {
+    External(Login),
     LoginName,
     LoginPassword(Login),
     Plain,
@@ -71,6 +74,16 @@ impl Exchange {
             .map(|(_, wait)| Self(wait))
     }
 
+    /// The same for a client whose certificate stands for a login, if it does: with EXTERNAL.
+    pub fn with_certificate(mechanism: &[u8], certified: Option<&Login>) -> Option<Self> {
+        match certified {
+            Some(login) if mechanism.eq_ignore_ascii_case(b"EXTERNAL") => {
+                Some(Self(Wait::External(login.clone())))
+            }
+            _ => Self::new(mechanism),
+        }
+    }
+
     /// Goes on with the initial response that came with the command, if one did.
     pub fn start(self, initial: Option<&[u8]>) -> Result<Turn, SaslError> {
         match initial {
@@ -92,13 +105,22 @@ impl Exchange {
         let text = match self.0 {
             Wait::LoginName => "VXNlcm5hbWU6",
             Wait::LoginPassword(_) => "UGFzc3dvcmQ6",
-            Wait::Plain => "",
+            Wait::External(_) | Wait::Plain => "",
         };
         Turn::Challenge(text, self)
     }
 
     fn decoded(self, response: &[u8]) -> Result<Turn, SaslError> {
         match self.0 {
+            Wait::External(login) => Ok(Turn::Done(Credentials {
+                login,
+                authorize: match response {
+                    [] => None,
+                    name => Some(Login::from_bytes(name).map_err(SaslError::Name)?),
+                },
+                password: Secret::default(),
+                mechanism: Mechanism::External,
+            })),
             Wait::LoginName => {
                 let login = Login::from_bytes(response).map_err(SaslError::Name)?;
                 Ok(Self(Wait::LoginPassword(login)).challenge())
@@ -156,14 +178,19 @@ fn decode(text: &[u8]) -> Result<Zeroizing<Vec<u8>>, SaslError> {
 }
 
 /// Holds for any client: what comes of an exchange says again, encoded, what the client sent, so nothing was read in
-/// two ways. The first octet chooses the mechanism, whether a response comes with the command, and whether responses are
+/// two ways. The first octet chooses the mechanism (EXTERNAL by 8), whether a response comes with the command, and whether responses are
 /// taken as base64 or encoded first; the lines behind it are the responses.
 #[cfg(any(fuzzing, test))]
 pub fn fuzz(data: &[u8]) {
     let [choice, said @ ..] = data else {
         return;
     };
-    let mechanism = if choice & 1 == 0 { "PLAIN" } else { "LOGIN" };
+    let mechanism = match choice & 9 {
+        0 => "PLAIN",
+        1 => "LOGIN",
+        _ => "EXTERNAL",
+    };
+    let certified = Login::parse("certified").ok();
     let encodes = choice & 4 != 0;
     let responses: Vec<Vec<u8>> = said
         .split(|octet| *octet == b'\n')
@@ -173,7 +200,8 @@ pub fn fuzz(data: &[u8]) {
         })
         .collect();
     let mut left = responses.iter();
-    let Some(exchange) = Exchange::new(mechanism.as_bytes()) else {
+    let exchange = Exchange::with_certificate(mechanism.as_bytes(), certified.as_ref());
+    let Some(exchange) = exchange else {
         return;
     };
     let initial = (choice & 2 != 0).then(|| left.next()).flatten();
@@ -204,7 +232,11 @@ fn said_again(credentials: &Credentials, sent: &[&[u8]]) {
     assert!(!credentials.password.expose().contains(&0));
     let login = credentials.login.as_str();
     let authorize = credentials.authorize.as_ref().map_or("", Login::as_str);
-    if credentials.mechanism == Mechanism::Plain {
+    if credentials.mechanism == Mechanism::External {
+        assert!(login == "certified" && credentials.password.is_empty());
+        let again = STANDARD.encode(authorize);
+        assert!(sent == [again.as_bytes()] || authorize.is_empty() && sent == [b"="]);
+    } else if credentials.mechanism == Mechanism::Plain {
         let again = plain_initial(authorize, login, &credentials.password);
         assert_eq!(sent, [again.expose()]);
     } else {
@@ -349,8 +381,42 @@ mod tests {
     }
 
     #[test]
+    fn external_is_for_whom_a_certificate_stands() {
+        let ann = Login::parse("ann").unwrap();
+        let begin = || Exchange::with_certificate(b"external", Some(&ann)).unwrap();
+        for (message, authorize) in [("", None), ("bob", Some("bob")), ("ann", Some("ann"))] {
+            let text = base64(message.as_bytes());
+            let initial = if text.is_empty() { &b"="[..] } else { &text };
+            let Turn::Challenge("", asked) = begin().start(None).unwrap() else {
+                panic!("it does not ask");
+            };
+            for turn in [begin().start(Some(initial)), asked.respond(&text)] {
+                let Ok(Turn::Done(credentials)) = turn else {
+                    panic!("{turn:?}");
+                };
+                assert_eq!(credentials.login, ann);
+                let named = credentials.authorize.as_ref().map(Login::as_str);
+                assert_eq!(named, authorize);
+                assert!(credentials.password.is_empty());
+                assert_eq!(credentials.mechanism, Mechanism::External);
+            }
+        }
+        for (response, error) in [
+            (base64(b"a\0b"), SaslError::Name(NameError::Character)),
+            (base64(b"\xff"), SaslError::Name(NameError::Utf8)),
+            (b"AGFubgBwdw".to_vec(), SaslError::Base64),
+        ] {
+            assert_eq!(begin().start(Some(&response)).unwrap_err(), error);
+        }
+        assert!(Exchange::with_certificate(b"EXTERNAL", None).is_none());
+        assert!(Exchange::with_certificate(b"EXTERNALX", Some(&ann)).is_none());
+        let plain = Exchange::with_certificate(b"PLAIN", Some(&ann)).unwrap();
+        assert_eq!(plain.start(Some(b"=")).unwrap_err(), SaslError::Message);
+    }
+
+    #[test]
     fn unknown_mechanisms_are_none() {
-        for name in ["", "PLAI", "PLAINX", "CRAM-MD5", "XOAUTH2"] {
+        for name in ["", "PLAI", "PLAINX", "CRAM-MD5", "XOAUTH2", "EXTERNAL"] {
             assert!(Exchange::new(name.as_bytes()).is_none());
         }
     }

@@ -9,7 +9,7 @@ use super::{
     imap, pop3,
     talk::{Bye, Channel, Closed, Event},
 };
-use crate::names::Protocol;
+use crate::names::{Login, Protocol};
 
 /// Limits of the conversation before login.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,6 +74,11 @@ impl Server {
     /// TLS is up: nothing that was said before counts.
     pub fn encrypted(&mut self) {
         each!(self, server => server.encrypted());
+    }
+
+    /// TLS is up, and the client's certificate stands for this login, or for none.
+    pub fn certified(&mut self, login: Option<Login>) {
+        each!(self, server => server.certified(login));
     }
 
     /// Says why the driver closes now.

@@ -40,6 +40,8 @@ impl Channel {
 pub enum Mechanism {
     /// IMAP's LOGIN command, POP3's USER and PASS.
     Command,
+    /// SASL EXTERNAL (RFC 4422, appendix A): there is no password, the client's certificate was verified.
+    External,
     /// SASL LOGIN (draft-murchison-sasl-login).
     Login,
     /// SASL PLAIN (RFC 4616).
@@ -51,6 +53,7 @@ impl Mechanism {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Command => "command",
+            Self::External => "external",
             Self::Login => "login",
             Self::Plain => "plain",
         }
@@ -65,7 +68,7 @@ pub struct Credentials {
     /// The authorization identity, if it named one (an empty one is none).
     pub authorize: Option<Login>,
     /// The password, without NUL. It may be empty: the directory refuses that before any bind, and in the time that
-    /// any other wrong password takes.
+    /// any other wrong password takes. With [`Mechanism::External`] it is always empty.
     pub password: Secret,
     /// How they came.
     pub mechanism: Mechanism,

@@ -23,7 +23,7 @@ use crate::{
         denial::Denial,
         link::{Context, Refusal, context::ClientTls},
         opening::{OpeningError, Reader, Step},
-        talk::Credentials,
+        talk::{Credentials, Mechanism},
     },
 };
 
@@ -143,6 +143,20 @@ async fn verify(
     let Credentials {
         login, password, ..
     } = credentials;
+    if credentials.mechanism == Mechanism::External {
+        // Nothing was guessed: the name stands in a certificate that was verified.
+        let admitted = directory.admit(login, visit).await;
+        return admitted.map_err(|error| {
+            let after = match error {
+                LookupError::Wrong(_) => defence.hold_delay(),
+                LookupError::Ambiguous | LookupError::Entry(_) | LookupError::Unavailable(_) => {
+                    Duration::ZERO
+                }
+            };
+            let failure = lookup_failure(&error);
+            Denied { failure, after }
+        });
+    }
     let tried = defence.begin(visit.client, login.as_str());
     let mut tried = tried.map_err(held)?;
     match directory.authenticate(login, password, visit).await {

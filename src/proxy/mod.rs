@@ -20,9 +20,11 @@
 //! stage, blame and reason at once. A session that ends leaves exactly one `session ended` line.
 
 mod login;
+mod renewal;
 mod settings;
 mod talk;
 
+pub use renewal::keep;
 pub use settings::{Cleartext, ListenTls, Listener, Settings};
 
 use std::{
@@ -35,7 +37,6 @@ use std::{
 };
 
 use bytes::BytesMut;
-use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -47,7 +48,7 @@ use crate::{
     link::Dialer,
     metrics::Metrics,
     names::{ClientAddr, LocalAddr, Protocol, SessionId},
-    net::{Accepted, accept_each, refuse},
+    net::{Accepted, accept_each, refuse, tls::Tls},
     nodes::Nodes,
     outcome::{Failure, Outcome, Report, Stage},
     proto::{denial::Denial, server::Server, talk::Bye},
@@ -70,7 +71,7 @@ pub struct Parts {
     /// Its limits.
     pub settings: Settings,
     /// TLS towards clients.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Tls>,
     /// What keeps clients from hurting each other.
     pub defence: Defence,
     /// Where accounts are.

@@ -9,8 +9,8 @@ use crate::{defence, names::Protocol, net::tls, proto::server, relay};
 pub struct Settings {
     /// Where clients connect.
     pub listeners: Vec<Listener>,
-    /// Certificate for STARTTLS and implicit TLS; needed when a listener has TLS.
-    pub tls: Option<tls::Files>,
+    /// Certificates for STARTTLS and implicit TLS; needed when a listener has TLS.
+    pub tls: Option<tls::Settings>,
     /// Limits of the conversation before login.
     pub talk: server::Settings,
     /// What a client may send before it has logged in, in octets; default 64 KiB.
@@ -42,6 +42,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Its TLS.
     pub tls: ListenTls,
+    /// The oldest version of TLS spoken there.
+    pub oldest: tls::Oldest,
     /// Where passwords may travel unencrypted.
     pub cleartext: Cleartext,
 }

@@ -21,7 +21,8 @@ use tokio::{
 
 use crate::{
     directory::Watch,
-    net::{Stream, tls},
+    names::Login,
+    net::Stream,
     outcome::{Blame, Failure, Outcome, Report, Stage},
     proto::{
         denial::Denial,
@@ -41,6 +42,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A conversation with a client that is not logged in.
 pub(super) struct Talk<'a> {
     parts: &'a Arc<Parts>,
+    listener: Listener,
     /// Gone only while TLS is being negotiated, and after that failed.
     stream: Option<Stream>,
     machine: Server,
@@ -112,6 +114,7 @@ impl<'a> Talk<'a> {
         let channel = channel(listener, Some(report.client.0.ip()));
         let mut talk = Self {
             parts,
+            listener,
             stream: None,
             machine: Server::new(listener.protocol, parts.settings.talk, channel),
             input: BytesMut::new(),
@@ -122,7 +125,8 @@ impl<'a> Talk<'a> {
         };
         talk.stream = Some(Stream::Tcp(stream));
         if listener.tls == ListenTls::Implicit {
-            talk.negotiate(report).await?;
+            let certified = talk.negotiate(report).await?;
+            talk.machine.certified(certified);
         }
         talk.machine.greet(&mut talk.output);
         Ok(talk)
@@ -147,8 +151,9 @@ impl<'a> Talk<'a> {
                 Event::StartTls => {
                     self.flush().await?;
                     self.input.clear();
-                    self.negotiate(report).await?;
+                    let certified = self.negotiate(report).await?;
                     self.machine.encrypted();
+                    self.machine.certified(certified);
                 }
                 Event::Close(closed) => {
                     if let Closed::Misbehaved(word) = closed {
@@ -197,19 +202,19 @@ impl<'a> Talk<'a> {
         })
     }
 
-    async fn negotiate(&mut self, report: &mut Report) -> Result<(), Over> {
-        let (Some(config), Some(Stream::Tcp(stream))) = (&self.parts.tls, self.stream.take())
-        else {
+    /// Negotiates TLS; gives the login that the client's certificate stands for.
+    async fn negotiate(&mut self, report: &mut Report) -> Result<Option<Login>, Over> {
+        let (Some(tls), Some(Stream::Tcp(stream))) = (&self.parts.tls, self.stream.take()) else {
             return Err(Over(Outcome::Tls));
         };
         // STARTTLS buys no time: the deadline is that of all that comes before a login.
         let left = self.deadline.saturating_duration_since(Instant::now());
         let limit = self.parts.settings.tls_timeout.min(left);
-        match tls::accept(config, stream, limit).await {
-            Ok((stream, agreed)) => {
+        match tls.accept(self.listener.oldest, stream, limit).await {
+            Ok((stream, agreed, certified)) => {
                 report.tls = Some(agreed);
                 self.stream = Some(Stream::TlsServer(Box::new(stream)));
-                Ok(())
+                Ok(certified)
             }
             Err(error) => {
                 tracing::debug!(session = %report.session, client = %report.client, %error, "tls failed");
@@ -311,7 +316,7 @@ impl<'a> Talk<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::Protocol;
+    use crate::{names::Protocol, net::tls::Oldest};
 
     #[test]
     fn passwords_in_clear_are_a_matter_of_listener_and_client() {
@@ -333,6 +338,7 @@ mod tests {
                     address: "127.0.0.1:143".parse().unwrap(),
                     protocol: Protocol::Imap,
                     tls,
+                    oldest: Oldest::default(),
                     cleartext,
                 };
                 let channel = channel(listener, client);

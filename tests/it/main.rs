@@ -26,6 +26,7 @@
 //! | `single` | one machine without LDAP |
 //! | `stopping` | SIGTERM: what goes on, what is told, what is cut |
 //! | `talk` | what a client must not do before it has logged in |
+//! | `tls` | certificates that are replaced, tickets that outlive a front, clients with certificates of their own |
 //! | `tools` | programs that people use: each in every TLS mode it has, contents compared |
 
 #![allow(
@@ -61,6 +62,7 @@ mod single;
 mod smtp;
 mod stopping;
 mod talk;
+mod tls;
 mod tools;
 #[path = "../transcripts/mod.rs"]
 mod transcripts;

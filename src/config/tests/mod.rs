@@ -5,6 +5,7 @@
 mod delivery;
 mod mailstore;
 mod samples;
+mod tls;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
@@ -19,6 +20,15 @@ impl Folder {
         let folder = Self(tempfile::tempdir().unwrap());
         let keypair = rcgen::generate_simple_self_signed(["mail.example.org".to_owned()]).unwrap();
         let other = rcgen::KeyPair::generate().unwrap();
+        let further = ["mail.example.net", "*.example.net", "mail.example.org"];
+        let further = rcgen::generate_simple_self_signed(further.map(str::to_owned)).unwrap();
+        let nameless = rcgen::generate_simple_self_signed([]).unwrap();
+        let mut expired = rcgen::CertificateParams::new(["old.example.org".to_owned()]).unwrap();
+        expired.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        let expired = expired.self_signed(&keypair.signing_key).unwrap();
+        let expired = expired.der().clone();
+        let list = revocation_list();
+        let tickets = base64(&[1; 48]);
         let key = "0123456789abcdef".repeat(4);
         for (name, mode, content) in [
             (
@@ -47,6 +57,30 @@ impl Folder {
                 0o600,
                 pem("PRIVATE KEY", &other.serialize_der()),
             ),
+            (
+                "mail.example.net.pem",
+                0o644,
+                pem("CERTIFICATE", further.cert.der()),
+            ),
+            (
+                "mail.example.net.key",
+                0o600,
+                pem("PRIVATE KEY", &further.signing_key.serialize_der()),
+            ),
+            (
+                "nameless.pem",
+                0o644,
+                pem("CERTIFICATE", nameless.cert.der()),
+            ),
+            (
+                "nameless.key",
+                0o600,
+                pem("PRIVATE KEY", &nameless.signing_key.serialize_der()),
+            ),
+            ("expired.pem", 0o644, pem("CERTIFICATE", &expired)),
+            ("clients.pem", 0o644, pem("CERTIFICATE", keypair.cert.der())),
+            ("clients.crl", 0o644, pem("X509 CRL", &list)),
+            ("tickets", 0o600, format!("# today's\n{tickets}\n")),
             ("proxy1.key", 0o640, format!("{key}\n")),
             ("local.key", 0o600, format!("{key}\n")),
             ("open.key", 0o644, format!("{key}\n")),
@@ -114,9 +148,28 @@ impl Folder {
     }
 }
 
-fn pem(label: &str, der: &[u8]) -> String {
+/// A list of an authority that revokes nobody.
+fn revocation_list() -> Vec<u8> {
+    let params = rcgen::CertificateParams::new([]).unwrap();
+    let issuer = rcgen::Issuer::new(params, rcgen::KeyPair::generate().unwrap());
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2020, 1, 1),
+        next_update: rcgen::date_time_ymd(2090, 1, 1),
+        crl_number: rcgen::SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    list.signed_by(&issuer).unwrap().der().to_vec()
+}
+
+fn base64(octets: &[u8]) -> String {
     use base64::Engine as _;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    base64::engine::general_purpose::STANDARD.encode(octets)
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = base64(der);
     format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
 }
 

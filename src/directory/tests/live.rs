@@ -117,6 +117,20 @@ async fn changes_are_heard(slapd: &Slapd, by: Follow, word: &str) {
     assert!(goes_on(&mut other).await);
 }
 
+/// A certificate let them in, and keeps nobody in.
+#[tokio::test]
+async fn who_was_admitted_without_a_password_is_followed_too() {
+    let slapd = Slapd::with_sync();
+    let (directory, _) = following(followed(slapd.uri(), Follow::Auto), "sync").await;
+    let ann = Login::parse("ann").unwrap();
+    let mut watch = directory.admit(&ann, VISIT).await.unwrap().watch;
+    assert!(goes_on(&mut watch).await);
+    slapd.replace("ann", "employeeType", "disabled").await;
+    assert_eq!(end_of(&mut watch).await, Revoked::Disabled);
+    let again = directory.admit(&ann, VISIT).await.unwrap_err();
+    assert_eq!(again.to_string(), "account may not log in");
+}
+
 #[tokio::test]
 async fn changes_are_heard_by_synchronisation() {
     let slapd = Slapd::with_sync();

@@ -1,5 +1,6 @@
 //! The directory against a real slapd: who may log in, and what happens when the server is away, silent or hostile.
 
+mod admitted;
 mod cached;
 mod followed;
 mod injection;

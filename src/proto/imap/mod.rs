@@ -1,6 +1,6 @@
 //! IMAP before login, server half: from the greeting to credentials, or to BYE.
 //!
-//! A [`Server`] answers CAPABILITY, NOOP, ID, LOGOUT and STARTTLS itself; LOGIN and AUTHENTICATE (PLAIN, LOGIN) end in
+//! A [`Server`] answers CAPABILITY, NOOP, ID, LOGOUT and STARTTLS itself; LOGIN and AUTHENTICATE (PLAIN, LOGIN, EXTERNAL) end in
 //! [`Event::Credentials`], which its driver answers by [`Server::accept`] or [`Server::deny`]. What the client sends
 //! behind its credentials stays in the input, in order, for whoever speaks to it next.
 //!
@@ -43,7 +43,7 @@ use super::{
     sasl::{Exchange, SaslError, Turn},
     talk::{Bye, Channel, Closed, Credentials, Event, Mechanism, Patience},
 };
-use crate::secret::Secret;
+use crate::{names::Login, secret::Secret};
 
 const BAD_ARGUMENTS: &str = "BAD Wrong arguments.";
 const BAD_COMMAND: &str = "BAD Unknown command, or not before login.";
@@ -87,6 +87,8 @@ pub struct Server {
     reader: Reader,
     state: State,
     patience: Patience,
+    /// Whom the client's certificate stands for.
+    certified: Option<Login>,
 }
 
 #[derive(Debug)]
@@ -105,7 +107,11 @@ enum State {
 }
 
 /// What the client could do now, as the value of CAPABILITY.
-struct Capabilities(Channel);
+struct Capabilities {
+    channel: Channel,
+    /// Whether a certificate stands for somebody.
+    external: bool,
+}
 
 impl Server {
     /// Begins a conversation on `channel`.
@@ -119,12 +125,13 @@ impl Server {
             }),
             state: State::Command,
             patience: Patience::default(),
+            certified: None,
         }
     }
 
     /// Writes the greeting.
     pub fn greet(&mut self, out: &mut BytesMut) {
-        let capabilities = Capabilities(self.channel);
+        let capabilities = self.capabilities();
         untagged(
             out,
             format_args!("OK [CAPABILITY {capabilities}] PigeonAir ready."),
@@ -200,6 +207,11 @@ impl Server {
         );
     }
 
+    /// The client's certificate was verified and stands for this login, or for none: with one, EXTERNAL is offered.
+    pub fn certified(&mut self, login: Option<Login>) {
+        self.certified = login.filter(|_| self.channel.encrypted);
+    }
+
     /// Says why the driver closes now; as the greeting, or at any time before `accept`.
     pub fn bye(&mut self, bye: Bye, out: &mut BytesMut) {
         untagged(out, format_args!("BYE {}", bye.imap()));
@@ -261,7 +273,7 @@ impl Server {
                 return self.authenticate(tag, mechanism, initial, out);
             }
             Command::Capability => {
-                let capabilities = Capabilities(self.channel);
+                let capabilities = self.capabilities();
                 untagged(out, format_args!("CAPABILITY {capabilities}"));
                 "Capabilities listed."
             }
@@ -276,6 +288,13 @@ impl Server {
         };
         tagged(out, Some(&tag), format_args!("OK {done}"));
         None
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            channel: self.channel,
+            external: self.certified.is_some(),
+        }
     }
 
     fn logout(&mut self, tag: &Tag, out: &mut BytesMut) -> Event {
@@ -317,7 +336,7 @@ impl Server {
         initial: Option<&[u8]>,
         out: &mut BytesMut,
     ) -> Option<Event> {
-        let Some(exchange) = Exchange::new(mechanism) else {
+        let Some(exchange) = Exchange::with_certificate(mechanism, self.certified.as_ref()) else {
             return self.refuse(Some(&tag), "NO [CANNOT] Unknown mechanism.", out);
         };
         if !self.channel.takes_passwords() {
@@ -414,7 +433,7 @@ impl Server {
 
 impl fmt::Display for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(channel) = self;
+        let Self { channel, external } = self;
         f.write_str("IMAP4rev1 LITERAL+ SASL-IR ID")?;
         if channel.starttls && !channel.encrypted {
             f.write_str(" STARTTLS")?;
@@ -423,7 +442,8 @@ impl fmt::Display for Capabilities {
             " AUTH=PLAIN AUTH=LOGIN"
         } else {
             " LOGINDISABLED"
-        })
+        })?;
+        f.write_str(if *external { " AUTH=EXTERNAL" } else { "" })
     }
 }
 

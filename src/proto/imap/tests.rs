@@ -89,6 +89,58 @@ fn capabilities_depend_on_the_channel() {
     }
 }
 
+/// On a channel that is encrypted, and for this conversation alone.
+#[test]
+fn external_is_offered_to_whom_a_certificate_stands_for() {
+    let certified = |channel| {
+        let mut server = Server::new(SMALL, channel);
+        server.certified(Login::parse("ann").ok());
+        server
+    };
+    let script = "
+        C: a1 CAPABILITY
+        S: * CAPABILITY IMAP4rev1 LITERAL+ SASL-IR ID AUTH=PLAIN AUTH=LOGIN AUTH=EXTERNAL
+        S: a1 OK Capabilities listed.
+        C: a2 AUTHENTICATE EXTERNAL =
+        E: external ann as none with \"\"
+        S: a2 NO [AUTHENTICATIONFAILED] Wrong user name or password.
+        C: a3 AUTHENTICATE external Ym9i
+        E: external ann as bob with \"\"
+        S: a3 NO [AUTHORIZATIONFAILED] You may not act as that user.
+        C: a4 AUTHENTICATE PLAIN AGFubgBwdw==
+        E: plain ann as none with \"pw\"
+        S: a4 NO [UNAVAILABLE] Your mailbox is not reachable just now, please try again later.
+        C: a5 AUTHENTICATE EXTERNAL
+        S: +\x20
+        C: *
+        S: a5 BAD Cancelled.
+        C: a6 AUTHENTICATE EXTERNAL
+        S: +\x20
+        C: 
+        E: external ann as none with \"\"
+        S: a6 OK Logged in.";
+    let answers = [
+        Answer::Deny(Denial::BadCredentials),
+        Answer::Deny(Denial::AuthorizationFailed),
+        Answer::Deny(Denial::Unavailable),
+        Answer::Accept(None),
+    ];
+    transcript::check(|| certified(ENCRYPTED), &answers, script);
+    let refused = "
+        C: a AUTHENTICATE EXTERNAL =
+        S: a NO [CANNOT] Unknown mechanism.";
+    check(ENCRYPTED, &[], refused);
+    for channel in [PLAIN, LOOPBACK] {
+        transcript::check(|| certified(channel), &[], refused);
+    }
+    let again = || {
+        let mut server = certified(ENCRYPTED);
+        server.encrypted();
+        server
+    };
+    transcript::check(again, &[], refused);
+}
+
 #[test]
 fn capabilities_that_are_unknown_or_broken_are_not_named() {
     for capabilities in [

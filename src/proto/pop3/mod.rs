@@ -1,6 +1,6 @@
 //! POP3 before login, server half: from the greeting to credentials, or to the end.
 //!
-//! A [`Server`] answers CAPA, STLS and QUIT itself; USER with PASS, and AUTH (PLAIN, LOGIN), end in
+//! A [`Server`] answers CAPA, STLS and QUIT itself; USER with PASS, and AUTH (PLAIN, LOGIN, EXTERNAL), end in
 //! [`Event::Credentials`], which its driver answers by [`Server::accept`] or [`Server::deny`]. What the client sends
 //! behind its credentials stays in the input, in order, for whoever speaks to it next.
 //!
@@ -85,6 +85,8 @@ pub struct Server {
     reader: Reader,
     state: State,
     patience: Patience,
+    /// Whom the client's certificate stands for.
+    certified: Option<Login>,
 }
 
 #[derive(Debug)]
@@ -114,6 +116,7 @@ impl Server {
             }),
             state: State::Command(None),
             patience: Patience::default(),
+            certified: None,
         }
     }
 
@@ -179,6 +182,11 @@ impl Server {
                 ..self.channel
             },
         );
+    }
+
+    /// The client's certificate was verified and stands for this login, or for none: with one, EXTERNAL is offered.
+    pub fn certified(&mut self, login: Option<Login>) {
+        self.certified = login.filter(|_| self.channel.encrypted);
     }
 
     /// Says why the driver closes now; as the greeting, or at any time before `accept`.
@@ -250,7 +258,8 @@ impl Server {
         }
         if self.channel.takes_passwords() {
             line(out, format_args!("USER"));
-            line(out, format_args!("SASL PLAIN LOGIN"));
+            let external = self.certified.as_ref().map_or("", |_| " EXTERNAL");
+            line(out, format_args!("SASL PLAIN LOGIN{external}"));
         }
         line(out, format_args!("."));
     }
@@ -261,6 +270,9 @@ impl Server {
         if self.channel.takes_passwords() {
             line(out, format_args!("PLAIN"));
             line(out, format_args!("LOGIN"));
+        }
+        if self.certified.is_some() {
+            line(out, format_args!("EXTERNAL"));
         }
         line(out, format_args!("."));
     }
@@ -302,7 +314,7 @@ impl Server {
         initial: Option<&[u8]>,
         out: &mut BytesMut,
     ) -> Option<Event> {
-        let Some(exchange) = Exchange::new(mechanism) else {
+        let Some(exchange) = Exchange::with_certificate(mechanism, self.certified.as_ref()) else {
             return self.refuse("Unknown mechanism.", out);
         };
         if !self.channel.takes_passwords() {

@@ -152,6 +152,56 @@ fn responses_of_auth_may_be_longer_than_commands_of_old() {
     }
 }
 
+/// On a channel that is encrypted, and for this conversation alone.
+#[test]
+fn external_is_offered_to_whom_a_certificate_stands_for() {
+    let certified = |channel| {
+        let mut server = Server::new(SMALL, channel);
+        server.certified(Login::parse("ann").ok());
+        server
+    };
+    let script = "
+        C: CAPA
+        S: +OK Capability list follows.
+        S: TOP
+        S: UIDL
+        S: RESP-CODES
+        S: PIPELINING
+        S: AUTH-RESP-CODE
+        S: USER
+        S: SASL PLAIN LOGIN EXTERNAL
+        S: .
+        C: AUTH
+        S: +OK Mechanisms follow.
+        S: PLAIN
+        S: LOGIN
+        S: EXTERNAL
+        S: .
+        C: AUTH EXTERNAL Ym9i
+        E: external ann as bob with \"\"
+        S: -ERR [AUTH] Wrong user name or password.
+        C: AUTH EXTERNAL
+        S: +\x20
+        C: 
+        E: external ann as none with \"\"
+        S: +OK Logged in.";
+    let answers = [Answer::Deny(Denial::BadCredentials), Answer::Accept(None)];
+    transcript::check(|| certified(ENCRYPTED), &answers, script);
+    let refused = "
+        C: AUTH EXTERNAL =
+        S: -ERR Unknown mechanism.";
+    check(ENCRYPTED, &[], refused);
+    for channel in [PLAIN, LOOPBACK] {
+        transcript::check(|| certified(channel), &[], refused);
+    }
+    let again = || {
+        let mut server = certified(ENCRYPTED);
+        server.encrypted();
+        server
+    };
+    transcript::check(again, &[], refused);
+}
+
 // === denials and ends ===
 
 #[test]

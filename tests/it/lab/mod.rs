@@ -50,7 +50,7 @@ pub(crate) use self::{
 };
 
 /// The front runs as this user, who has no name and no rights.
-const FRONT_UID: u32 = 64143;
+pub(crate) const FRONT_UID: u32 = 64143;
 pub(crate) const MASTER_PASSWORD: &str = "password-of-the-acceptor";
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_KEY: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -293,6 +293,7 @@ pub(crate) struct Builder {
     users: Vec<User>,
     crowd: Vec<User>,
     proxy: String,
+    tls: String,
     directory: String,
     acceptor: String,
     delivery: Option<String>,
@@ -349,6 +350,12 @@ impl Builder {
     /// A further line of `[proxy]`.
     pub(crate) fn proxy(mut self, line: &str) -> Self {
         writeln!(self.proxy, "{line}").unwrap();
+        self
+    }
+
+    /// A further line of `[proxy.tls]`.
+    pub(crate) fn tls(mut self, line: &str) -> Self {
+        writeln!(self.tls, "{line}").unwrap();
         self
     }
 
@@ -533,6 +540,7 @@ impl Cluster {
             users: Vec::new(),
             crowd: Vec::new(),
             proxy: String::new(),
+            tls: String::new(),
             directory: String::new(),
             acceptor: String::new(),
             delivery: None,
@@ -995,8 +1003,8 @@ impl Cluster {
             "[log]\nlevel = \"debug\"\n\n\
              [admin]\nfront = \"{}:9143\"\nfront_socket = \"{dir}/front.sock\"\n\n\
              [proxy]\n{delay}{}\n\
-             [proxy.tls]\ncertificate = \"{dir}/server.pem\"\nkey = \"{dir}/server.key\"\n\n",
-            self.ip, builder.proxy,
+             [proxy.tls]\ncertificate = \"{dir}/server.pem\"\nkey = \"{dir}/server.key\"\n{}\n",
+            self.ip, builder.proxy, builder.tls,
         );
         for (address, protocol, more) in [
             (self.imap(), "imap", ""),
