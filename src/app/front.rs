@@ -1,7 +1,7 @@
 //! The front: clients of the proxy, MTAs of the delivery role, or both.
 //!
 //! The two roles share directory, nodes and links. What may need a right that only root has is done in [`Front::bind`],
-//! while the process has one thread; serving needs none. Clients are served by workers, MTAs by the common runtime. On failure: an [`AppError`], and nothing is served.
+//! while the process has one thread; serving needs none, nor does what it reads, the certificate first of all. Clients are served by workers, MTAs by the common runtime. On failure: an [`AppError`], and nothing is served.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
 use super::{
-    AppError, Process, Socket, Tcp, Unix,
+    AppError, Process, Socket, Sockets, Tcp, Unix,
     workers::{self, Workers},
 };
 use crate::{
@@ -37,8 +37,6 @@ const MTA_DESCRIPTORS: u64 = 3;
 /// A front that has all that it needs to be root for.
 pub(super) struct Front {
     config: config::Front,
-    /// Of the proxy.
-    tls: Option<Arc<ServerConfig>>,
     proxy: Vec<Tcp>,
     delivery: Vec<Socket>,
     monitors: Option<Tcp>,
@@ -50,20 +48,19 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// Reads the certificate and binds all listeners.
-    pub(super) fn bind(config: config::Front, admin: admin::Settings) -> Result<Self, AppError> {
+    /// Binds all listeners.
+    pub(super) fn bind(
+        config: config::Front,
+        admin: admin::Settings,
+        sockets: &mut Sockets<'_>,
+    ) -> Result<Self, AppError> {
         let workers = workers::count();
         let limit = connections(&config, workers);
         let proxy = config.proxy.as_ref();
-        let tls = proxy
-            .and_then(|settings| settings.tls.as_ref())
-            .map(tls::server_config)
-            .transpose()
-            .map_err(AppError::Tls)?;
         let listeners = proxy.map_or(&[][..], |settings| &settings.listeners);
         let proxy = listeners
             .iter()
-            .map(|listener| Tcp::bind(listener.address, net::CLIENT, workers))
+            .map(|listener| sockets.tcp(listener.address, net::CLIENT, workers))
             .collect::<Result<_, _>>()?;
         let listeners = config
             .delivery
@@ -73,22 +70,23 @@ impl Front {
             .iter()
             .map(|listener| match listener {
                 delivery::Listener::Tcp(address) => {
-                    Tcp::bind(*address, net::LINK, 1).map(Socket::Tcp)
+                    sockets.tcp(*address, net::LINK, 1).map(Socket::Tcp)
                 }
-                delivery::Listener::Unix { path, mode } => Socket::bind_unix(path, *mode),
+                delivery::Listener::Unix { path, mode } => {
+                    sockets.unix(path, *mode).map(Socket::Unix)
+                }
             })
             .collect::<Result<_, _>>()?;
         Ok(Self {
-            tls,
             proxy,
             delivery,
             monitors: admin
                 .front
-                .map(|address| Tcp::bind(address, net::LINK, 1))
+                .map(|address| sockets.tcp(address, net::LINK, 1))
                 .transpose()?,
             administrators: admin
                 .front_socket
-                .map(|path| Unix::bind(&path, ADMIN_SOCKET_MODE))
+                .map(|path| sockets.unix(&path, ADMIN_SOCKET_MODE))
                 .transpose()?,
             limit,
             workers,
@@ -124,7 +122,7 @@ impl Front {
         let _workers = match proxy {
             Some(settings) => {
                 let parts = proxy::Parts {
-                    tls: self.tls,
+                    tls: certificate(&settings)?,
                     directory: directory.clone(),
                     nodes: nodes.clone(),
                     dialer: dialer.clone(),
@@ -202,6 +200,12 @@ fn serve_mtas(parts: delivery::Parts, sockets: Vec<Socket>) -> Result<(), AppErr
         }
     }
     Ok(())
+}
+
+/// What the proxy shows its clients, if they may have TLS.
+fn certificate(settings: &proxy::Settings) -> Result<Option<Arc<ServerConfig>>, AppError> {
+    let config = settings.tls.as_ref().map(tls::server_config);
+    config.transpose().map_err(AppError::Tls)
 }
 
 /// What keeps the front from serving, for monitors.

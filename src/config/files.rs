@@ -26,6 +26,8 @@ use crate::{
 pub(super) struct System {
     /// The list of users.
     pub(super) passwd: PathBuf,
+    /// The list of groups.
+    pub(super) group: PathBuf,
     /// The authorities that LDAP servers are verified against when the configuration names none.
     pub(super) authorities: PathBuf,
     /// Our own uid.

@@ -82,6 +82,21 @@ impl Report {
         taken.push((key, endpoint));
     }
 
+    /// How many problems there are so far.
+    pub(super) fn count(&self) -> usize {
+        self.problems.borrow().len()
+    }
+
+    /// Says of files that were not to be read who it was that could not: of all problems but the first so many.
+    pub(super) fn name_reader(&self, earlier: usize, reader: impl std::fmt::Display) {
+        let denied = std::io::Error::from(rustix::io::Errno::ACCESS).to_string();
+        for problem in self.problems.borrow_mut().iter_mut().skip(earlier) {
+            if problem.text.ends_with(&denied) {
+                problem.text += &format!(", read as {reader}");
+            }
+        }
+    }
+
     /// Everything found: problems, then warnings.
     pub(super) fn into_parts(self) -> (Vec<Problem>, Vec<String>) {
         (self.problems.into_inner(), self.warnings.into_inner())

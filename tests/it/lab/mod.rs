@@ -50,7 +50,7 @@ pub(crate) use self::{
 };
 
 /// The front runs as this user, who has no name and no rights.
-const FRONT_UID: u32 = 64143;
+pub(crate) const FRONT_UID: u32 = 64143;
 pub(crate) const MASTER_PASSWORD: &str = "password-of-the-acceptor";
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_KEY: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -292,6 +292,7 @@ pub(crate) struct Builder {
     nodes: Vec<NodeSpec>,
     users: Vec<User>,
     crowd: Vec<User>,
+    process: String,
     proxy: String,
     directory: String,
     acceptor: String,
@@ -301,7 +302,12 @@ pub(crate) struct Builder {
     through: Option<u16>,
     ldap: Ldap,
     descriptors: Option<u64>,
+    /// Whose the front's files are.
     front_uid: u32,
+    /// Who starts the front.
+    front_starter: u32,
+    /// Whom nodes become.
+    node_uid: Option<u32>,
     single: bool,
 }
 
@@ -392,8 +398,29 @@ impl Builder {
     pub(crate) fn front_as_root(self) -> Self {
         Self {
             front_uid: 0,
+            front_starter: 0,
             ..self
         }
+    }
+
+    /// Starts the front as root, to become its user by itself.
+    pub(crate) fn front_becomes_its_user(mut self) -> Self {
+        write!(
+            self.process,
+            "front_user = {FRONT_UID}\nfront_group = {FRONT_UID}\n"
+        )
+        .unwrap();
+        Self {
+            front_starter: 0,
+            ..self
+        }
+    }
+
+    /// Nodes become this user.
+    pub(crate) fn nodes_become(mut self, uid: u32) -> Self {
+        write!(self.process, "node_user = {uid}\nnode_group = {uid}\n").unwrap();
+        self.node_uid = Some(uid);
+        self
     }
 
     /// How many descriptors the front may have.
@@ -449,6 +476,7 @@ impl Builder {
             front: None,
             front_command: Vec::new(),
             front_uid: FRONT_UID,
+            front_starter: FRONT_UID,
             nodes: Vec::new(),
             slapd: None,
             postfix: None,
@@ -515,6 +543,7 @@ pub(crate) struct Cluster {
     /// How the front is started.
     front_command: Vec<String>,
     front_uid: u32,
+    front_starter: u32,
     pub(crate) nodes: Vec<Node>,
     pub(crate) slapd: Option<Slapd>,
     postfix: Option<Postfix>,
@@ -532,6 +561,7 @@ impl Cluster {
             nodes: Vec::new(),
             users: Vec::new(),
             crowd: Vec::new(),
+            process: String::new(),
             proxy: String::new(),
             directory: String::new(),
             acceptor: String::new(),
@@ -542,6 +572,8 @@ impl Cluster {
             ldap: Ldap::Plain,
             descriptors: None,
             front_uid: FRONT_UID,
+            front_starter: FRONT_UID,
+            node_uid: None,
             single: false,
         }
     }
@@ -807,6 +839,11 @@ impl Cluster {
         }
         let text = self.acceptor_toml(builder, spec, index, &node, &dir);
         fs::write(&configuration, text).unwrap();
+        if let Some(uid) = builder.node_uid {
+            for name in ["", "home", "front.key", "master.password"] {
+                chown(dir.join(name), Some(uid), Some(uid)).unwrap();
+            }
+        }
         node.start_acceptor(&self.path("logs"));
         node
     }
@@ -865,11 +902,13 @@ impl Cluster {
         format!(
             "[log]\nlevel = \"debug\"\n\n\
              [admin]\nnode = \"{}\"\n\n\
+             [process]\n{}\n\
              [acceptor]\nname = \"{}\"\npeers = [\"{FRONT_UID}\"]\nhome_root = \"{}\"\nsessions_file = \"{dir}/sessions\"\n{}\n\
              [[acceptor.listen]]\n{listen}\n\n\
              [[acceptor.key]]\nid = \"front\"\nfile = \"{dir}/front.key\"\n{}\n\n\
              {servers}\n{}",
             node.admin,
+            builder.process,
             spec.name,
             node.home_root.display(),
             builder.acceptor,
@@ -922,6 +961,7 @@ impl Cluster {
             .descriptors
             .map(|number| format!("--nofile={number}"));
         self.front_uid = builder.front_uid;
+        self.front_starter = builder.front_starter;
         self.front_command = limit
             .into_iter()
             .flat_map(|limit| ["prlimit".to_owned(), limit, "--".to_owned()])
@@ -931,23 +971,24 @@ impl Cluster {
     }
 
     fn launch_front(&mut self) {
-        let id = self.front_uid.to_string();
+        let id = self.front_starter.to_string();
         let command: Vec<&str> = self.front_command.iter().map(String::as_str).collect();
-        let mut front = Process::start_as(
-            "front",
-            &self.path("logs"),
-            &[
-                "--reuid",
-                &id,
-                "--regid",
-                &id,
-                "--clear-groups",
-                "--no-new-privs",
-            ],
-            &command,
-        );
+        let rights = ["--reuid", &id, "--regid", &id, "--clear-groups"];
+        let mut front = Process::start_as("front", &self.path("logs"), &rights, &command);
         wait_until_ready(&mut front, self.front_admin());
         self.front = Some(front);
+    }
+
+    /// Ends the front and starts it once more, when something keeps it from starting: its exit code, and what it says.
+    pub(crate) fn start_front_in_vain(&mut self) -> (Option<i32>, String) {
+        self.front().stop();
+        let before = self.front_log().len();
+        let command: Vec<&str> = self.front_command.iter().map(String::as_str).collect();
+        let id = self.front_starter.to_string();
+        let rights = ["--reuid", &id, "--regid", &id, "--clear-groups"];
+        let mut front = Process::start_as("front", &self.path("logs"), &rights, &command);
+        let code = front.exit_code();
+        (code, self.front_log().split_off(before))
     }
 
     /// Runs a command as the front's user and with its configuration: its exit code, and what it wrote.
@@ -986,9 +1027,10 @@ impl Cluster {
         let mut text = format!(
             "[log]\nlevel = \"debug\"\n\n\
              [admin]\nfront = \"{}:9143\"\nfront_socket = \"{dir}/front.sock\"\n\n\
+             [process]\n{}\n\
              [proxy]\n{delay}{}\n\
              [proxy.tls]\ncertificate = \"{dir}/server.pem\"\nkey = \"{dir}/server.key\"\n\n",
-            self.ip, builder.proxy,
+            self.ip, builder.process, builder.proxy,
         );
         for (address, protocol, more) in [
             (self.imap(), "imap", ""),
