@@ -44,12 +44,15 @@ fn exit_code(failed: &Failed) -> u8 {
             AppError::Bind { .. }
             | AppError::Rights(_)
             | AppError::Runtime(_)
+            | AppError::Sandbox(_)
             | AppError::User { .. } => OS,
             AppError::Directory(_)
             | AppError::Handover(_)
+            | AppError::Inherited(_)
             | AppError::Mailstore(_)
             | AppError::Role(_)
-            | AppError::Tls(_) => CONFIG,
+            | AppError::Tls(_)
+            | AppError::Unwanted(_) => CONFIG,
         },
     }
 }

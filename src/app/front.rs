@@ -3,13 +3,13 @@
 //! The two roles share directory, nodes and links. What may need a right that only root has is done in [`Front::bind`],
 //! while the process has one thread; serving needs none, nor does what it reads, the certificate first of all. Clients are served by workers, MTAs by the common runtime. On failure: an [`AppError`], and nothing is served.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
 use super::{
-    AppError, Process, Socket, Sockets, Tcp, Unix,
+    AppError, Process, Sandbox, Socket, Sockets, Tcp, Unix,
     workers::{self, Workers},
 };
 use crate::{
@@ -92,6 +92,16 @@ impl Front {
             workers,
             config,
         })
+    }
+
+    /// What it still needs, beside files that it `reads` again.
+    pub(super) fn sandbox(&self, reads: Vec<PathBuf>) -> Sandbox {
+        let delivery = self.config.delivery.iter();
+        let spools = delivery.map(|settings| settings.spool.folder.clone());
+        Sandbox {
+            reads,
+            writes: spools.collect(),
+        }
     }
 
     /// Serves until a signal ends the process.

@@ -1,7 +1,7 @@
 //! Putting a process together, and taking it down in order.
 //!
 //! ```text
-//! front:  bind all ─> user, rights ─> directory, nodes, links ─> accept ─> SIGTERM ─> stop accepting ─> wait ─> close the rest
+//! front:  bind all ─> user, rights, sandbox ─> directory, nodes, links ─> accept ─> SIGTERM ─> stop accepting ─> wait ─> close the rest
 //! node:   bind all ─> user, rights ─> real servers checked    ─> accept ─> SIGTERM ─> stop accepting ─> wait ─> close the rest
 //! ```
 //!
@@ -14,6 +14,7 @@
 mod front;
 mod node;
 mod rights;
+mod sandbox;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -23,10 +24,12 @@ use std::{io, time::Duration};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+pub use self::sandbox::SandboxError;
 use self::{
     front::Front,
     node::Node,
     rights::Rights,
+    sandbox::Sandbox,
     sockets::{Socket, Sockets, Tcp, Unix},
 };
 use crate::{
@@ -62,6 +65,9 @@ pub enum AppError {
     /// The hand-over to a real server cannot work as configured.
     #[error("cannot set up the hand-over")]
     Handover(#[source] handover::StartError),
+    /// What the service manager has passed is no socket to listen on.
+    #[error("cannot take the sockets that were passed (LISTEN_FDS)")]
+    Inherited(#[source] io::Error),
     /// Link cryptography cannot be set up.
     #[error("cannot set up the link")]
     Link(#[source] SetupError),
@@ -80,6 +86,14 @@ pub enum AppError {
     /// The runtime or its signal handlers cannot be set up.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
+    /// The sandbox cannot be entered.
+    #[error("cannot enter the sandbox ([process] sandbox)")]
+    Sandbox(#[source] SandboxError),
+    /// A socket was passed that no listener has the address of.
+    #[error(
+        "no listener of the configuration has the address {0}, for which a socket was passed (LISTEN_FDS)"
+    )]
+    Unwanted(String),
     /// The certificate cannot be used.
     #[error("cannot use the certificate of [proxy.tls]")]
     Tls(#[source] tls::TlsError),
@@ -104,8 +118,18 @@ pub fn run_front(config: Config) -> Result<(), AppError> {
         "the configuration has no [proxy] and no [delivery] section",
     ))?;
     let user = config.process.front_user;
-    let front = Front::bind(front, config.admin, &mut Sockets::of(user.as_ref()))?;
+    if user.is_none() && rustix::process::geteuid().is_root() {
+        tracing::warn!(
+            "the front runs as root, without capabilities but as the owner of root's files: name a user in [process] front_user"
+        );
+    }
+    let mut sockets = Sockets::of(user.as_ref())?;
+    let front = Front::bind(front, config.admin, &mut sockets)?;
+    sockets.finish()?;
     Rights::NONE.keep(user.as_ref())?;
+    if config.process.sandbox {
+        front.sandbox(config.process.front_reads).enter()?;
+    }
     runtime()?.block_on(front.serve())
 }
 
@@ -120,7 +144,9 @@ pub fn run_node(config: Config) -> Result<(), AppError> {
     ))?;
     let rights = Rights::of_node(&node);
     let user = config.process.node_user;
-    let node = Node::bind(node, config.admin.node, &mut Sockets::of(user.as_ref()))?;
+    let mut sockets = Sockets::of(user.as_ref())?;
+    let node = Node::bind(node, config.admin.node, &mut sockets)?;
+    sockets.finish()?;
     rights.keep(user.as_ref())?;
     runtime()?.block_on(node.serve())
 }

@@ -3,6 +3,9 @@
 //! A Unix socket is bound as the user that the process becomes: its file is that user's from the start, in a folder where that user
 //! may make it. TCP is bound with all rights.
 //!
+//! A socket that the service manager has opened (`LISTEN_FDS`) is taken in place of one that is bound; one for which there is no listener is
+//! an error.
+//!
 //! Each worker gets a TCP socket of its own, and a Unix socket is shared.
 
 use std::{
@@ -15,19 +18,21 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::AppError;
 use crate::{
-    net::{self, Patience},
+    net::{self, Inherited, Patience},
     user::User,
 };
 
 /// What binds the sockets of a process.
 pub(super) struct Sockets<'a> {
     user: Option<&'a User>,
+    inherited: Inherited,
 }
 
 impl<'a> Sockets<'a> {
     /// Of a process that becomes this user.
-    pub(super) fn of(user: Option<&'a User>) -> Self {
-        Self { user }
+    pub(super) fn of(user: Option<&'a User>) -> Result<Self, AppError> {
+        let inherited = Inherited::from_environment().map_err(AppError::Inherited)?;
+        Ok(Self { user, inherited })
     }
 
     pub(super) fn tcp(
@@ -36,7 +41,11 @@ impl<'a> Sockets<'a> {
         patience: Patience,
         workers: usize,
     ) -> Result<Tcp, AppError> {
-        let sockets = net::listen(address, patience, workers);
+        let passed = self.inherited.take(address, patience, workers);
+        let sockets = passed.and_then(|passed| match passed {
+            Some(sockets) => Ok(sockets),
+            None => net::listen(address, patience, workers),
+        });
         let sockets = sockets.map_err(|source| AppError::Bind {
             address: address.to_string(),
             source,
@@ -45,17 +54,26 @@ impl<'a> Sockets<'a> {
     }
 
     pub(super) fn unix(&mut self, path: &Path, mode: u32) -> Result<Unix, AppError> {
-        let bind = || net::listen_unix(path, mode);
-        let socket = match self.user {
-            Some(user) => user.act(bind).and_then(|bound| bound),
-            None => bind(),
-        };
+        let passed = self.inherited.take_unix(path);
+        let socket = passed.and_then(|passed| match (passed, self.user) {
+            (Some(socket), _) => Ok(socket),
+            (None, Some(user)) => user.act(|| net::listen_unix(path, mode))?,
+            (None, None) => net::listen_unix(path, mode),
+        });
         let socket = socket.map_err(|source| AppError::Bind {
             address: path.display().to_string(),
             source,
         })?;
         let path = path.to_owned();
         Ok(Unix { socket, path })
+    }
+
+    /// All listeners have their sockets.
+    pub(super) fn finish(self) -> Result<(), AppError> {
+        match self.inherited.left() {
+            Some(address) => Err(AppError::Unwanted(address)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -77,13 +77,17 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// Who the processes are once they have bound their listeners.
-#[derive(Clone, Debug, Default)]
+/// Who the processes are once they have bound their listeners, and how far they are shut in.
+#[derive(Clone, Debug)]
 pub struct Process {
     /// The front; none: who started it.
     pub front_user: Option<User>,
     /// The node.
     pub node_user: Option<User>,
+    /// Whether the front is shut in; default yes.
+    pub sandbox: bool,
+    /// Files that the front's sections name.
+    pub front_reads: Vec<PathBuf>,
 }
 
 /// What a front is told.
@@ -237,15 +241,16 @@ fn assemble(root: &mut Section<'_>, role: Option<Role>, system: &System) -> Opti
     let has_front = role != Some(Role::Node) && FRONT.iter().any(|name| root.has(name));
     let has_node = role != Some(Role::Front) && NODE.iter().any(|name| root.has(name));
     let admin = admin(&mut root.table("admin"), has_front, has_node);
-    let process = process::read(&mut root.table("process"), has_front, has_node, system);
+    let mut process = process::read(&mut root.table("process"), has_front, has_node, system);
     let Process {
         front_user,
         node_user,
+        ..
     } = &process;
-    let (front, node) = (
-        has_front.then(|| as_user(front_user.as_ref(), root, system, front)),
-        has_node.then(|| as_user(node_user.as_ref(), root, system, node)),
-    );
+    let front = has_front.then(|| as_user(front_user.as_ref(), root, system, front));
+    let front_reads = root.report().files();
+    let node = has_node.then(|| as_user(node_user.as_ref(), root, system, node));
+    process.front_reads = front_reads;
     match role {
         Some(Role::Front) if !has_front => {
             root.missing("proxy", "a section [proxy] or [delivery] to run a front");

@@ -3,13 +3,18 @@
 //! Users and groups are looked up in `/etc/passwd` and `/etc/group` themselves, once: what name services beyond them say may hang,
 //! and is no place for system users. A user's supplementary groups are those of `/etc/group` that name it.
 //!
-//! Limits: nobody is root (uid 0). A front that root starts and that stays root's is a warning.
+//! Limits: nobody is root (uid 0).
 
 use std::{fs, path::Path};
 
 use toml::Value;
 
-use super::{Process, files::System, form::Form, section::Section};
+use super::{
+    Process,
+    files::System,
+    form::{self, Form},
+    section::Section,
+};
 use crate::user::User;
 
 /// A name or a number.
@@ -28,15 +33,13 @@ pub(super) fn read(
 ) -> Process {
     let front_user = user(section, "front_user", "front_group", has_front, system);
     let node_user = user(section, "node_user", "node_group", has_node, system);
-    if has_front && system.uid == 0 && !section.has("front_user") {
-        section.report().warn(format!(
-            "{}: missing: the front runs as root, without capabilities but as the owner of root's files",
-            section.key("front_user")
-        ));
-    }
+    const SANDBOX: &[(&str, bool)] = &[("on", true), ("off", false)];
+    let sandbox = section.or("sandbox", &form::word(SANDBOX), true);
     Process {
         front_user,
         node_user,
+        sandbox,
+        front_reads: Vec::new(),
     }
 }
 

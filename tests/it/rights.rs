@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _};
 
 use crate::{
     client::{Channel, Client, Method},
-    lab::{Cluster, FRONT_UID, Kind, NodeSpec, Process, User},
+    lab::{Cluster, FRONT_UID, Kind, NodeSpec, Process, User, eventually},
 };
 
 const CHOWN: u64 = 1 << 0;
@@ -105,6 +105,8 @@ fn serve(kind: Kind, node_may: u64, programs_may: u64) {
     let node = cluster.node("n1").acceptor().id().as_raw_pid();
     assert_has(node, node_may, all & programs_may);
     assert_is_shut(cluster.front(), true, false);
+    assert_eq!(cluster.front().status("Seccomp"), ["2"]);
+    assert!(cluster.front_log().contains("the front runs as root"));
     let starts_servers = kind == Kind::Exec;
     assert_is_shut(
         cluster.node("n1").acceptor(),
@@ -182,7 +184,8 @@ fn a_front_that_root_starts_becomes_its_user() {
     assert_is(front, FRONT_UID, &[]);
     assert_has(front.id().as_raw_pid(), 0, 0);
     assert_is_shut(front, true, false);
-    assert!(!cluster.front_log().contains("runs as root"));
+    assert_eq!(front.status("Seccomp"), ["2"]);
+    assert!(!cluster.front_log().contains("the front runs as root"));
     let mut client = Client::logged_in(&cluster, Channel::Implicit, &user);
     client.command("SELECT INBOX").ok();
 
@@ -259,4 +262,43 @@ fn a_node_of_kind_login_may_have_a_user_of_its_own() {
 #[test]
 fn a_node_of_kind_exec_may_have_a_user_of_its_own() {
     node_of_a_user(Kind::Exec, CHOWN | KILL | SETGID | SETUID, u64::MAX);
+}
+
+#[test]
+fn a_sandbox_may_be_switched_off() {
+    let user = User::new("ann", "n1", 20906);
+    let mut cluster = Cluster::usual()
+        .user(&user)
+        .process("sandbox = \"off\"")
+        .start();
+    assert_eq!(cluster.front().status("Seccomp"), ["0"]);
+    assert_is_shut(cluster.front(), true, false);
+    Client::logged_in(&cluster, Channel::Implicit, &user);
+}
+
+#[test]
+fn a_front_without_rights_takes_the_sockets_that_it_is_passed() {
+    let user = User::new("ann", "n1", 20907);
+    let mut cluster = Cluster::usual().user(&user).front_takes_sockets().start();
+    let front = cluster.front();
+    assert_is(front, FRONT_UID, &[]);
+    for sets in threads(front.id().as_raw_pid()) {
+        assert_eq!(["Eff", "Prm", "Inh", "Amb"].map(|name| sets[name]), [0; 4]);
+    }
+    // At the port that was passed, and at one that it has bound.
+    let mut client = Client::connect_to(cluster.imap_privileged());
+    client.login(Method::Login, &user.name, &user.password).ok();
+    Client::logged_in(&cluster, Channel::Implicit, &user);
+    let (code, _, notes) = cluster.ask(&["explain", "ann"]);
+    assert_eq!(code, Some(0), "{notes}");
+
+    // One that it has no use for is a mistake.
+    let address = cluster.pass_useless_socket();
+    let knock = move || std::net::TcpStream::connect(address).is_ok();
+    let knocking = std::thread::spawn(move || eventually("a manager listens", knock));
+    let (code, said) = cluster.start_front_in_vain();
+    knocking.join().unwrap();
+    assert_eq!(code, Some(78), "{said}");
+    let expected = format!("no listener of the configuration has the address {address}");
+    assert!(said.contains(&expected), "{said}");
 }

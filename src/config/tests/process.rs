@@ -119,14 +119,3 @@ fn root_reads_files_as_the_user_that_it_becomes() {
     assert!(problems.contains("belongs to uid 123"), "{problems}");
     assert!(rustix::process::geteuid().is_root());
 }
-
-#[test]
-fn a_front_that_stays_roots_is_a_warning() {
-    let folder = Folder::new();
-    assert_eq!(
-        read_by_root(&folder, "").unwrap().warnings,
-        [
-            "process.front_user: missing: the front runs as root, without capabilities but as the owner of root's files"
-        ]
-    );
-}

@@ -308,6 +308,7 @@ pub(crate) struct Builder {
     front_starter: u32,
     /// Whom nodes become.
     node_uid: Option<u32>,
+    takes_sockets: bool,
     single: bool,
 }
 
@@ -414,6 +415,20 @@ impl Builder {
             front_starter: 0,
             ..self
         }
+    }
+
+    /// The front gets its first sockets from a service manager, one of them at a port that it had no right to.
+    pub(crate) fn front_takes_sockets(self) -> Self {
+        Self {
+            takes_sockets: true,
+            ..self
+        }
+    }
+
+    /// A further line of `[process]`.
+    pub(crate) fn process(mut self, line: &str) -> Self {
+        writeln!(self.process, "{line}").unwrap();
+        self
     }
 
     /// Nodes become this user.
@@ -574,6 +589,7 @@ impl Cluster {
             front_uid: FRONT_UID,
             front_starter: FRONT_UID,
             node_uid: None,
+            takes_sockets: false,
             single: false,
         }
     }
@@ -588,6 +604,11 @@ impl Cluster {
     /// IMAP with STARTTLS on offer; passwords in clear are taken too, as everything is on loopback.
     pub(crate) fn imap(&self) -> SocketAddr {
         SocketAddr::from((self.ip, 1143))
+    }
+
+    /// The same at a port below 1024, for a front that is passed its socket.
+    pub(crate) fn imap_privileged(&self) -> SocketAddr {
+        SocketAddr::from((self.ip, 143))
     }
 
     /// IMAP with STARTTLS, where passwords in clear are never taken.
@@ -967,7 +988,45 @@ impl Cluster {
             .flat_map(|limit| ["prlimit".to_owned(), limit, "--".to_owned()])
             .chain(program)
             .collect();
+        if builder.takes_sockets {
+            self.pass_sockets();
+        }
         self.launch_front();
+    }
+
+    /// Has a manager listen, which executes the front as its user at the first connection.
+    fn pass_sockets(&mut self) {
+        let id = self.front_uid.to_string();
+        let sockets = [
+            self.imap_privileged().to_string(),
+            self.front_admin().to_string(),
+            self.front_socket().display().to_string(),
+        ];
+        let mut command = vec!["systemd-socket-activate".to_owned()];
+        for socket in sockets {
+            command.extend(["-l".to_owned(), socket]);
+        }
+        let user = [
+            "setpriv",
+            "--reuid",
+            &id,
+            "--regid",
+            &id,
+            "--clear-groups",
+            "--",
+        ];
+        command.extend(user.map(str::to_owned));
+        command.append(&mut self.front_command);
+        self.front_command = command;
+        self.front_starter = 0;
+    }
+
+    /// Passes the front a socket that it has no use for; where that is.
+    pub(crate) fn pass_useless_socket(&mut self) -> SocketAddr {
+        let address = SocketAddr::from((self.ip, 4711));
+        let more = ["-l".to_owned(), address.to_string()];
+        self.front_command.splice(1..1, more);
+        address
     }
 
     fn launch_front(&mut self) {
@@ -1041,7 +1100,11 @@ impl Cluster {
             (self.pop3_private(), "pop3", "cleartext = \"never\"\n"),
             (self.pop3_plain(), "pop3", "tls = \"off\"\n"),
             (self.pop3s(), "pop3", "tls = \"implicit\"\n"),
+            (self.imap_privileged(), "imap", "cleartext = \"always\"\n"),
         ] {
+            if address.port() < 1024 && !builder.takes_sockets {
+                continue;
+            }
             write!(
                 text,
                 "[[proxy.listen]]\naddress = \"{address}\"\nprotocol = \"{protocol}\"\n{more}\n"
