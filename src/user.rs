@@ -5,12 +5,12 @@
 //! root ──become──> all ids and the groups of the user, for good                                  (before the first thread)
 //! ```
 //!
-//! What is read or made in [`act`](User::act) is so with the user's rights, all of them and no others: whatever works there works
-//! when the process has become the user. Both are of the calling thread alone, as the kernel has it, so a process becomes somebody
-//! while it has one thread, and those that come later are the same.
+//! What is read or made in [`act`](User::act) is so with the user's rights, all of them and no others: whatever works
+//! there works when the process has become the user. Both are of the calling thread alone, as the kernel has it, so a
+//! process becomes somebody while it has one thread, and those that come later are the same.
 //!
-//! It knows nothing of the system's lists of users (`config` reads them). A thread that can't return from `act` would go on with the
-//! wrong rights: it says so and ends the process.
+//! It knows nothing of the system's lists of users (`config` reads them). A thread that can't return from `act` would
+//! go on with the wrong rights: it says so and ends the process.
 
 use std::{fmt, fs, io};
 
@@ -73,8 +73,8 @@ impl User {
         Ok(work())
     }
 
-    /// Becomes the user for good, and keeps the permitted capabilities: the caller gives them up. Nothing is done if this process
-    /// is the user already.
+    /// Becomes the user for good, and keeps the permitted capabilities: the caller gives them up. Nothing is done if
+    /// this process is the user already.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! What the process may do beyond its own user, and who that is: the user that the configuration names, the capabilities that
-//! its roles need, and no others.
+//! What the process may do beyond its own user, and who that is: the user that the configuration names, the
+//! capabilities that its roles need, and no others.
 //!
 //! | role | capabilities |
 //! | --- | --- |
@@ -9,17 +9,19 @@
 //! | mailstore, kind `maildir` | `SETUID`, `SETGID`: mail is written as its user; `CHOWN` as above |
 //! | mailstore, kind `lmtp` | `CHOWN` as above |
 //!
-//! Whatever else the process was started with is given up for good, in every set, while it has one thread: those that come later
-//! get what this one has. What is kept is not inherited by programs that are started. For root that alone would mean
-//! little, since root gets all of them back with the next program it executes; so the bounding set shrinks too, and `no_new_privs`
-//! is set, except for a node that starts servers: one of those may call a set-user-id program, as the sendmail of some MTAs is.
+//! Whatever else the process was started with is given up for good, in every set, while it has one thread: those that
+//! come later get what this one has. What is kept is not inherited by programs that are started. For root that alone
+//! would mean little, since root gets all of them back with the next program it executes; so the bounding set shrinks
+//! too, and `no_new_privs` is set, except for a node that starts servers: one of those may call a set-user-id program,
+//! as the sendmail of some MTAs is.
 //!
-//! Memory holds passwords and keys, so none of it is written to a core file, and no other process of the same user may trace this
-//! one. Servers that are started are as they would be otherwise: the mark that says so does not outlive their execution, and the
-//! limit on core files, which would, is lowered only where none are started.
+//! Memory holds passwords and keys, so none of it is written to a core file, and no other process of the same user may
+//! trace this one. Servers that are started are as they would be otherwise: the mark that says so does not outlive
+//! their execution, and the limit on core files, which would, is lowered only where none are started.
 //!
-//! Without a user's name it does not change user or group, and it asks for nothing that it lacks: roles find out what they miss themselves.
-//! Root without `CAP_DAC_OVERRIDE` is a user like any other to files that are not its own. On failure an error, and nothing is served.
+//! Without a user's name it does not change user or group, and it asks for nothing that it lacks: roles find out what
+//! they miss themselves. Root without `CAP_DAC_OVERRIDE` is a user like any other to files that are not its own. On
+//! failure an error, and nothing is served.
 
 use std::io;
 

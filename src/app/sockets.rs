@@ -1,10 +1,10 @@
 //! The sockets that a process listens on: bound before it gives up what that may need.
 //!
-//! A Unix socket is bound as the user that the process becomes: its file is that user's from the start, in a folder where that user
-//! may make it. TCP is bound with all rights.
+//! A Unix socket is bound as the user that the process becomes: its file is that user's from the start, in a folder
+//! where that user may make it. TCP is bound with all rights.
 //!
-//! A socket that the service manager has opened (`LISTEN_FDS`) is taken in place of one that is bound; one for which there is no listener is
-//! an error.
+//! A socket that the service manager has opened (`LISTEN_FDS`) is taken in place of one that is bound; one for which
+//! there is no listener is an error.
 //!
 //! Each worker gets a TCP socket of its own, and a Unix socket is shared.
 

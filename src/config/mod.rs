@@ -274,8 +274,8 @@ fn assemble(root: &mut Section<'_>, role: Option<Role>, system: &System) -> Opti
     })
 }
 
-/// Reads sections with the rights of the user that their process becomes: files that it can't read are problems, now and not when
-/// it reads them again.
+/// Reads sections with the rights of the user that their process becomes: files that it can't read are problems, now
+/// and not when it reads them again.
 fn as_user<T>(
     user: Option<&User>,
     root: &mut Section<'_>,

@@ -1,7 +1,8 @@
 //! `[process]`: who the processes are once they have bound their listeners, and how far they are shut in.
 //!
-//! Users and groups are looked up in `/etc/passwd` and `/etc/group` themselves, once: what name services beyond them say may hang,
-//! and is no place for system users. A user's supplementary groups are those of `/etc/group` that name it.
+//! Users and groups are looked up in `/etc/passwd` and `/etc/group` themselves, once: what name services beyond them
+//! say may hang, and is no place for system users. A user's supplementary groups are those of `/etc/group` that name
+//! it.
 //!
 //! Limits: nobody is root (uid 0).
 

@@ -1,10 +1,12 @@
 //! Sockets that the service manager has opened for this process (`LISTEN_FDS`), so that it needs no right to.
 //!
-//! Each belongs to the listener that has its address in the configuration: the same IP address and port, or the same path. What nobody
-//! asks for is left, and named: a process that would listen there and never accept makes clients wait for nothing.
+//! Each belongs to the listener that has its address in the configuration: the same IP address and port, or the same
+//! path. What nobody asks for is left, and named: a process that would listen there and never accept makes clients
+//! wait for nothing.
 //!
-//! Several workers share a TCP socket by duplicates of it, and its one queue: each connection wakes them all, where sockets of their own would wake
-//! one. Backlog, mode and options that are set before `listen` are the manager's; keepalive and the like are set here.
+//! Several workers share a TCP socket by duplicates of it, and its one queue: each connection wakes them all, where
+//! sockets of their own would wake one. Backlog, mode and options that are set before `listen` are the manager's;
+//! keepalive and the like are set here.
 
 use std::{
     io,
@@ -51,7 +53,7 @@ impl Inherited {
         sockets.collect::<io::Result<_>>().map(Self)
     }
 
-    /// The socket of this address, once for each worker, as [`listen`](super::listen) would give them.
+    /// The socket of this address, once for each worker, as [`listen`](super::listen()) would give them.
     ///
     /// # Errors
     ///

@@ -302,3 +302,18 @@ fn a_front_without_rights_takes_the_sockets_that_it_is_passed() {
     let expected = format!("no listener of the configuration has the address {address}");
     assert!(said.contains(&expected), "{said}");
 }
+
+#[test]
+fn a_node_that_writes_mail_may_have_a_user_of_its_own() {
+    const NODE_UID: u32 = 64145;
+    let maildir = "[mailstore]\nkind = \"maildir\"\n";
+    let mut cluster = Cluster::build()
+        .node(NodeSpec::new("n1", Kind::Login).servers(maildir))
+        .nodes_become(NODE_UID)
+        .start();
+    let node = cluster.node("n1").acceptor();
+    assert_is(node, NODE_UID, &[]);
+    let kept = CHOWN | SETGID | SETUID;
+    assert_has(node.id().as_raw_pid(), kept, kept);
+    assert_is_shut(node, true, false);
+}

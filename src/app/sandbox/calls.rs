@@ -1,15 +1,15 @@
 //! System calls that a front never makes, refused with `EPERM`.
 //!
-//! It is a list of what is denied, not of what is allowed: which calls a C library, a runtime or a resolver makes changes with their
-//! versions, and a call that such a list lacks breaks a front in production, while what is worth refusing hardly changes. What is left
-//! can do no more than talk on sockets and use the files that Landlock leaves.
+//! It is a list of what is denied, not of what is allowed: which calls a C library, a runtime or a resolver makes
+//! changes with their versions, and a call that such a list lacks breaks a front in production, while what is worth
+//! refusing hardly changes. What is left can do no more than talk on sockets and use the files that Landlock leaves.
 //!
-//! Calls of another architecture's table (32 bit on a machine of 64) end the process. On x86-64, the numbers of the x32 table are refused
-//! beside the usual ones. `clone3` keeps its flags where a filter can't see them and is answered as if the kernel did not have it, so that the
-//! C library takes `clone`, of which flags for namespaces are refused.
+//! Calls of another architecture's table (32 bit on a machine of 64) end the process. On x86-64, the numbers of the
+//! x32 table are refused beside the usual ones. `clone3` keeps its flags where a filter can't see them and is answered
+//! as if the kernel did not have it, so that the C library takes `clone`, of which flags for namespaces are refused.
 //!
-//! Cost: the kernel knows for each call that the filter allows whatever its arguments are (Linux 5.11), and does not run it then. That is
-//! all calls but `clone`.
+//! Cost: some 50 ns for each call, whatever the length of the list: the kernel knows of each that the filter allows it
+//! whatever its arguments are (Linux 5.11), and does not run the filter then. That is all calls of a session.
 
 use std::collections::BTreeMap;
 
@@ -106,7 +106,8 @@ const REFUSED_HERE: &[i64] = &[];
 
 /// Marks the numbers of the x32 table.
 const X32: i64 = 0x4000_0000;
-/// Refused calls that have a number of their own there: execve, ptrace, kexec_load, process_vm_readv and _writev, execveat.
+/// Refused calls that have a number of their own there: execve, ptrace, kexec_load, process_vm_readv and _writev,
+/// execveat.
 const X32_OWN: [i64; 6] = [520, 521, 528, 539, 540, 545];
 
 /// `CLONE_NEW...`: mount, cgroup, uts, ipc, user, pid, net.
@@ -122,7 +123,8 @@ const NAMESPACES: [u64; 7] = [
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Refuses them, to this thread and those that it starts. False: the kernel or the machine's architecture has no filters.
+/// Refuses them, to this thread and those that it starts. False: the kernel or the machine's architecture has no
+/// filters.
 pub(super) fn refuse() -> Result<bool, Error> {
     let Ok(architecture) = TargetArch::try_from(std::env::consts::ARCH) else {
         return Ok(false);

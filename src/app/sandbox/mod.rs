@@ -4,18 +4,19 @@
 //! bind ─> become the user ─> files: Landlock ─> system calls: seccomp ─> first thread
 //! ```
 //!
-//! A front never executes a program, changes who it is or makes a namespace: `calls` has the list. Of files it needs a few, and it
-//! has exactly these with Landlock, whatever their modes say:
+//! A front never executes a program, changes who it is or makes a namespace: `calls` has the list. Of files it needs a
+//! few, and it has exactly these with Landlock, whatever their modes say:
 //!
-//! - reading: what resolvers, TLS and the C library read ([`SYSTEM`]), the folders of the files that the configuration names, and those
-//!   of what these lead to (a certificate in `live/` is a symbolic link to one in `archive/`, and its successor will lie there too);
+//! - reading: what resolvers, TLS and the C library read ([`SYSTEM`]), the folders of the files that the configuration
+//!   names, and those of what these lead to (a certificate in `live/` is a symbolic link to one in `archive/`, and its
+//!   successor will lie there too);
 //! - writing: the folder of large messages; nothing else. Its Unix sockets are bound by then.
 //!
-//! Signals and abstract Unix sockets of others are out of reach too, where the kernel knows how. Connecting is not restricted: LDAP servers
-//! and nodes may be anywhere.
+//! Signals and abstract Unix sockets of others are out of reach too, where the kernel knows how. Connecting is not
+//! restricted: LDAP servers and nodes may be anywhere.
 //!
-//! A node has no sandbox: real servers and mailboxes are what it is for. A kernel without one of the two is a warning, and everything
-//! works; whatever else fails is an error, and nothing is served.
+//! A node has no sandbox: real servers and mailboxes are what it is for. A kernel without one of the two is a warning,
+//! and everything works; whatever else fails is an error, and nothing is served.
 
 mod calls;
 
@@ -28,7 +29,7 @@ use landlock::{
 
 use super::AppError;
 
-/// What is read by libraries: resolver, name services, authorities, time zones, random octets, facts about the machine.
+/// What libraries read: resolver, name services, authorities, time zones, random octets, facts about the machine.
 const SYSTEM: [&str; 10] = [
     "/dev",
     "/etc",
