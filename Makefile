@@ -6,7 +6,7 @@ CARGO ?= cargo
 # What the tests run against and with; the demo installs its own, smaller list.
 PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap postfix postfix-ldap \
 	btrfs-progs courier-authlib courier-authlib-pipe curl fail2ban fetchmail getmail6 isync libcourier-unicode4 libgamin0 \
-	mutt neomutt offlineimap3 openssl procps python3 shellcheck strace util-linux
+	mutt neomutt offlineimap3 openssl procps python3 shellcheck strace systemd util-linux
 # What Cyrus needs.
 PACKAGES += libical3 libicu72 libjansson4 libpcre3 libpq5 libsasl2-modules \
 	libsasl2-modules-db libsqlite3-0 libwrap0 libxapian30 libxml2 sasl2-bin
@@ -72,6 +72,13 @@ check: ## Formatting, lints, documentation and scripts, with no warning let thro
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	shellcheck -x $(SCRIPTS)
+
+# Not part of `make check`: to install cargo-deny takes ten minutes, and it fetches the list of known weaknesses. What it says of licences and
+# sources tests/tidy.rs keeps, too.
+.PHONY: audit
+audit: ## Known weaknesses, licences and sources of all dependencies, by cargo-deny
+	@cargo-deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
+	$(CARGO) deny check
 
 .PHONY: test
 test: deps ## Run all tests against real slapd, Dovecot and Postfix (root)

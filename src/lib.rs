@@ -35,7 +35,7 @@
 //! link  relay  handover  lmtp  spool  store   dial / admit; splice or copy; start a real server; messages: move, hold, store
 //! net  outcome  directory  nodes  home  defence   sockets and TLS; how it ended; accounts; their nodes; their folders; abuse
 //! proto                                       protocols as bytes in, events and bytes out
-//! names   secret   metrics   tasks            words that cannot be invalid; secrets; counters; tasks
+//! names   secret   metrics   tasks   user     words that cannot be invalid; secrets; counters; tasks; another user
 //! ```
 
 pub mod acceptor;
@@ -64,6 +64,7 @@ pub mod secret;
 pub mod spool;
 pub mod store;
 pub mod tasks;
+pub mod user;
 
 #[cfg(test)]
 mod tests {

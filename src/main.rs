@@ -41,12 +41,18 @@ fn exit_code(failed: &Failed) -> u8 {
         Failed::Log(_) => SOFTWARE,
         Failed::App(error) => match error {
             AppError::Metrics(_) | AppError::Link(_) => SOFTWARE,
-            AppError::Bind { .. } | AppError::Rights(_) | AppError::Runtime(_) => OS,
+            AppError::Bind { .. }
+            | AppError::Rights(_)
+            | AppError::Runtime(_)
+            | AppError::Sandbox(_)
+            | AppError::User { .. } => OS,
             AppError::Directory(_)
             | AppError::Handover(_)
+            | AppError::Inherited(_)
             | AppError::Mailstore(_)
             | AppError::Role(_)
-            | AppError::Tls(_) => CONFIG,
+            | AppError::Tls(_)
+            | AppError::Unwanted(_) => CONFIG,
         },
     }
 }

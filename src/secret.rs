@@ -284,6 +284,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_link_leads_to_is_what_counts() {
+        let (dir, path) = file(b"x", 0o600);
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        // A link has an owner of its own, and a mode that is open to all.
+        std::os::unix::fs::lchown(&link, Some(20_001), None).unwrap();
+        assert_eq!(Secret::from_file(&link).unwrap().expose(), b"x");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o604)).unwrap();
+        assert!(matches!(
+            Secret::from_file(&link),
+            Err(SecretFileError::Mode { mode: 0o604, .. })
+        ));
+    }
+
+    #[test]
     fn nothing_is_printed() {
         assert_eq!(
             format!("{:?}{:?}", Secret::new(b"pw".to_vec()), Key::new([7; 32])),

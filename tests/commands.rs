@@ -599,3 +599,67 @@ fn explain_asks_the_running_front_where_it_may() {
     // Nobody of that name is still nobody.
     assert_eq!(machine.run(&["explain", "carl"], &configuration).0, 67);
 }
+
+/// The units as systemd reads them, with a program that is there; the second as nodes without servers have it.
+fn units() -> [tempfile::TempDir; 2] {
+    let samples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/systemd");
+    [false, true].map(|has_drop_in| {
+        let dir = tempfile::tempdir().unwrap();
+        for unit in [
+            "pigeonair-front.service",
+            "pigeonair-front.socket",
+            "pigeonair-node.service",
+        ] {
+            let text = fs::read_to_string(samples.join(unit)).unwrap();
+            assert!(unit.ends_with(".socket") || text.contains("=/usr/local/bin/pigeonair run "));
+            let text = text.replace("/usr/local/bin/pigeonair", env!("CARGO_BIN_EXE_pigeonair"));
+            fs::write(dir.path().join(unit), text).unwrap();
+        }
+        if has_drop_in {
+            let name = "pigeonair-node-without-servers.conf";
+            let folder = dir.path().join("pigeonair-node.service.d");
+            fs::create_dir(&folder).unwrap();
+            fs::copy(samples.join(name), folder.join(name)).unwrap();
+        }
+        dir
+    })
+}
+
+#[test]
+fn the_units_are_sound_and_expose_little() {
+    if Command::new("systemd-analyze")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        eprintln!("not tried: there is no systemd-analyze here");
+        return;
+    }
+    let [all_kinds, without_servers] = units();
+    // Ten times the score at most: a little more than it is now, since other versions of systemd count other things.
+    for (folder, unit, most) in [
+        (&all_kinds, "pigeonair-front.service", "20"),
+        (&all_kinds, "pigeonair-node.service", "63"),
+        (&without_servers, "pigeonair-node.service", "32"),
+    ] {
+        let path = folder.path().join(unit);
+        for arguments in [
+            &["verify"] as &[&str],
+            &["security", "--offline=true", "--threshold", most],
+        ] {
+            let output = Command::new("systemd-analyze")
+                .arg("--no-pager")
+                .args(arguments)
+                .arg(&path)
+                .output()
+                .unwrap();
+            let [said, notes] =
+                [output.stdout, output.stderr].map(|octets| String::from_utf8(octets).unwrap());
+            assert!(
+                output.status.success(),
+                "{unit} {arguments:?}: {notes}{said}"
+            );
+            assert_eq!(notes, "", "{unit} {arguments:?}");
+        }
+    }
+}

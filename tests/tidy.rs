@@ -4,6 +4,7 @@
 //! - Every file has a head (`//!`) and a size that a reader can hold: 600 lines without tests.
 //! - No test is ignored; no lint is silenced without a reason.
 //! - The manual has every metric.
+//! - Dependencies come from one registry, under licences that `deny.toml` allows, each in one version.
 //!
 //! It reads sources as text, comments and string literals blanked out. Each rule is tried on small bad inputs below.
 
@@ -120,6 +121,112 @@ fn the_manual_has_every_metric() {
             .filter_map(|line| line.strip_prefix(&full))
             .any(|rest| rest.starts_with(['`', '{']));
         assert!(found, "pigeonair_{name} is not in docs/manual.md");
+    }
+}
+
+#[test]
+fn dependencies_have_allowed_licences_and_one_source() {
+    let rules: toml::Table = read("deny.toml").parse().unwrap();
+    let allowed = words(&rules["licenses"]["allow"]);
+    let metadata = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .arg("--filter-platform")
+        .arg(format!("{}-unknown-linux-gnu", std::env::consts::ARCH))
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(
+        metadata.status.success(),
+        "{}",
+        String::from_utf8_lossy(&metadata.stderr)
+    );
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    assert!(packages.len() > 100);
+    let mut wrong = Vec::new();
+    for package in packages {
+        let name = package["name"].as_str().unwrap();
+        let licence = package["license"].as_str().unwrap_or("none");
+        if !is_allowed(licence, &allowed) {
+            wrong.push(format!("{name}: {licence}"));
+        }
+    }
+    assert!(wrong.is_empty(), "licences: {}", wrong.join("\n"));
+
+    // Those of other systems as well.
+    let lock: toml::Table = read("Cargo.lock").parse().unwrap();
+    for package in lock["package"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        let source = package.get("source").and_then(toml::Value::as_str);
+        let has_sum = package.get("checksum").is_some();
+        match source {
+            None => assert_eq!(name, "pigeonair", "is of a folder"),
+            Some(source) => {
+                assert!(
+                    source.starts_with("registry+") && has_sum,
+                    "{name}: {source}"
+                );
+                wrong.push(source.to_owned());
+            }
+        }
+    }
+    wrong.sort();
+    wrong.dedup();
+    assert_eq!(wrong.len(), 1, "registries: {wrong:?}");
+}
+
+/// The texts of a list.
+fn words(list: &toml::Value) -> Vec<String> {
+    let texts = list.as_array().unwrap().iter();
+    texts
+        .map(|text| text.as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Whether an SPDX expression can be kept with the allowed licences alone. `AND` binds closer than `OR`, which old crates write as `/`.
+fn is_allowed(expression: &str, allowed: &[String]) -> bool {
+    let spaced = expression
+        .replace('/', " OR ")
+        .replace('(', " ( ")
+        .replace(')', " ) ");
+    let tokens: Vec<&str> = spaced.split_whitespace().collect();
+    let mut rest = tokens.as_slice();
+    let kept = any_of(&mut rest, allowed);
+    kept && rest.is_empty()
+}
+
+fn any_of(rest: &mut &[&str], allowed: &[String]) -> bool {
+    let mut kept = all_of(rest, allowed);
+    while let ["OR", after @ ..] = *rest {
+        *rest = after;
+        kept |= all_of(rest, allowed);
+    }
+    kept
+}
+
+fn all_of(rest: &mut &[&str], allowed: &[String]) -> bool {
+    let mut kept = one(rest, allowed);
+    while let ["AND", after @ ..] = *rest {
+        *rest = after;
+        kept &= one(rest, allowed);
+    }
+    kept
+}
+
+fn one(rest: &mut &[&str], allowed: &[String]) -> bool {
+    match *rest {
+        ["(", after @ ..] => {
+            *rest = after;
+            let kept = any_of(rest, allowed);
+            *rest = rest.strip_prefix(&[")"]).unwrap_or(&["?"]);
+            kept
+        }
+        // An exception allows more than the licence does.
+        [name, "WITH", _, after @ ..] | [name, after @ ..] => {
+            *rest = after;
+            allowed.iter().any(|licence| licence == name)
+        }
+        [] => false,
     }
 }
 
@@ -640,4 +747,26 @@ fn ignored_tests_and_bare_allows_are_found() {
 fn metric_names_are_read_over_line_breaks() {
     let text = "a: counters(\n    \"x_total\",\n \"Help.\")?, b: IntGauge::new(\"y\", \"..\"), HistogramOpts::new(\"z\", \"\")";
     assert_eq!(metric_names(text), ["x_total", "y", "z"]);
+}
+
+#[test]
+fn licences_are_read_as_expressions() {
+    let allowed = ["MIT", "ISC", "Apache-2.0"].map(str::to_owned);
+    for (expression, expected) in [
+        ("MIT", true),
+        ("GPL-3.0", false),
+        ("MIT OR GPL-3.0", true),
+        ("GPL-3.0/MIT", true),
+        ("MIT AND GPL-3.0", false),
+        ("ISC AND (MIT OR GPL-3.0)", true),
+        ("GPL-3.0 AND MIT OR GPL-3.0", false),
+        ("(GPL-3.0 OR LGPL-3.0) AND MIT", false),
+        ("Apache-2.0 WITH LLVM-exception OR GPL-3.0", true),
+        ("(MIT", false),
+        ("MIT )", false),
+        ("none", false),
+        ("", false),
+    ] {
+        assert_eq!(is_allowed(expression, &allowed), expected, "{expression}");
+    }
 }

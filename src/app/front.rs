@@ -1,14 +1,14 @@
 //! The front: clients of the proxy, MTAs of the delivery role, or both.
 //!
 //! The two roles share directory, nodes and links. What may need a right that only root has is done in [`Front::bind`],
-//! while the process has one thread; serving needs none. Clients are served by workers, MTAs by the common runtime. On failure: an [`AppError`], and nothing is served.
+//! while the process has one thread; serving needs none, nor does what it reads, the certificate first of all. Clients are served by workers, MTAs by the common runtime. On failure: an [`AppError`], and nothing is served.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
 use super::{
-    AppError, Process, Socket, Tcp, Unix,
+    AppError, Process, Sandbox, Socket, Sockets, Tcp, Unix,
     memory::Memory,
     workers::{self, Workers},
 };
@@ -18,10 +18,7 @@ use crate::{
     delivery::{self, Delivery},
     directory::{self, Directory},
     link::Dialer,
-    net::{
-        self,
-        tls::{Keeper, Tls},
-    },
+    net::{self, tls::Tls},
     nodes::Nodes,
     proxy::{self, Proxy},
     relay::Relay,
@@ -41,8 +38,6 @@ const MTA_DESCRIPTORS: u64 = 3;
 /// A front that has all that it needs to be root for.
 pub(super) struct Front {
     config: config::Front,
-    /// Of the proxy.
-    tls: Option<(Tls, Keeper)>,
     proxy: Vec<Tcp>,
     delivery: Vec<Socket>,
     monitors: Option<Tcp>,
@@ -55,21 +50,20 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// Reads the certificates and binds all listeners.
-    pub(super) fn bind(config: config::Front, admin: admin::Settings) -> Result<Self, AppError> {
+    /// Binds all listeners.
+    pub(super) fn bind(
+        config: config::Front,
+        admin: admin::Settings,
+        sockets: &mut Sockets<'_>,
+    ) -> Result<Self, AppError> {
         let workers = workers::count();
         let limit = connections(&config, workers);
         let proxy = config.proxy.as_ref();
         let max_memory = proxy.and_then(|settings| settings.defence.max_memory);
-        let tls = proxy
-            .and_then(|settings| settings.tls.as_ref())
-            .map(Tls::load)
-            .transpose()
-            .map_err(AppError::Tls)?;
         let listeners = proxy.map_or(&[][..], |settings| &settings.listeners);
         let proxy = listeners
             .iter()
-            .map(|listener| Tcp::bind(listener.address, net::CLIENT, workers))
+            .map(|listener| sockets.tcp(listener.address, net::CLIENT, workers))
             .collect::<Result<_, _>>()?;
         let listeners = config
             .delivery
@@ -79,28 +73,39 @@ impl Front {
             .iter()
             .map(|listener| match listener {
                 delivery::Listener::Tcp(address) => {
-                    Tcp::bind(*address, net::LINK, 1).map(Socket::Tcp)
+                    sockets.tcp(*address, net::LINK, 1).map(Socket::Tcp)
                 }
-                delivery::Listener::Unix { path, mode } => Socket::bind_unix(path, *mode),
+                delivery::Listener::Unix { path, mode } => {
+                    sockets.unix(path, *mode).map(Socket::Unix)
+                }
             })
             .collect::<Result<_, _>>()?;
         Ok(Self {
-            tls,
             proxy,
             delivery,
             monitors: admin
                 .front
-                .map(|address| Tcp::bind(address, net::LINK, 1))
+                .map(|address| sockets.tcp(address, net::LINK, 1))
                 .transpose()?,
             administrators: admin
                 .front_socket
-                .map(|path| Unix::bind(&path, ADMIN_SOCKET_MODE))
+                .map(|path| sockets.unix(&path, ADMIN_SOCKET_MODE))
                 .transpose()?,
             limit,
             workers,
             memory: Memory::new(max_memory),
             config,
         })
+    }
+
+    /// What it still needs, beside files that it `reads` again.
+    pub(super) fn sandbox(&self, reads: Vec<PathBuf>) -> Sandbox {
+        let delivery = self.config.delivery.iter();
+        let spools = delivery.map(|settings| settings.spool.folder.clone());
+        Sandbox {
+            reads,
+            writes: spools.collect(),
+        }
     }
 
     /// Serves until a signal ends the process.
@@ -128,7 +133,7 @@ impl Front {
         let _workers = match proxy {
             Some(settings) => {
                 let parts = proxy::Parts {
-                    tls: self.tls.map(|tls| kept(tls, &process)),
+                    tls: certificates(&settings, &process)?,
                     defence: defence(&settings, self.memory, &process),
                     directory: directory.clone(),
                     nodes: nodes.clone(),
@@ -178,11 +183,15 @@ fn homes(nodes: Nodes) -> directory::Homes {
     Box::new(move |word| nodes.meant_by(word).ok().map(|node| node.name.clone()))
 }
 
-/// TLS whose files are looked at from now on.
-fn kept((tls, keeper): (Tls, Keeper), process: &Process) -> Tls {
+/// What the proxy shows its clients, if they may have TLS; its files are looked at from now on.
+fn certificates(settings: &proxy::Settings, process: &Process) -> Result<Option<Tls>, AppError> {
+    let loaded = settings.tls.as_ref().map(Tls::load).transpose();
+    let Some((tls, keeper)) = loaded.map_err(AppError::Tls)? else {
+        return Ok(None);
+    };
     let keep = proxy::keep(keeper, process.metrics.clone());
     process.tasks.background("certificates", keep);
-    tls
+    Ok(Some(tls))
 }
 
 /// Starts the proxy role, on workers that serve for as long as they are kept.

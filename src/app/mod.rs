@@ -1,8 +1,8 @@
 //! Putting a process together, and taking it down in order.
 //!
 //! ```text
-//! front:  bind all ─> directory, nodes, links ─> accept ─> SIGTERM ─> stop accepting ─> wait ─> close what is left
-//! node:   bind all ─> real servers checked    ─> accept ─> SIGTERM ─> stop accepting ─> wait ─> close what is left
+//! front:  bind all ─> user, rights, sandbox ─> directory, nodes, links ─> accept ─> SIGTERM ─> stop accepting ─> wait ─> close the rest
+//! node:   bind all ─> user, rights ─> real servers checked    ─> accept ─> SIGTERM ─> stop accepting ─> wait ─> close the rest
 //! ```
 //!
 //! Clients and links are served by one thread per core (`workers`), all else by a common runtime.
@@ -15,35 +15,37 @@ mod front;
 mod memory;
 mod node;
 mod rights;
+mod sandbox;
+mod sockets;
 #[cfg(test)]
 mod tests;
 mod workers;
 
-use std::{
-    io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
-use tokio::{
-    net::{TcpListener, UnixListener},
-    signal::unix::{Signal, SignalKind, signal},
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::{front::Front, node::Node, rights::Rights};
+pub use self::sandbox::SandboxError;
+use self::{
+    front::Front,
+    node::Node,
+    rights::Rights,
+    sandbox::Sandbox,
+    sockets::{Socket, Sockets, Tcp, Unix},
+};
 use crate::{
     admin,
-    config::Config,
+    config::{self, Config},
     directory::{self, Directory},
     handover,
     link::SetupError,
     mailstore,
     metrics::Metrics,
     names::Login,
-    net::{self, Patience, tls},
+    net::tls,
     proto::lmtp::Address,
     tasks::Tasks,
+    user::User,
 };
 
 /// Why a process did not start or could not run.
@@ -64,6 +66,9 @@ pub enum AppError {
     /// The hand-over to a real server cannot work as configured.
     #[error("cannot set up the hand-over")]
     Handover(#[source] handover::StartError),
+    /// What the service manager has passed is no socket to listen on.
+    #[error("cannot take the sockets that were passed (LISTEN_FDS)")]
+    Inherited(#[source] io::Error),
     /// Link cryptography cannot be set up.
     #[error("cannot set up the link")]
     Link(#[source] SetupError),
@@ -73,8 +78,8 @@ pub enum AppError {
     /// Counters cannot be set up.
     #[error("cannot set up metrics")]
     Metrics(#[source] prometheus::Error),
-    /// Capabilities that no role needs cannot be given up.
-    #[error("cannot give up capabilities that are not needed")]
+    /// What no role needs cannot be given up.
+    #[error("cannot give up rights that are not needed")]
     Rights(#[source] io::Error),
     /// The configuration has no section for this process.
     #[error("{0}")]
@@ -82,9 +87,26 @@ pub enum AppError {
     /// The runtime or its signal handlers cannot be set up.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
+    /// The sandbox cannot be entered.
+    #[error("cannot enter the sandbox ([process] sandbox)")]
+    Sandbox(#[source] SandboxError),
+    /// A socket was passed that no listener has the address of.
+    #[error(
+        "no listener of the configuration has the address {0}, for which a socket was passed (LISTEN_FDS)"
+    )]
+    Unwanted(String),
     /// Certificates, or what belongs to them, cannot be used.
     #[error("cannot use the files of [proxy.tls]")]
     Tls(#[source] tls::TlsError),
+    /// The process cannot become the user that it should.
+    #[error("cannot become {user}")]
+    User {
+        /// Who.
+        user: User,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Runs the front until a signal ends it.
@@ -96,8 +118,19 @@ pub fn run_front(config: Config) -> Result<(), AppError> {
     let front = config.front.ok_or(AppError::Role(
         "the configuration has no [proxy] and no [delivery] section",
     ))?;
-    let front = Front::bind(front, config.admin)?;
-    Rights::NONE.keep().map_err(AppError::Rights)?;
+    let user = config.process.front_user;
+    if user.is_none() && rustix::process::geteuid().is_root() {
+        tracing::warn!(
+            "the front runs as root, without capabilities but as the owner of root's files: name a user in [process] front_user"
+        );
+    }
+    let mut sockets = Sockets::of(user.as_ref())?;
+    let front = Front::bind(front, config.admin, &mut sockets)?;
+    sockets.finish()?;
+    Rights::NONE.keep(user.as_ref())?;
+    if config.process.sandbox {
+        front.sandbox(config.process.front_reads).enter()?;
+    }
     runtime()?.block_on(front.serve())
 }
 
@@ -111,9 +144,24 @@ pub fn run_node(config: Config) -> Result<(), AppError> {
         "the configuration has no [acceptor] section",
     ))?;
     let rights = Rights::of_node(&node);
-    let node = Node::bind(node, config.admin.node)?;
-    rights.keep().map_err(AppError::Rights)?;
+    let user = config.process.node_user;
+    let mut sockets = Sockets::of(user.as_ref())?;
+    let node = Node::bind(node, config.admin.node, &mut sockets)?;
+    sockets.finish()?;
+    rights.keep(user.as_ref())?;
     runtime()?.block_on(node.serve())
+}
+
+/// Becomes the user that a front would be, so that its files are read as it would read them.
+///
+/// # Errors
+///
+/// When root can't become that user.
+pub fn become_front(process: &config::Process) -> Result<(), AppError> {
+    match &process.front_user {
+        Some(user) if rustix::process::geteuid().is_root() => rights::become_user(user),
+        _ => Ok(()),
+    }
 }
 
 /// Tries the LDAP servers of a front.
@@ -244,68 +292,5 @@ impl Process {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
-    }
-}
-
-/// A bound TCP address, with a socket for each worker.
-struct Tcp {
-    sockets: Vec<std::net::TcpListener>,
-    address: SocketAddr,
-}
-
-impl Tcp {
-    fn bind(address: SocketAddr, patience: Patience, workers: usize) -> Result<Self, AppError> {
-        let sockets = net::listen(address, patience, workers);
-        let sockets = sockets.map_err(|source| AppError::Bind {
-            address: address.to_string(),
-            source,
-        })?;
-        Ok(Self { sockets, address })
-    }
-
-    /// Hands the next socket to the runtime that is entered; each has one.
-    fn listen(&mut self) -> Result<TcpListener, AppError> {
-        let socket = self.sockets.pop();
-        let socket = socket.ok_or_else(|| io::Error::other("more workers than sockets"));
-        socket
-            .and_then(TcpListener::from_std)
-            .map_err(AppError::Runtime)
-    }
-}
-
-/// A bound Unix socket.
-struct Unix {
-    socket: std::os::unix::net::UnixListener,
-    path: PathBuf,
-}
-
-impl Unix {
-    fn bind(path: &Path, mode: u32) -> Result<Self, AppError> {
-        let socket = net::listen_unix(path, mode).map_err(|source| AppError::Bind {
-            address: path.display().to_string(),
-            source,
-        })?;
-        let path = path.to_owned();
-        Ok(Self { socket, path })
-    }
-
-    /// Hands it to the runtime that is entered; any number of them may share it.
-    fn listen(&self) -> Result<UnixListener, AppError> {
-        let socket = self.socket.try_clone();
-        socket
-            .and_then(UnixListener::from_std)
-            .map_err(AppError::Runtime)
-    }
-}
-
-/// A bound socket of either kind.
-enum Socket {
-    Tcp(Tcp),
-    Unix(Unix),
-}
-
-impl Socket {
-    fn bind_unix(path: &Path, mode: u32) -> Result<Self, AppError> {
-        Unix::bind(path, mode).map(Self::Unix)
     }
 }

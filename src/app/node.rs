@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    AppError, Process, Socket, Tcp,
+    AppError, Process, Socket, Sockets, Tcp,
     workers::{self, Workers},
 };
 use crate::{
@@ -44,16 +44,21 @@ pub(super) struct Node {
 
 impl Node {
     /// Binds all listeners.
-    pub(super) fn bind(config: config::Node, admin: Option<SocketAddr>) -> Result<Self, AppError> {
+    pub(super) fn bind(
+        config: config::Node,
+        admin: Option<SocketAddr>,
+        sockets: &mut Sockets<'_>,
+    ) -> Result<Self, AppError> {
         net::raise_descriptor_limit();
         let workers = workers::count();
         let listeners = config.gate.listeners.iter();
-        let links = listeners.map(|listener| bind(listener, workers));
+        let links = listeners.map(|listener| bind(listener, workers, sockets));
+        let links = links.collect::<Result<_, _>>()?;
         Ok(Self {
             workers,
-            links: links.collect::<Result<_, _>>()?,
+            links,
             admin: admin
-                .map(|address| Tcp::bind(address, net::LINK, 1))
+                .map(|address| sockets.tcp(address, net::LINK, 1))
                 .transpose()?,
             config,
         })
@@ -138,17 +143,21 @@ fn serve_links(
     Ok(workers)
 }
 
-fn bind(listener: &Listener, workers: usize) -> Result<(Socket, bool), AppError> {
+fn bind(
+    listener: &Listener,
+    workers: usize,
+    sockets: &mut Sockets<'_>,
+) -> Result<(Socket, bool), AppError> {
     match listener {
         Listener::Tcp { address, tls } => {
-            let socket = Tcp::bind(*address, net::LINK, workers)?;
+            let socket = sockets.tcp(*address, net::LINK, workers)?;
             tracing::info!(%address, tls, "listening for links");
             Ok((Socket::Tcp(socket), *tls))
         }
         Listener::Unix(path) => {
-            let socket = Socket::bind_unix(path, LINK_SOCKET_MODE)?;
+            let socket = sockets.unix(path, LINK_SOCKET_MODE)?;
             tracing::info!(path = %path.display(), "listening for links");
-            Ok((socket, false))
+            Ok((Socket::Unix(socket), false))
         }
     }
 }

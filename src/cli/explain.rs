@@ -42,6 +42,7 @@ pub(super) fn run(options: &Options, out: &mut impl Write) -> Result<(), Failed>
     let Some(front) = config.front else {
         return Ok(());
     };
+    app::become_front(&config.process)?;
     let login = Login::parse(&options.name).ok();
     let address = Address::parse(&options.name).ok();
     let socket = config.admin.front_socket.as_deref();

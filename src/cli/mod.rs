@@ -213,6 +213,7 @@ fn check(
         let _ = writeln!(notes, "{}: warning: {warning}", path.display());
     }
     if online && let Some(front) = &config.front {
+        app::become_front(&config.process)?;
         examine(front, out, notes)?;
     }
     let Config { front, node, .. } = &config;

@@ -26,6 +26,8 @@ use crate::{
 pub(super) struct System {
     /// The list of users.
     pub(super) passwd: PathBuf,
+    /// The list of groups.
+    pub(super) group: PathBuf,
     /// The authorities that LDAP servers are verified against when the configuration names none.
     pub(super) authorities: PathBuf,
     /// Our own uid.
@@ -35,6 +37,7 @@ pub(super) struct System {
 /// The password in the file that key `name` names.
 pub(super) fn password(section: &mut Section<'_>, name: &'static str) -> Option<Secret> {
     let path = section.required(name, &form::path("the path of a file with a password"))?;
+    section.report().reads(&path);
     taken(section, name, Secret::from_file(&path))
 }
 
@@ -44,6 +47,7 @@ pub(super) fn key(section: &mut Section<'_>, name: &'static str) -> Option<Key> 
         name,
         &form::path("the path of a file made by `pigeonair key`"),
     )?;
+    section.report().reads(&path);
     taken(section, name, Key::from_file(&path))
 }
 
@@ -84,6 +88,9 @@ fn pair(
         certificate: certificate?,
         key: key?,
     };
+    for path in [&files.certificate, &files.key] {
+        section.report().reads(path);
+    }
     let problem = match tls::Certificate::load(&files) {
         Ok(certificate) => return Some((files, certificate)),
         Err(error) => error,
@@ -115,6 +122,7 @@ pub(super) fn authorities(
     );
     let bad = section.has("ca_file") && named.is_none();
     let path = named.as_ref().unwrap_or(&system.authorities);
+    section.report().reads(path);
     if used
         && !bad
         && let Err(error) = tls::certificates(path)
@@ -131,6 +139,7 @@ pub(super) fn accounts(
     addresses: &AddressSettings,
 ) -> Option<FileSettings> {
     let path = section.required(name, &form::path("the path of a file"))?;
+    section.report().reads(&path);
     let settings = FileSettings { path };
     match directory::check_accounts(settings.clone(), addresses) {
         Ok(()) => Some(settings),

@@ -25,6 +25,7 @@ mod form;
 mod kinds;
 mod mailstore;
 mod nodes;
+mod process;
 #[cfg(any(fuzzing, test))]
 mod property;
 mod proxy;
@@ -51,7 +52,7 @@ use self::{
     form::Form,
     section::{Endpoint, Problem, Report, Section},
 };
-use crate::{admin, log};
+use crate::{admin, log, user::User};
 
 /// Waits below this are typing errors.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -68,12 +69,27 @@ pub struct Config {
     pub log: log::Settings,
     /// Where it answers questions.
     pub admin: admin::Settings,
+    /// Who it becomes.
+    pub process: Process,
     /// The front, if the file has a `[proxy]` or a `[delivery]`.
     pub front: Option<Front>,
     /// The node, if the file has an `[acceptor]`.
     pub node: Option<Node>,
     /// What works but should be known: to be logged at start-up, one line each.
     pub warnings: Vec<String>,
+}
+
+/// Who the processes are once they have bound their listeners, and how far they are shut in.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// The front; none: who started it.
+    pub front_user: Option<User>,
+    /// The node.
+    pub node_user: Option<User>,
+    /// Whether the front is shut in; default yes.
+    pub sandbox: bool,
+    /// Files that the front's sections name.
+    pub front_reads: Vec<PathBuf>,
 }
 
 /// What a front is told.
@@ -159,6 +175,7 @@ pub fn load_for(role: Role, path: &Path) -> Result<Config, Problems> {
 fn system() -> System {
     System {
         passwd: PathBuf::from("/etc/passwd"),
+        group: PathBuf::from("/etc/group"),
         authorities: PathBuf::from("/etc/ssl/certs/ca-certificates.crt"),
         uid: rustix::process::geteuid().as_raw(),
     }
@@ -226,10 +243,16 @@ fn assemble(root: &mut Section<'_>, role: Option<Role>, system: &System) -> Opti
     let has_front = role != Some(Role::Node) && FRONT.iter().any(|name| root.has(name));
     let has_node = role != Some(Role::Front) && NODE.iter().any(|name| root.has(name));
     let admin = admin(&mut root.table("admin"), has_front, has_node);
-    let (front, node) = (
-        has_front.then(|| front(root, system)),
-        has_node.then(|| node(root, system)),
-    );
+    let mut process = process::read(&mut root.table("process"), has_front, has_node, system);
+    let Process {
+        front_user,
+        node_user,
+        ..
+    } = &process;
+    let front = has_front.then(|| as_user(front_user.as_ref(), root, system, front));
+    let front_reads = root.report().files();
+    let node = has_node.then(|| as_user(node_user.as_ref(), root, system, node));
+    process.front_reads = front_reads;
     match role {
         Some(Role::Front) if !has_front => {
             root.missing("proxy", "a section [proxy] or [delivery] to run a front");
@@ -246,9 +269,38 @@ fn assemble(root: &mut Section<'_>, role: Option<Role>, system: &System) -> Opti
     Some(Config {
         log,
         admin,
+        process,
         front: wanted(front)?,
         node: wanted(node)?,
         warnings: Vec::new(),
+    })
+}
+
+/// Reads sections with the rights of the user that their process becomes: files that it can't read are problems, now
+/// and not when it reads them again.
+fn as_user<T>(
+    user: Option<&User>,
+    root: &mut Section<'_>,
+    system: &System,
+    read: impl FnOnce(&mut Section<'_>, &System) -> Option<T>,
+) -> Option<T> {
+    let Some(user) = user else {
+        return read(root, system);
+    };
+    let theirs = System {
+        uid: user.uid,
+        ..system.clone()
+    };
+    if system.uid != 0 {
+        return read(root, &theirs);
+    }
+    let report = root.report();
+    let earlier = report.count();
+    let done = user.act(|| read(root, &theirs));
+    report.name_reader(earlier, user);
+    done.unwrap_or_else(|error| {
+        report.problem("process", format!("cannot read files as {user}: {error}"));
+        None
     })
 }
 

@@ -8,7 +8,11 @@
 //! Tables of a list are counted from 1: `proxy.listen[2].address` is in the second `[[proxy.listen]]`.
 //! Values are not repeated for keys that name files: people paste keys and passwords there.
 
-use std::{cell::RefCell, net::SocketAddr, path::PathBuf};
+use std::{
+    cell::RefCell,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use toml::{Table, Value};
 
@@ -20,6 +24,7 @@ pub(super) struct Report {
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<String>>,
     taken: RefCell<Vec<(String, Endpoint)>>,
+    files: RefCell<Vec<PathBuf>>,
     /// Every key that was asked for, without list positions: what the manual must explain.
     #[cfg(test)]
     pub(super) asked: RefCell<std::collections::BTreeSet<String>>,
@@ -80,6 +85,31 @@ impl Report {
             );
         }
         taken.push((key, endpoint));
+    }
+
+    /// Adds a file that is read, and may be read again by the process.
+    pub(super) fn reads(&self, path: &Path) {
+        self.files.borrow_mut().push(path.to_owned());
+    }
+
+    /// Those files, so far.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.files.borrow().clone()
+    }
+
+    /// How many problems there are so far.
+    pub(super) fn count(&self) -> usize {
+        self.problems.borrow().len()
+    }
+
+    /// Says of files that were not to be read who it was that could not: of all problems but the first so many.
+    pub(super) fn name_reader(&self, earlier: usize, reader: impl std::fmt::Display) {
+        let denied = std::io::Error::from(rustix::io::Errno::ACCESS).to_string();
+        for problem in self.problems.borrow_mut().iter_mut().skip(earlier) {
+            if problem.text.ends_with(&denied) {
+                problem.text += &format!(", read as {reader}");
+            }
+        }
     }
 
     /// Everything found: problems, then warnings.

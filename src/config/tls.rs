@@ -96,6 +96,7 @@ fn ticket_keys(section: &mut Section<'_>) -> Option<Option<PathBuf>> {
     let Some(path) = path else {
         return (!section.has(NAME)).then_some(None);
     };
+    section.report().reads(&path);
     match TicketKeys::from_file(&path) {
         Ok(_) => Some(Some(path)),
         Err(error) => {
@@ -111,6 +112,9 @@ fn clients(section: &mut Section<'_>) -> Option<Option<ClientSettings>> {
     let lists = || form::path("the path of a PEM file with revocation lists");
     let authorities = section.optional("client_ca", &file());
     let revocations = section.optional("client_crl", &lists());
+    for path in [&authorities, &revocations].into_iter().flatten() {
+        section.report().reads(path);
+    }
     let default = if section.has("client_ca") {
         Asked::Optional
     } else {

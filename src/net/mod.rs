@@ -8,6 +8,7 @@
 
 mod address;
 mod connect;
+mod inherited;
 mod listen;
 mod quiet;
 mod stream;
@@ -15,6 +16,7 @@ pub mod tls;
 
 pub use address::Address;
 pub use connect::{connect, connect_unix};
+pub use inherited::Inherited;
 pub use listen::{
     Accepted, accept_each, is_descriptor_limit, listen, listen_unix, raise_descriptor_limit, refuse,
 };

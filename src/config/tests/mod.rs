@@ -4,6 +4,7 @@
 
 mod delivery;
 mod mailstore;
+mod process;
 mod samples;
 mod tls;
 
@@ -99,6 +100,12 @@ impl Folder {
                 0o644,
                 "root:x:0:0::/:/bin/sh\nmail:x:8:8::/:/\npigeonair:x:123:123::/:/\n".to_owned(),
             ),
+            (
+                "group",
+                0o644,
+                "root:x:0:\nmail:x:8:ann,pigeonair\nssl-cert:x:101:pigeonair\npigeonair:x:123:\n"
+                    .to_owned(),
+            ),
         ] {
             let path = folder.0.path().join(name);
             fs::write(&path, content).unwrap();
@@ -114,6 +121,7 @@ impl Folder {
     fn system(&self) -> System {
         System {
             passwd: self.0.path().join("passwd"),
+            group: self.0.path().join("group"),
             authorities: self.0.path().join("fullchain.pem"),
             uid: 77,
         }

@@ -292,6 +292,7 @@ pub(crate) struct Builder {
     nodes: Vec<NodeSpec>,
     users: Vec<User>,
     crowd: Vec<User>,
+    process: String,
     proxy: String,
     tls: String,
     directory: String,
@@ -302,7 +303,13 @@ pub(crate) struct Builder {
     through: Option<u16>,
     ldap: Ldap,
     descriptors: Option<u64>,
+    /// Whose the front's files are.
     front_uid: u32,
+    /// Who starts the front.
+    front_starter: u32,
+    /// Whom nodes become.
+    node_uid: Option<u32>,
+    takes_sockets: bool,
     single: bool,
 }
 
@@ -399,8 +406,43 @@ impl Builder {
     pub(crate) fn front_as_root(self) -> Self {
         Self {
             front_uid: 0,
+            front_starter: 0,
             ..self
         }
+    }
+
+    /// Starts the front as root, to become its user by itself.
+    pub(crate) fn front_becomes_its_user(mut self) -> Self {
+        write!(
+            self.process,
+            "front_user = {FRONT_UID}\nfront_group = {FRONT_UID}\n"
+        )
+        .unwrap();
+        Self {
+            front_starter: 0,
+            ..self
+        }
+    }
+
+    /// The front gets its first sockets from a service manager, one of them at a port that it had no right to.
+    pub(crate) fn front_takes_sockets(self) -> Self {
+        Self {
+            takes_sockets: true,
+            ..self
+        }
+    }
+
+    /// A further line of `[process]`.
+    pub(crate) fn process(mut self, line: &str) -> Self {
+        writeln!(self.process, "{line}").unwrap();
+        self
+    }
+
+    /// Nodes become this user.
+    pub(crate) fn nodes_become(mut self, uid: u32) -> Self {
+        write!(self.process, "node_user = {uid}\nnode_group = {uid}\n").unwrap();
+        self.node_uid = Some(uid);
+        self
     }
 
     /// How many descriptors the front may have.
@@ -456,6 +498,7 @@ impl Builder {
             front: None,
             front_command: Vec::new(),
             front_uid: FRONT_UID,
+            front_starter: FRONT_UID,
             nodes: Vec::new(),
             slapd: None,
             postfix: None,
@@ -522,6 +565,7 @@ pub(crate) struct Cluster {
     /// How the front is started.
     front_command: Vec<String>,
     front_uid: u32,
+    front_starter: u32,
     pub(crate) nodes: Vec<Node>,
     pub(crate) slapd: Option<Slapd>,
     postfix: Option<Postfix>,
@@ -539,6 +583,7 @@ impl Cluster {
             nodes: Vec::new(),
             users: Vec::new(),
             crowd: Vec::new(),
+            process: String::new(),
             proxy: String::new(),
             tls: String::new(),
             directory: String::new(),
@@ -550,6 +595,9 @@ impl Cluster {
             ldap: Ldap::Plain,
             descriptors: None,
             front_uid: FRONT_UID,
+            front_starter: FRONT_UID,
+            node_uid: None,
+            takes_sockets: false,
             single: false,
         }
     }
@@ -564,6 +612,11 @@ impl Cluster {
     /// IMAP with STARTTLS on offer; passwords in clear are taken too, as everything is on loopback.
     pub(crate) fn imap(&self) -> SocketAddr {
         SocketAddr::from((self.ip, 1143))
+    }
+
+    /// The same at a port below 1024, for a front that is passed its socket.
+    pub(crate) fn imap_privileged(&self) -> SocketAddr {
+        SocketAddr::from((self.ip, 143))
     }
 
     /// IMAP with STARTTLS, where passwords in clear are never taken.
@@ -823,6 +876,11 @@ impl Cluster {
         }
         let text = self.acceptor_toml(builder, spec, index, &node, &dir);
         fs::write(&configuration, text).unwrap();
+        if let Some(uid) = builder.node_uid {
+            for name in ["", "home", "front.key", "master.password"] {
+                chown(dir.join(name), Some(uid), Some(uid)).unwrap();
+            }
+        }
         node.start_acceptor(&self.path("logs"));
         node
     }
@@ -881,11 +939,13 @@ impl Cluster {
         format!(
             "[log]\nlevel = \"debug\"\n\n\
              [admin]\nnode = \"{}\"\n\n\
+             [process]\n{}\n\
              [acceptor]\nname = \"{}\"\npeers = [\"{FRONT_UID}\"]\nhome_root = \"{}\"\nsessions_file = \"{dir}/sessions\"\n{}\n\
              [[acceptor.listen]]\n{listen}\n\n\
              [[acceptor.key]]\nid = \"front\"\nfile = \"{dir}/front.key\"\n{}\n\n\
              {servers}\n{}",
             node.admin,
+            builder.process,
             spec.name,
             node.home_root.display(),
             builder.acceptor,
@@ -938,32 +998,72 @@ impl Cluster {
             .descriptors
             .map(|number| format!("--nofile={number}"));
         self.front_uid = builder.front_uid;
+        self.front_starter = builder.front_starter;
         self.front_command = limit
             .into_iter()
             .flat_map(|limit| ["prlimit".to_owned(), limit, "--".to_owned()])
             .chain(program)
             .collect();
+        if builder.takes_sockets {
+            self.pass_sockets();
+        }
         self.launch_front();
     }
 
-    fn launch_front(&mut self) {
+    /// Has a manager listen, which executes the front as its user at the first connection.
+    fn pass_sockets(&mut self) {
         let id = self.front_uid.to_string();
+        let sockets = [
+            self.imap_privileged().to_string(),
+            self.front_admin().to_string(),
+            self.front_socket().display().to_string(),
+        ];
+        let mut command = vec!["systemd-socket-activate".to_owned()];
+        for socket in sockets {
+            command.extend(["-l".to_owned(), socket]);
+        }
+        let user = [
+            "setpriv",
+            "--reuid",
+            &id,
+            "--regid",
+            &id,
+            "--clear-groups",
+            "--",
+        ];
+        command.extend(user.map(str::to_owned));
+        command.append(&mut self.front_command);
+        self.front_command = command;
+        self.front_starter = 0;
+    }
+
+    /// Passes the front a socket that it has no use for; where that is.
+    pub(crate) fn pass_useless_socket(&mut self) -> SocketAddr {
+        let address = SocketAddr::from((self.ip, 4711));
+        let more = ["-l".to_owned(), address.to_string()];
+        self.front_command.splice(1..1, more);
+        address
+    }
+
+    fn launch_front(&mut self) {
+        let id = self.front_starter.to_string();
         let command: Vec<&str> = self.front_command.iter().map(String::as_str).collect();
-        let mut front = Process::start_as(
-            "front",
-            &self.path("logs"),
-            &[
-                "--reuid",
-                &id,
-                "--regid",
-                &id,
-                "--clear-groups",
-                "--no-new-privs",
-            ],
-            &command,
-        );
+        let rights = ["--reuid", &id, "--regid", &id, "--clear-groups"];
+        let mut front = Process::start_as("front", &self.path("logs"), &rights, &command);
         wait_until_ready(&mut front, self.front_admin());
         self.front = Some(front);
+    }
+
+    /// Ends the front and starts it once more, when something keeps it from starting: its exit code, and what it says.
+    pub(crate) fn start_front_in_vain(&mut self) -> (Option<i32>, String) {
+        self.front().stop();
+        let before = self.front_log().len();
+        let command: Vec<&str> = self.front_command.iter().map(String::as_str).collect();
+        let id = self.front_starter.to_string();
+        let rights = ["--reuid", &id, "--regid", &id, "--clear-groups"];
+        let mut front = Process::start_as("front", &self.path("logs"), &rights, &command);
+        let code = front.exit_code();
+        (code, self.front_log().split_off(before))
     }
 
     /// Runs a command as the front's user and with its configuration: its exit code, and what it wrote.
@@ -1002,9 +1102,10 @@ impl Cluster {
         let mut text = format!(
             "[log]\nlevel = \"debug\"\n\n\
              [admin]\nfront = \"{}:9143\"\nfront_socket = \"{dir}/front.sock\"\n\n\
+             [process]\n{}\n\
              [proxy]\n{delay}{}\n\
              [proxy.tls]\ncertificate = \"{dir}/server.pem\"\nkey = \"{dir}/server.key\"\n{}\n",
-            self.ip, builder.proxy, builder.tls,
+            self.ip, builder.process, builder.proxy, builder.tls,
         );
         for (address, protocol, more) in [
             (self.imap(), "imap", ""),
@@ -1015,7 +1116,11 @@ impl Cluster {
             (self.pop3_private(), "pop3", "cleartext = \"never\"\n"),
             (self.pop3_plain(), "pop3", "tls = \"off\"\n"),
             (self.pop3s(), "pop3", "tls = \"implicit\"\n"),
+            (self.imap_privileged(), "imap", "cleartext = \"always\"\n"),
         ] {
+            if address.port() < 1024 && !builder.takes_sockets {
+                continue;
+            }
             write!(
                 text,
                 "[[proxy.listen]]\naddress = \"{address}\"\nprotocol = \"{protocol}\"\n{more}\n"

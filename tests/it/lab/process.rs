@@ -5,7 +5,6 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -82,6 +81,16 @@ impl Process {
         self.child.wait().unwrap().code()
     }
 
+    /// The words of a line of its status.
+    pub(crate) fn status(&self, name: &str) -> Vec<String> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| {
+            let (found, words) = line.split_once(':')?;
+            (found == name).then(|| words.split_whitespace().map(str::to_owned).collect())
+        });
+        line.unwrap_or_else(|| panic!("{name} is not in {status}"))
+    }
+
     /// How many descriptors it has open.
     pub(crate) fn descriptors(&self) -> u64 {
         let folder = format!("/proc/{}/fd", self.child.id());
@@ -91,11 +100,11 @@ impl Process {
     /// Lets it have descriptors up to this number and no more, from now on; what is open stays open.
     pub(crate) fn limit_descriptors(&self, number: u64) {
         let id = self.child.id();
-        let owner = fs::metadata(format!("/proc/{id}")).unwrap();
-        // As its owner, since not every root may lower the limit of another user's process.
+        let [uid, gid] = ["Uid", "Gid"].map(|name| self.status(name)[0].clone());
+        // As its user, since not every root may lower the limit of another user's process.
         let status = Command::new("setpriv")
-            .arg(format!("--reuid={}", owner.uid()))
-            .arg(format!("--regid={}", owner.gid()))
+            .arg(format!("--reuid={uid}"))
+            .arg(format!("--regid={gid}"))
             .args(["--clear-groups", "--", "prlimit"])
             .arg(format!("--pid={id}"))
             .arg(format!("--nofile={number}"))
