@@ -45,6 +45,7 @@ fn exit_code(failed: &Failed) -> u8 {
             AppError::Directory(_)
             | AppError::Handover(_)
             | AppError::Mailstore(_)
+            | AppError::Policy(_)
             | AppError::Role(_)
             | AppError::Tls(_) => CONFIG,
         },

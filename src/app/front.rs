@@ -19,6 +19,7 @@ use crate::{
     link::Dialer,
     net::{self, tls},
     nodes::Nodes,
+    policy::Policy,
     proxy::{self, Proxy},
     relay::Relay,
 };
@@ -113,10 +114,7 @@ impl Front {
         let dialer =
             Dialer::new(&nodes, dial, metrics.clone(), tasks.clone()).map_err(AppError::Link)?;
         let nodes = Nodes::new(&nodes);
-        let homes = nodes.clone();
-        directory.know_homes(Box::new(move |word| {
-            homes.meant_by(word).ok().map(|node| node.name.clone())
-        }));
+        know_homes(&directory, nodes.clone());
         let requests = admin::Requests {
             directory: directory.clone(),
             nodes: nodes.clone(),
@@ -124,6 +122,7 @@ impl Front {
         let _workers = match proxy {
             Some(settings) => {
                 let parts = proxy::Parts {
+                    policy: policy(&settings, &process)?,
                     tls: self.tls,
                     directory: directory.clone(),
                     nodes: nodes.clone(),
@@ -157,6 +156,23 @@ impl Front {
         process.run(drain).await;
         Ok(())
     }
+}
+
+/// Tells the directory which words mean the same node.
+fn know_homes(directory: &Directory, nodes: Nodes) {
+    directory.know_homes(Box::new(move |word| {
+        nodes.meant_by(word).ok().map(|node| node.name.clone())
+    }));
+}
+
+/// Who is asked before a password is looked at, if anybody.
+fn policy(settings: &proxy::Settings, process: &Process) -> Result<Option<Policy>, AppError> {
+    let Process { metrics, tasks, .. } = process;
+    let policy = settings
+        .policy
+        .clone()
+        .map(|settings| Policy::new(settings, metrics.clone(), tasks.clone()));
+    policy.transpose().map_err(AppError::Policy)
 }
 
 /// Starts the proxy role, on workers that serve for as long as they are kept.

@@ -41,6 +41,7 @@ use crate::{
     metrics::Metrics,
     names::Login,
     net::{self, Patience, tls},
+    policy,
     proto::lmtp::Address,
     tasks::Tasks,
 };
@@ -72,6 +73,9 @@ pub enum AppError {
     /// Counters cannot be set up.
     #[error("cannot set up metrics")]
     Metrics(#[source] prometheus::Error),
+    /// The policy server cannot be asked as configured.
+    #[error("cannot use [proxy.policy]")]
+    Policy(#[source] policy::SetupError),
     /// Capabilities that no role needs cannot be given up.
     #[error("cannot give up capabilities that are not needed")]
     Rights(#[source] io::Error),

@@ -26,7 +26,7 @@ use crate::{
 pub(super) struct System {
     /// The list of users.
     pub(super) passwd: PathBuf,
-    /// The authorities that LDAP servers are verified against when the configuration names none.
+    /// The authorities that servers are verified against when the configuration names none.
     pub(super) authorities: PathBuf,
     /// Our own uid.
     pub(super) uid: u32,
@@ -36,6 +36,15 @@ pub(super) struct System {
 pub(super) fn password(section: &mut Section<'_>, name: &'static str) -> Option<Secret> {
     let path = section.required(name, &form::path("the path of a file with a password"))?;
     taken(section, name, Secret::from_file(&path))
+}
+
+/// The password in the file that key `name` names, if it does; none also when that is not usable, which is then reported.
+pub(super) fn optional_password(section: &mut Section<'_>, name: &'static str) -> Option<Secret> {
+    if section.has(name) {
+        return password(section, name);
+    }
+    // It is a key, even where nobody has it.
+    section.optional(name, &form::path("")).and(None)
 }
 
 /// The key in the file that key `name` names.
@@ -98,7 +107,7 @@ fn pair(
     }
 }
 
-/// The authorities that sign an LDAP server's certificate: the file named, else the system's; checked when `used`.
+/// The authorities that sign a server's certificate: the file named, else the system's; checked when `used`.
 pub(super) fn authorities(
     section: &mut Section<'_>,
     system: &System,

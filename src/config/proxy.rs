@@ -9,8 +9,10 @@
 use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
-    DAY, HOUR, SHORTEST, files,
+    DAY, HOUR, SHORTEST,
+    files::{self, System},
     form::{self, Form},
+    policy,
     section::{Endpoint, Section},
 };
 use crate::{
@@ -48,11 +50,12 @@ const CLEARTEXT: &[(&str, Cleartext)] = &[
 ];
 
 /// Reads the section.
-pub(super) fn read(section: &mut Section<'_>) -> Option<Settings> {
+pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Settings> {
     let waits = |to| form::duration(SHORTEST..=to);
     let settings = Settings {
         listeners: Vec::new(),
         tls: None,
+        policy: None,
         talk: talk_limits(section),
         login_timeout: section.or("login_timeout", &waits(HOUR), LOGIN_TIMEOUT),
         tls_timeout: section.or("tls_timeout", &waits(HOUR), TLS_TIMEOUT),
@@ -78,6 +81,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<Settings> {
     let mut tls = section.table("tls");
     let has_tls = tls.is_present();
     let tls = has_tls.then(|| files::certificate(&mut tls));
+    let policy = policy::read(&mut section.table("policy"), system);
     let listeners = listeners(section, has_tls);
     Some(Settings {
         listeners: listeners?,
@@ -85,6 +89,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<Settings> {
             Some(files) => Some(files?),
             None => None,
         },
+        policy: policy?,
         pop3_relay,
         ..settings
     })

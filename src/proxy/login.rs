@@ -16,6 +16,7 @@ use crate::{
     net::Stream,
     nodes::Node,
     outcome::{Blame, Failure, Report, Stage, chain},
+    policy::{Attempt, Finding, Policy, Verdict},
     proto::{
         denial::Denial,
         link::{Context, Refusal, context::ClientTls},
@@ -55,7 +56,10 @@ pub(super) async fn open_session(
         protocol: report.protocol,
         client: report.client.0.ip(),
     };
-    let Admitted { account, watch } = authenticate(parts, credentials, visit).await?;
+    let Admitted { account, watch } = match &parts.policy {
+        None => authenticate(parts, credentials, visit).await?,
+        Some(policy) => judged(parts, policy, credentials, visit, report).await?,
+    };
     report.account = Some(account.name.clone());
     let node = parts.nodes.home(&account).map_err(|error| Failure {
         stage: Stage::Resolve,
@@ -75,6 +79,63 @@ fn timer(parts: &Parts, stage: Stage) -> HistogramTimer {
         .stage_seconds
         .with_label_values(&[stage.as_str()])
         .start_timer()
+}
+
+/// Authenticates whom the policy server does not refuse, and tells it what came of it.
+async fn judged(
+    parts: &Parts,
+    policy: &Policy,
+    credentials: &Credentials,
+    visit: Visit,
+    report: &Report,
+) -> Result<Admitted, Failure> {
+    let attempt = Attempt {
+        login: &credentials.login,
+        password: &credentials.password,
+        client: visit.client,
+        protocol: visit.protocol,
+        session: &report.session,
+        tls: report.tls.is_some(),
+    };
+    // On the heap: every session's task would have room for it, and few ask.
+    Box::pin(permitted(parts, policy, &attempt)).await?;
+    let admitted = authenticate(parts, credentials, visit).await;
+    match &admitted {
+        Ok(_) => policy.report(&attempt, Finding::Right),
+        Err(failure) if failure.blame == Blame::Client => {
+            policy.report(&attempt, Finding::Wrong);
+        }
+        // Nobody knows whether it was right.
+        Err(_) => {}
+    }
+    admitted
+}
+
+/// Waits for as long as the policy server wants; fails if it refuses.
+async fn permitted(parts: &Parts, policy: &Policy, attempt: &Attempt<'_>) -> Result<(), Failure> {
+    let timer = timer(parts, Stage::Policy);
+    let verdict = policy.allow(attempt).await;
+    drop(timer);
+    let (blame, denial, why) = match verdict {
+        Verdict::Accept => return Ok(()),
+        Verdict::Tarpit(wait) => tokio::select! {
+            () = tokio::time::sleep(wait) => return Ok(()),
+            () = parts.tasks.stopped() => {
+                (Blame::Local, Denial::Unavailable, "stopped while it had to wait".to_owned())
+            }
+        },
+        Verdict::Reject(why) => {
+            policy.report(attempt, Finding::Rejected);
+            (Blame::Client, Denial::BadCredentials, why)
+        }
+        Verdict::Unknown(why) => (Blame::Policy, Denial::Unavailable, why),
+    };
+    Err(Failure {
+        stage: Stage::Policy,
+        blame,
+        denial,
+        reason: format!("policy: {why}"),
+    })
 }
 
 async fn authenticate(

@@ -47,6 +47,7 @@ use crate::{
     net::{Accepted, accept_each},
     nodes::Nodes,
     outcome::{Failure, Outcome, Report, Stage},
+    policy::Policy,
     proto::{denial::Denial, server::Server, talk::Bye},
     relay::{End, Ended, Relay},
     tasks::Tasks,
@@ -65,6 +66,8 @@ pub struct Parts {
     pub settings: Settings,
     /// TLS towards clients.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Who is asked before a password is looked at, if anybody.
+    pub policy: Option<Policy>,
     /// Where accounts are.
     pub directory: Directory,
     /// Where homes are.
@@ -99,6 +102,7 @@ impl Parts {
     #[must_use]
     pub fn for_worker(&self, workers: usize) -> Self {
         Self {
+            policy: self.policy.as_ref().map(Policy::for_worker),
             directory: self.directory.for_worker(workers),
             dialer: self.dialer.for_worker(),
             ..self.clone()
