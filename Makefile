@@ -69,6 +69,7 @@ fmt: ## Format the code
 check: ## Formatting, lints, documentation and scripts, with no warning let through
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
+	$(CARGO) fmt --check --manifest-path lber/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	shellcheck -x $(SCRIPTS)

@@ -50,6 +50,7 @@ fn exit_code(failed: &Failed) -> u8 {
             | AppError::Handover(_)
             | AppError::Inherited(_)
             | AppError::Mailstore(_)
+            | AppError::Policy(_)
             | AppError::Role(_)
             | AppError::Tls(_)
             | AppError::Unwanted(_) => CONFIG,

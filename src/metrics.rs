@@ -54,6 +54,8 @@ pub struct Metrics {
     pub ldap_server_up: IntGaugeVec,
     /// `ldap_requests_total{server,request,result}`: what it was asked.
     pub ldap_requests: IntCounterVec,
+    /// `policy_requests_total{command,result}`: questions and reports for the policy server; command `allow`/`report`.
+    pub policy_requests: IntCounterVec,
     /// `node_connects_total{node,result}`: links dialled.
     pub node_connects: IntCounterVec,
     /// `handshakes_total{side,result}`: link handshakes; side `dialer`/`node`.
@@ -176,6 +178,11 @@ impl Metrics {
                 "ldap_requests_total",
                 "Searches, binds and probes.",
                 &["server", "request", "result"],
+            )?,
+            policy_requests: new.counters(
+                "policy_requests_total",
+                "Questions and reports for the policy server.",
+                &["command", "result"],
             )?,
             node_connects: new.counters(
                 "node_connects_total",

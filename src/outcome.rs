@@ -5,7 +5,7 @@
 //! writes `login failed` the moment a login fails (a watcher of logs must not wait for the client to hang up) and
 //! exactly one `session ended` line. Nothing here decides anything.
 //!
-//! Levels: a client's mistake is info; what an operator must look at (directory, node, ourselves) is error.
+//! Levels: a client's mistake is info; what an operator must look at (directory, node, policy server, ourselves) is error.
 
 use std::time::Instant;
 
@@ -21,6 +21,8 @@ pub enum Stage {
     Tls,
     /// Talking to the client until it gave credentials.
     Talk,
+    /// Asking the policy server whether it may be tried.
+    Policy,
     /// Authenticating against the directory.
     Authenticate,
     /// Finding the home node.
@@ -39,6 +41,7 @@ impl Stage {
         match self {
             Self::Tls => "tls",
             Self::Talk => "talk",
+            Self::Policy => "policy",
             Self::Authenticate => "authenticate",
             Self::Resolve => "resolve",
             Self::Link => "link",
@@ -59,6 +62,8 @@ pub enum Blame {
     Local,
     /// A storage node or its real server.
     Node,
+    /// The policy server.
+    Policy,
 }
 
 impl Blame {
@@ -69,6 +74,7 @@ impl Blame {
             Self::Directory => "directory",
             Self::Local => "local",
             Self::Node => "node",
+            Self::Policy => "policy",
         }
     }
 }
@@ -183,7 +189,7 @@ impl Report {
         }
         match failure.blame {
             Blame::Client => line!(info),
-            Blame::Directory | Blame::Local | Blame::Node => line!(error),
+            Blame::Directory | Blame::Local | Blame::Node | Blame::Policy => line!(error),
         }
         self.failure = Some(failure);
     }

@@ -1,7 +1,7 @@
 //! A command's side of the front's Unix socket: one request, one answer.
 //!
 //! HTTP by hand, since there is one server to understand and that is ours: it closes the connection after its answer,
-//! which is never sent in chunks. (The HTTP library's own client would bring another dependency.)
+//! which is never sent in chunks. (The HTTP library's own client needs an event loop, which a command has not.)
 //!
 //! Limits: 5 seconds of silence, 1 MiB of answer. On failure an [`AskError`], which says in one line what to look at.
 

@@ -20,6 +20,7 @@ use crate::{
     link::Dialer,
     net::{self, tls::Tls},
     nodes::Nodes,
+    policy::Policy,
     proxy::{self, Proxy},
     relay::Relay,
 };
@@ -135,6 +136,7 @@ impl Front {
                 let parts = proxy::Parts {
                     tls: certificates(&settings, &process)?,
                     defence: defence(&settings, self.memory, &process),
+                    policy: policy(&settings, &process)?,
                     directory: directory.clone(),
                     nodes: nodes.clone(),
                     dialer: dialer.clone(),
@@ -192,6 +194,16 @@ fn certificates(settings: &proxy::Settings, process: &Process) -> Result<Option<
     let keep = proxy::keep(keeper, process.metrics.clone());
     process.tasks.background("certificates", keep);
     Ok(Some(tls))
+}
+
+/// Who is asked before a password is looked at, if anybody.
+fn policy(settings: &proxy::Settings, process: &Process) -> Result<Option<Policy>, AppError> {
+    let Process { metrics, tasks, .. } = process;
+    let policy = settings
+        .policy
+        .clone()
+        .map(|settings| Policy::new(settings, metrics.clone(), tasks.clone()));
+    policy.transpose().map_err(AppError::Policy)
 }
 
 /// Starts the proxy role, on workers that serve for as long as they are kept.

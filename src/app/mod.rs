@@ -43,6 +43,7 @@ use crate::{
     metrics::Metrics,
     names::Login,
     net::tls,
+    policy,
     proto::lmtp::Address,
     tasks::Tasks,
     user::User,
@@ -78,6 +79,9 @@ pub enum AppError {
     /// Counters cannot be set up.
     #[error("cannot set up metrics")]
     Metrics(#[source] prometheus::Error),
+    /// The policy server cannot be asked as configured.
+    #[error("cannot use [proxy.policy]")]
+    Policy(#[source] policy::SetupError),
     /// What no role needs cannot be given up.
     #[error("cannot give up rights that are not needed")]
     Rights(#[source] io::Error),

@@ -28,7 +28,7 @@ pub(super) struct System {
     pub(super) passwd: PathBuf,
     /// The list of groups.
     pub(super) group: PathBuf,
-    /// The authorities that LDAP servers are verified against when the configuration names none.
+    /// The authorities that servers are verified against when the configuration names none.
     pub(super) authorities: PathBuf,
     /// Our own uid.
     pub(super) uid: u32,
@@ -39,6 +39,15 @@ pub(super) fn password(section: &mut Section<'_>, name: &'static str) -> Option<
     let path = section.required(name, &form::path("the path of a file with a password"))?;
     section.report().reads(&path);
     taken(section, name, Secret::from_file(&path))
+}
+
+/// The password in the file that key `name` names, if it does; none also when that is not usable, which is then reported.
+pub(super) fn optional_password(section: &mut Section<'_>, name: &'static str) -> Option<Secret> {
+    if section.has(name) {
+        return password(section, name);
+    }
+    // It is a key, even where nobody has it.
+    section.optional(name, &form::path("")).and(None)
 }
 
 /// The key in the file that key `name` names.
@@ -110,7 +119,7 @@ fn pair(
     None
 }
 
-/// The authorities that sign an LDAP server's certificate: the file named, else the system's; checked when `used`.
+/// The authorities that sign a server's certificate: the file named, else the system's; checked when `used`.
 pub(super) fn authorities(
     section: &mut Section<'_>,
     system: &System,

@@ -49,6 +49,14 @@ impl<T> Form<T> {
         }
     }
 
+    /// The same for values that may hold a secret where none belongs: what is found instead is not repeated.
+    pub(super) fn quiet(self) -> Self {
+        Self {
+            quiet: true,
+            ..self
+        }
+    }
+
     /// The value, or what is wrong with it.
     pub(super) fn read(&self, value: &Value) -> Result<T, String> {
         (self.read)(value).map_err(|problem| {

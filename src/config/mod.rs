@@ -25,6 +25,7 @@ mod form;
 mod kinds;
 mod mailstore;
 mod nodes;
+mod policy;
 mod process;
 #[cfg(any(fuzzing, test))]
 mod property;
@@ -324,7 +325,7 @@ fn front(root: &mut Section<'_>, system: &System) -> Option<Front> {
     };
     let proxy = root
         .has("proxy")
-        .then(|| proxy::read(&mut root.table("proxy")));
+        .then(|| proxy::read(&mut root.table("proxy"), system));
     let delivery = root
         .has("delivery")
         .then(|| delivery::read(&mut root.table("delivery")));

@@ -10,7 +10,9 @@ use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
     DAY, HOUR, SHORTEST, defence,
+    files::System,
     form::{self, Form},
+    policy,
     section::{Endpoint, Section},
     tls,
 };
@@ -53,7 +55,7 @@ const CLEARTEXT: &[(&str, Cleartext)] = &[
 ];
 
 /// Reads the section.
-pub(super) fn read(section: &mut Section<'_>) -> Option<Settings> {
+pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Settings> {
     let waits = |to| form::duration(SHORTEST..=to);
     let failure_delay = section.or(
         "failure_delay",
@@ -68,6 +70,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<Settings> {
     let settings = Settings {
         listeners: Vec::new(),
         tls: None,
+        policy: None,
         talk: talk_limits(section),
         login_timeout: section.or("login_timeout", &waits(HOUR), LOGIN_TIMEOUT),
         tls_timeout: section.or("tls_timeout", &waits(HOUR), TLS_TIMEOUT),
@@ -90,6 +93,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<Settings> {
     let mut tls = section.table("tls");
     let has_tls = tls.is_present();
     let tls = has_tls.then(|| tls::read(&mut tls));
+    let policy = policy::read(&mut section.table("policy"), system);
     let listeners = listeners(section, has_tls);
     Some(Settings {
         listeners: listeners?,
@@ -97,6 +101,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<Settings> {
             Some(settings) => Some(settings?),
             None => None,
         },
+        policy: policy?,
         pop3_relay,
         ..settings
     })

@@ -183,7 +183,7 @@ impl Report {
         }
         match (verdict, failure.map(|failure| failure.blame)) {
             (Verdict::Delivered(_), _) => line!(info, "message delivered"),
-            (_, Some(Blame::Directory | Blame::Local | Blame::Node)) => {
+            (_, Some(Blame::Directory | Blame::Local | Blame::Node | Blame::Policy)) => {
                 line!(error, "message not delivered");
             }
             (_, Some(Blame::Client) | None) => line!(info, "message not delivered"),
@@ -219,6 +219,6 @@ pub(super) fn refused(
     }
     match failure.blame {
         Blame::Client => line!(info),
-        Blame::Directory | Blame::Local | Blame::Node => line!(error),
+        Blame::Directory | Blame::Local | Blame::Node | Blame::Policy => line!(error),
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     net::Stream,
     nodes::Node,
     outcome::{Blame, Failure, Report, Stage, chain},
+    policy::{Attempt, Finding, Policy, Verdict},
     proto::{
         denial::Denial,
         link::{Context, Refusal, context::ClientTls},
@@ -72,7 +73,7 @@ pub(super) async fn open_session(
         protocol: report.protocol,
         client: report.client.0.ip(),
     };
-    let Admitted { account, watch } = authenticate(parts, credentials, visit).await?;
+    let Admitted { account, watch } = authenticate(parts, credentials, visit, report).await?;
     report.account = Some(account.name.clone());
     let node = parts.nodes.home(&account).map_err(|error| Failure {
         stage: Stage::Resolve,
@@ -94,13 +95,43 @@ fn timer(parts: &Parts, stage: Stage) -> HistogramTimer {
         .start_timer()
 }
 
+/// Waits for as long as the policy server wants; fails if it refuses.
+async fn permitted(parts: &Parts, policy: &Policy, attempt: &Attempt<'_>) -> Result<(), Denied> {
+    let timer = timer(parts, Stage::Policy);
+    let verdict = policy.allow(attempt).await;
+    drop(timer);
+    let mut after = Duration::ZERO;
+    let (blame, denial, why) = match verdict {
+        Verdict::Accept => return Ok(()),
+        Verdict::Tarpit(wait) => tokio::select! {
+            () = tokio::time::sleep(wait) => return Ok(()),
+            () = parts.tasks.stopped() => {
+                (Blame::Local, Denial::Unavailable, "stopped while it had to wait".to_owned())
+            }
+        },
+        Verdict::Reject(why) => {
+            policy.report(attempt, Finding::Rejected);
+            after = parts.defence.hold_delay();
+            (Blame::Client, Denial::BadCredentials, why)
+        }
+        Verdict::Unknown(why) => (Blame::Policy, Denial::Unavailable, why),
+    };
+    let failure = Failure {
+        stage: Stage::Policy,
+        blame,
+        denial,
+        reason: format!("policy: {why}"),
+    };
+    Err(Denied { failure, after })
+}
+
 async fn authenticate(
     parts: &Parts,
     credentials: &Credentials,
     visit: Visit,
+    report: &Report,
 ) -> Result<Admitted, Denied> {
-    let _timer = timer(parts, Stage::Authenticate);
-    let admitted = verify(parts, credentials, visit).await?;
+    let admitted = verify(parts, credentials, visit, report).await?;
     let authorized = match &credentials.authorize {
         None => true,
         Some(same) if *same == credentials.login => true,
@@ -122,44 +153,61 @@ async fn authenticate(
     .into())
 }
 
-/// Asks the directory, unless too many have failed before, and counts what it says.
+/// Asks the policy server and the directory, unless too many have failed before, and counts what the directory says.
 async fn verify(
     parts: &Parts,
     credentials: &Credentials,
     visit: Visit,
+    report: &Report,
 ) -> Result<Admitted, Denied> {
     let Parts {
         defence, directory, ..
     } = parts;
-    let held = |held: Held| Denied {
-        failure: Failure {
-            stage: Stage::Authenticate,
-            blame: Blame::Client,
-            denial: Denial::Held,
-            reason: held.to_string(),
-        },
-        after: defence.hold_delay(),
-    };
     let Credentials {
         login, password, ..
     } = credentials;
     if credentials.mechanism == Mechanism::External {
         // Nothing was guessed: the name stands in a certificate that was verified.
+        let _timer = timer(parts, Stage::Authenticate);
         let admitted = directory.admit(login, visit).await;
         return admitted.map_err(|error| {
-            let after = match error {
-                LookupError::Wrong(_) => defence.hold_delay(),
-                LookupError::Ambiguous | LookupError::Entry(_) | LookupError::Unavailable(_) => {
-                    Duration::ZERO
-                }
-            };
             let failure = lookup_failure(&error);
+            let is_wrong = failure.denial == Denial::BadCredentials;
+            let after = if is_wrong {
+                defence.hold_delay()
+            } else {
+                Duration::ZERO
+            };
             Denied { failure, after }
         });
     }
+    let held = |held| self::held(parts, held);
     let tried = defence.begin(visit.client, login.as_str());
     let mut tried = tried.map_err(held)?;
-    match directory.authenticate(login, password, visit).await {
+    let attempt = Attempt {
+        login,
+        password,
+        client: visit.client,
+        protocol: visit.protocol,
+        session: &report.session,
+        tls: report.tls.is_some(),
+    };
+    if let Some(policy) = &parts.policy {
+        // On the heap: every session's task would have room for it, and few ask.
+        Box::pin(permitted(parts, policy, &attempt)).await?;
+    }
+    let timer = timer(parts, Stage::Authenticate);
+    let answer = directory.authenticate(login, password, visit).await;
+    drop(timer);
+    if let Some(policy) = &parts.policy {
+        match &answer {
+            Ok(_) => policy.report(&attempt, Finding::Right),
+            Err(LookupError::Wrong(_)) => policy.report(&attempt, Finding::Wrong),
+            // Nobody knows whether it was right.
+            Err(_) => {}
+        }
+    }
+    match answer {
         Ok(admitted) => {
             tried.is_of(admitted.account.name.as_str()).map_err(held)?;
             tried.succeeded();
@@ -177,6 +225,19 @@ async fn verify(
             })
         }
         Err(error) => Err(lookup_failure(&error).into()),
+    }
+}
+
+/// For a login that is not tried, or that is not let in whatever came of it.
+fn held(parts: &Parts, held: Held) -> Denied {
+    Denied {
+        failure: Failure {
+            stage: Stage::Authenticate,
+            blame: Blame::Client,
+            denial: Denial::Held,
+            reason: held.to_string(),
+        },
+        after: parts.defence.hold_delay(),
     }
 }
 

@@ -51,6 +51,7 @@ use crate::{
     net::{Accepted, accept_each, refuse, tls::Tls},
     nodes::Nodes,
     outcome::{Failure, Outcome, Report, Stage},
+    policy::Policy,
     proto::{denial::Denial, server::Server, talk::Bye},
     relay::{End, Ended, Relay},
     tasks::Tasks,
@@ -74,6 +75,8 @@ pub struct Parts {
     pub tls: Option<Tls>,
     /// What keeps clients from hurting each other.
     pub defence: Defence,
+    /// Who is asked before a password is looked at, if anybody.
+    pub policy: Option<Policy>,
     /// Where accounts are.
     pub directory: Directory,
     /// Where homes are.
@@ -112,6 +115,7 @@ impl Parts {
     #[must_use]
     pub fn for_worker(&self, workers: usize) -> Self {
         Self {
+            policy: self.policy.as_ref().map(Policy::for_worker),
             directory: self.directory.for_worker(workers),
             dialer: self.dialer.for_worker(),
             ..self.clone()

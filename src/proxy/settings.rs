@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::{defence, names::Protocol, net::tls, proto::server, relay};
+use crate::{defence, names::Protocol, net::tls, policy, proto::server, relay};
 
 /// The proxy role.
 #[derive(Clone, Debug)]
@@ -11,6 +11,8 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// Certificates for STARTTLS and implicit TLS; needed when a listener has TLS.
     pub tls: Option<tls::Settings>,
+    /// Who is asked before a password is looked at, if anybody.
+    pub policy: Option<policy::Settings>,
     /// Limits of the conversation before login.
     pub talk: server::Settings,
     /// What a client may send before it has logged in, in octets; default 64 KiB.

@@ -19,6 +19,7 @@
 //! | `mail` | mail by SMTP through Postfix and the delivery role to the mailbox at home |
 //! | `faults` | mail when processes, links and disks fail in the middle |
 //! | `outside` | metrics, health, and the log's line of a session |
+//! | `policy` | whom a policy server refuses or delays, and what it hears of everybody |
 //! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
 //! | `rights` | the capabilities that the processes keep |
@@ -54,6 +55,7 @@ mod links;
 mod logins;
 mod mail;
 mod outside;
+mod policy;
 mod pop3;
 mod refusals;
 mod rights;

@@ -4,6 +4,7 @@
 
 mod delivery;
 mod mailstore;
+mod policy;
 mod process;
 mod samples;
 mod tls;

@@ -131,11 +131,12 @@ fn asked() -> BTreeSet<String> {
     let courier = BOTH.split("[acceptor.imap]").next().unwrap().to_owned()
         + &of_the_project("config/courier/exec.toml");
     let samples = SAMPLES.map(of_the_project);
+    let policy = BOTH.to_owned() + "[proxy.policy]\n";
     let maildir = BOTH.to_owned() + "[mailstore]\nkind = 'maildir'\n";
     let mut asked = BTreeSet::new();
     for text in samples
         .iter()
-        .chain([&dovecot, &file, &pop3, &courier, &maildir])
+        .chain([&dovecot, &file, &pop3, &courier, &policy, &maildir])
     {
         let table: Table = folder.place(text).parse().unwrap();
         let report = Report::default();

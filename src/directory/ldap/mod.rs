@@ -9,8 +9,9 @@
 //! the connections to one of them, `connection` runs one operation.
 //!
 //! Referrals are followed to servers that are configured, and to no others. It never makes a DN from what a client typed.
-//! Limits: one deadline per question. The LDAP library has no limit on the size of an answer nor on how deep it is nested (some
-//! thousand levels end the process), so servers, and the way to them, are trusted with that; where it panics on a malformed one, the connection is taken for dead.
+//! Limits: one deadline per question; an answer's message has 16 MiB, 16 levels and 262,144 values at most (`lber`, which stands in for
+//! the LDAP library's own reader of BER: that one let a server end the process by nesting). How many messages an answer has is
+//! not limited but by its deadline. Where the library panics on a malformed one, the connection is taken for dead.
 
 mod connection;
 mod entry;

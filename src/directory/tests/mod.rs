@@ -7,6 +7,7 @@ mod injection;
 mod live;
 mod many;
 mod memory;
+mod nesting;
 mod outages;
 mod recipients;
 mod replicas;
