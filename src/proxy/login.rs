@@ -16,6 +16,7 @@ use crate::{
     defence::Held,
     directory::{Account, Admitted, LookupError, Visit, Watch, Wrong},
     link,
+    names::Login,
     net::Stream,
     nodes::Node,
     outcome::{Blame, Failure, Report, Stage, chain},
@@ -167,19 +168,7 @@ async fn verify(
         login, password, ..
     } = credentials;
     if credentials.mechanism == Mechanism::External {
-        // Nothing was guessed: the name stands in a certificate that was verified.
-        let _timer = timer(parts, Stage::Authenticate);
-        let admitted = directory.admit(login, visit).await;
-        return admitted.map_err(|error| {
-            let failure = lookup_failure(&error);
-            let is_wrong = failure.denial == Denial::BadCredentials;
-            let after = if is_wrong {
-                defence.hold_delay()
-            } else {
-                Duration::ZERO
-            };
-            Denied { failure, after }
-        });
+        return certified(parts, login, visit).await;
     }
     let held = |held| self::held(parts, held);
     let tried = defence.begin(visit.client, login.as_str());
@@ -226,6 +215,22 @@ async fn verify(
         }
         Err(error) => Err(lookup_failure(&error).into()),
     }
+}
+
+/// Nothing was guessed: the name stands in a certificate that was verified.
+async fn certified(parts: &Parts, login: &Login, visit: Visit) -> Result<Admitted, Denied> {
+    let _timer = timer(parts, Stage::Authenticate);
+    let admitted = parts.directory.admit(login, visit).await;
+    admitted.map_err(|error| {
+        let failure = lookup_failure(&error);
+        let is_wrong = failure.denial == Denial::BadCredentials;
+        let after = if is_wrong {
+            parts.defence.hold_delay()
+        } else {
+            Duration::ZERO
+        };
+        Denied { failure, after }
+    })
 }
 
 /// For a login that is not tried, or that is not let in whatever came of it.
