@@ -113,10 +113,7 @@ impl Front {
         let dialer =
             Dialer::new(&nodes, dial, metrics.clone(), tasks.clone()).map_err(AppError::Link)?;
         let nodes = Nodes::new(&nodes);
-        let homes = nodes.clone();
-        directory.know_homes(Box::new(move |word| {
-            homes.meant_by(word).ok().map(|node| node.name.clone())
-        }));
+        know_homes(&directory, nodes.clone());
         let requests = admin::Requests {
             directory: directory.clone(),
             nodes: nodes.clone(),
@@ -125,6 +122,7 @@ impl Front {
             Some(settings) => {
                 let parts = proxy::Parts {
                     tls: self.tls,
+                    balancers: proxy::Balancers::new(&settings.balancers, metrics.clone()),
                     directory: directory.clone(),
                     nodes: nodes.clone(),
                     dialer: dialer.clone(),
@@ -157,6 +155,13 @@ impl Front {
         process.run(drain).await;
         Ok(())
     }
+}
+
+/// Tells the directory which words of a home attribute mean the same node.
+fn know_homes(directory: &Directory, nodes: Nodes) {
+    directory.know_homes(Box::new(move |word| {
+        nodes.meant_by(word).ok().map(|node| node.name.clone())
+    }));
 }
 
 /// Starts the proxy role, on workers that serve for as long as they are kept.

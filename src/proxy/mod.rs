@@ -1,7 +1,7 @@
 //! The proxy: from an accepted connection to a relayed session.
 //!
 //! ```text
-//! accept ─> greet, talk until credentials ─> authenticate ─> resolve home ─> open link, read the opening
+//! accept ─> [header] ─> greet, talk until credentials ─> authenticate ─> resolve home ─> open link, read the opening
 //!             ^                                   |                |               |
 //!             └───────────── denied ──────────────┴────────────────┴───────────────┘
 //!                                                                                  |
@@ -17,11 +17,13 @@
 //! When something behind us fails the client hears "unavailable" and may try again on the same connection; the log has
 //! stage, blame and reason at once. A session that ends leaves exactly one `session ended` line.
 
+mod balancer;
 mod login;
 mod settings;
 mod talk;
 
-pub use settings::{Cleartext, ListenTls, Listener, Settings};
+pub use balancer::Balancers;
+pub use settings::{Cleartext, ListenTls, Listener, ProxyProtocol, Settings};
 
 use std::{
     future::{Future as _, poll_fn},
@@ -43,7 +45,7 @@ use crate::{
     directory::Directory,
     link::Dialer,
     metrics::Metrics,
-    names::{ClientAddr, LocalAddr, Protocol, SessionId},
+    names::{Protocol, SessionId},
     net::{Accepted, accept_each},
     nodes::Nodes,
     outcome::{Failure, Outcome, Report, Stage},
@@ -52,7 +54,10 @@ use crate::{
     tasks::Tasks,
 };
 
-use self::talk::{Begun, Over, Talk};
+use self::{
+    balancer::Introduced,
+    talk::{Begun, Over, Talk},
+};
 
 /// The proxy role. Clones share everything.
 #[derive(Clone, Debug)]
@@ -65,6 +70,8 @@ pub struct Parts {
     pub settings: Settings,
     /// TLS towards clients.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Who may say who a client is.
+    pub balancers: Balancers,
     /// Where accounts are.
     pub directory: Directory,
     /// Where homes are.
@@ -124,7 +131,9 @@ impl Proxy {
             metrics,
             tasks.clone(),
             move |accepted| {
-                tasks.spawn("login", self.clone().serve(accepted, listener));
+                if self.may_come(&accepted, listener) {
+                    tasks.spawn("login", self.clone().serve(accepted, listener));
+                }
             },
         )
         .await;
@@ -143,11 +152,22 @@ impl Proxy {
 
     /// One client, from accept to its log line.
     async fn serve(self, accepted: Accepted, listener: Listener) {
-        let place = Place::new(&self.0.metrics, accepted.permit);
-        let Some(mut report) = self.report(accepted.client, accepted.local, listener) else {
+        let started = Instant::now();
+        let Accepted {
+            mut stream,
+            client,
+            local,
+            permit,
+        } = accepted;
+        let place = Place::new(&self.0.metrics, permit);
+        let introduced = self.introduce(&mut stream, client, local, listener).await;
+        let Some(introduced) = introduced else {
             return;
         };
-        match self.log_in(accepted.stream, listener, &mut report).await {
+        let Some(mut report) = self.report(introduced, listener, started) else {
+            return;
+        };
+        match self.log_in(stream, listener, &mut report).await {
             // The relay runs in a small task of its own: this one's state, talk and directory and link, ends here.
             Ok(begun) => {
                 let session = Box::new(Session {
@@ -158,6 +178,38 @@ impl Proxy {
                 self.0.tasks.clone().spawn("session", self.relay(session));
             }
             Err(over) => self.end(&report, over.outcome(), None),
+        }
+    }
+
+    /// Whether a connection may come from where it does: to a listener that wants a header, from a balancer.
+    fn may_come(&self, accepted: &Accepted, listener: Listener) -> bool {
+        match listener.proxy_protocol {
+            ProxyProtocol::Off => true,
+            ProxyProtocol::Required { .. } => self.0.balancers.include(accepted.client.ip()),
+        }
+    }
+
+    /// Who a connection is from; none when it was to say so and did not, or the process stops.
+    async fn introduce(
+        &self,
+        stream: &mut TcpStream,
+        client: SocketAddr,
+        local: SocketAddr,
+        listener: Listener,
+    ) -> Option<Introduced> {
+        let ProxyProtocol::Required { balancer_tls } = listener.proxy_protocol else {
+            return Some(Introduced::directly(client, local));
+        };
+        let Parts {
+            settings,
+            balancers,
+            tasks,
+            ..
+        } = &*self.0;
+        let limit = settings.login_timeout;
+        tokio::select! {
+            introduced = balancers.introduce(stream, client, local, balancer_tls, limit) => introduced,
+            () = tasks.stopped() => None,
         }
     }
 
@@ -265,7 +317,12 @@ impl Proxy {
             .inc();
     }
 
-    fn report(&self, client: SocketAddr, local: SocketAddr, listener: Listener) -> Option<Report> {
+    fn report(
+        &self,
+        introduced: Introduced,
+        listener: Listener,
+        started: Instant,
+    ) -> Option<Report> {
         let mut octets = [0; 12];
         if let Err(error) = getrandom::fill(&mut octets) {
             tracing::error!(%error, "the kernel gives no randomness, closing a connection");
@@ -274,15 +331,16 @@ impl Proxy {
         Some(Report {
             session: SessionId::from_random(octets),
             protocol: listener.protocol,
-            client: ClientAddr(client),
-            local: LocalAddr(local),
-            tls: None,
+            client: introduced.client,
+            local: introduced.local,
+            balancer: introduced.balancer,
+            tls: introduced.tls,
             login: None,
             mechanism: None,
             account: None,
             node: None,
             failure: None,
-            started: Instant::now(),
+            started,
         })
     }
 }

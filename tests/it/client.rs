@@ -4,13 +4,14 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
     sync::Arc,
     time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
+use socket2::{Domain, Socket, Type};
 
 use crate::lab::{Cluster, User};
 
@@ -114,6 +115,16 @@ impl Client {
     /// With TLS from the first octet to any address.
     pub(crate) fn connect_tls(cluster: &Cluster, address: SocketAddr) -> Self {
         let tcp = dial(address);
+        Self::new(Stream::Tls(Box::new(handshake(cluster, tcp))))
+    }
+
+    /// In plain over a connection that was made already, and on which something may have been said.
+    pub(crate) fn over(tcp: TcpStream) -> Self {
+        Self::new(Stream::Plain(tcp))
+    }
+
+    /// With TLS from now on over a connection that was made already.
+    pub(crate) fn tls_over(cluster: &Cluster, tcp: TcpStream) -> Self {
         Self::new(Stream::Tls(Box::new(handshake(cluster, tcp))))
     }
 
@@ -360,6 +371,19 @@ impl Write for Stream {
 
 fn dial(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// From an address of this machine.
+pub(crate) fn dial_from(source: &str, address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let source: IpAddr = source.parse().unwrap();
+    socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+    socket.connect_timeout(&address.into(), PATIENCE).unwrap();
+    let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();

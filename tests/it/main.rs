@@ -7,6 +7,7 @@
 //! | module | shows |
 //! | --- | --- |
 //! | `accounts` | who is served: added while running, many uids, uids and homes that are refused |
+//! | `balancer` | the PROXY protocol: HAProxy in front, and whoever says to be somebody else |
 //! | `descriptors` | front and node without a file descriptor left |
 //! | `directory` | LDAP under TLS, and password hashes that other programs made |
 //! | `failures` | what a client hears when a node or the directory is away, silent, or does not trust us |
@@ -36,6 +37,7 @@
 )]
 
 mod accounts;
+mod balancer;
 mod changes;
 mod client;
 mod descriptors;

@@ -4,6 +4,7 @@
 
 mod delivery;
 mod mailstore;
+mod proxy;
 mod samples;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};

@@ -293,6 +293,7 @@ pub(crate) struct Builder {
     users: Vec<User>,
     crowd: Vec<User>,
     proxy: String,
+    listeners: String,
     directory: String,
     acceptor: String,
     delivery: Option<String>,
@@ -349,6 +350,13 @@ impl Builder {
     /// A further line of `[proxy]`.
     pub(crate) fn proxy(mut self, line: &str) -> Self {
         writeln!(self.proxy, "{line}").unwrap();
+        self
+    }
+
+    /// A further listener of the front at this port of the cluster's address, with these lines.
+    pub(crate) fn listener(mut self, port: u16, lines: &str) -> Self {
+        let table = "[[proxy.listen]]\naddress = \"@IP@";
+        writeln!(self.listeners, "{table}:{port}\"\n{lines}\n").unwrap();
         self
     }
 
@@ -533,6 +541,7 @@ impl Cluster {
             users: Vec::new(),
             crowd: Vec::new(),
             proxy: String::new(),
+            listeners: String::new(),
             directory: String::new(),
             acceptor: String::new(),
             delivery: None,
@@ -591,6 +600,11 @@ impl Cluster {
     /// POP3 with TLS from the first octet.
     pub(crate) fn pop3s(&self) -> SocketAddr {
         SocketAddr::from((self.ip, 1995))
+    }
+
+    /// Any port of the cluster's address.
+    pub(crate) fn port(&self, port: u16) -> SocketAddr {
+        SocketAddr::from((self.ip, port))
     }
 
     /// The front's HTTP.
@@ -772,6 +786,22 @@ impl Cluster {
             Link::Plain | Link::Tls => format!("{}:{}", self.ip, 7143 + index),
             Link::Unix => self.text("link.sock"),
         }
+    }
+
+    /// Starts HAProxy with these sections: `@IP@` is the cluster's address, `@CERTIFICATE@` the front's, with its key.
+    pub(crate) fn haproxy(&self, sections: &str) -> Process {
+        let [certificate, key] = ["front/server.pem", "front/server.key"]
+            .map(|name| fs::read_to_string(self.path(name)).unwrap());
+        let scratch = self.scratch();
+        let [pem, configuration] = ["haproxy.pem", "haproxy.cfg"].map(|name| scratch.join(name));
+        write_private(&pem, &(certificate + &key));
+        let values = [
+            ("IP", &*self.ip.to_string()),
+            ("CERTIFICATE", pem.to_str().unwrap()),
+        ];
+        fs::write(&configuration, fill(sections, &values)).unwrap();
+        let command = ["haproxy", "-db", "-f", configuration.to_str().unwrap()];
+        Process::start("haproxy", &self.path("logs"), &command)
     }
 
     // --- nodes
@@ -1006,7 +1036,7 @@ impl Cluster {
             )
             .unwrap();
         }
-        text
+        text + &fill(&builder.listeners, &[("IP", &self.ip.to_string())])
     }
 
     fn directory_toml(&self, builder: &Builder) -> String {
