@@ -13,6 +13,7 @@
 //! | `failures` | what a client hears when a node or the directory is away, silent, or does not trust us |
 //! | `fidelity` | a scripted session through the proxy is, octet by octet, what it is at the real server |
 //! | `hostile` | whatever a client says before it has logged in, as transcripts; TLS that is begun and not carried out |
+//! | `link_attacks` | attacks on links, each by its name |
 //! | `links` | whoever comes to a link port and is no proxy, or one that may not |
 //! | `logins` | every way to log in, on every channel, at every kind of node |
 //! | `mail` | mail by SMTP through Postfix and the delivery role to the mailbox at home |
@@ -47,6 +48,7 @@ mod faults;
 mod fidelity;
 mod hostile;
 mod lab;
+mod link_attacks;
 mod links;
 mod logins;
 mod mail;

@@ -52,6 +52,7 @@ pub(crate) use self::{
 /// The front runs as this user, who has no name and no rights.
 const FRONT_UID: u32 = 64143;
 pub(crate) const MASTER_PASSWORD: &str = "password-of-the-acceptor";
+/// Of every link: the octets from 0 to 31.
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_KEY: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
@@ -109,7 +110,7 @@ fn adapt(sample: &str, values: &[(&str, &str)]) -> String {
     })
 }
 
-fn write_private(path: &Path, content: &str) {
+pub(crate) fn write_private(path: &Path, content: &str) {
     let mut file = fs::File::options()
         .create(true)
         .truncate(true)
@@ -695,6 +696,21 @@ impl Cluster {
     pub(crate) fn restart_acceptor(&mut self, name: &str) {
         let logs = self.path("logs");
         self.node(name).start_acceptor(&logs);
+    }
+
+    /// Starts a node's acceptor once more with another configuration.
+    pub(crate) fn reconfigure_acceptor(
+        &mut self,
+        name: &str,
+        change: impl FnOnce(String) -> String,
+    ) {
+        let logs = self.path("logs");
+        let node = self.node(name);
+        node.acceptor().stop();
+        let [.., configuration] = &node.command;
+        let text = fs::read_to_string(configuration).unwrap();
+        fs::write(configuration, change(text)).unwrap();
+        node.start_acceptor(&logs);
     }
 
     /// Starts the front once more, whether it still runs or was killed.
