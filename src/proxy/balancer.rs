@@ -5,15 +5,16 @@
 //!                    └──────────────────────┴──> closed without a word, counted
 //! ```
 //!
-//! A listener reads a header or it does not; what a client sends never decides that. From the header on, its addresses are the
-//! connection's, for everything: log, limits, directory, node. Of a connection that the balancer makes on behalf of nobody, as
-//! its health checks, they are the balancer's own.
+//! A listener reads a header or it does not; what a client sends never decides that. From the header on, its addresses
+//! are the connection's, for everything: log, limits, directory, node. Of a connection that the balancer makes on
+//! behalf of nobody, as its health checks, they are the balancer's own.
 //!
-//! What the header says of TLS counts where the listener trusts it, and then as TLS of our own: of a version that we would
-//! speak ourselves.
+//! What the header says of TLS counts where the listener trusts it, and then as TLS of our own: of a version that we
+//! would speak ourselves.
 //!
-//! Limits: the header's own length, and a few seconds, which are part of the time for a login. Who fails is logged at most once
-//! per address and minute; a connection that ends before its first octet is a health check, and nobody's fault.
+//! Limits: the header's own length, and a few seconds, which are part of the time for a login. Who fails is logged at
+//! most once per address and minute; a connection that ends before its first octet is a health check, and nobody's
+//! fault.
 
 use std::{
     io,
@@ -96,8 +97,8 @@ impl Balancers {
         is_listed
     }
 
-    /// Reads the header of a balancer's connection, and nothing behind it; none when there is no good one, which is counted
-    /// and logged.
+    /// Reads the header of a balancer's connection, and nothing behind it; none when there is no good one, which is
+    /// counted and logged.
     pub(super) async fn introduce(
         &self,
         stream: &mut TcpStream,
@@ -151,8 +152,8 @@ impl Introduced {
     }
 }
 
-/// The address that [`Cleartext::Loopback`](super::Cleartext) asks for: none when the octets come from further away than the
-/// client, or when it is not known who the client is.
+/// The address that [`Cleartext::Loopback`](super::Cleartext) asks for: none when the octets come from further away
+/// than the client, or when it is not known who the client is.
 pub(super) fn nearness(report: &Report) -> Option<IpAddr> {
     let is_near = report.balancer.as_ref().is_none_or(|balancer| {
         let address = balancer.address.0;

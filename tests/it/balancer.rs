@@ -1,5 +1,5 @@
-//! The PROXY protocol: HAProxy in front of the front, with clients of their own addresses behind it; and whoever says to be
-//! somebody else, where he may not, or after he may.
+//! The PROXY protocol: HAProxy in front of the front, with clients of their own addresses behind it; and whoever says
+//! to be somebody else, where he may not, or after he may.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -22,7 +22,8 @@ const CLIENT: &str = "127.0.0.77";
 /// Somebody who is not listed.
 const STRANGER: &str = "127.66.77.88";
 
-/// Listeners that require a header: with STARTTLS; without TLS; with nothing but TLS; with TLS that the balancer has ended.
+/// Listeners that require a header: with STARTTLS; without TLS; with nothing but TLS; with TLS that the balancer has
+/// ended.
 const STARTTLS: u16 = 3143;
 const PLAIN: u16 = 3145;
 const TLS: u16 = 3993;

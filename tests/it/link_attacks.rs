@@ -7,19 +7,23 @@
 //! | replay of a capture, in plain and under TLS | `a_capture_is_of_no_use_on_another_connection` |
 //! | a proof made for one TLS session, in another | `a_proof_belongs_to_one_session_of_tls` |
 //! | a man in the middle of TLS | `link::tests::a_man_in_the_middle_of_tls_is_found_out` |
-//! | reflection, to the node and to the front | `a_nodes_own_words_prove_nothing_to_it`, `a_fronts_own_proof_is_none_of_the_node` |
+//! | reflection, to the node | `a_nodes_own_words_prove_nothing_to_it` |
+//! | reflection, to the front | `a_fronts_own_proof_is_none_of_the_node` |
 //! | relay to another node | `a_proof_for_one_node_is_none_for_another` |
-//! | old versions, taking TLS off | `other_versions_are_refused`, `link::tests::a_plain_dialer_at_a_tls_node_is_told_at_once` |
+//! | old versions | `other_versions_are_refused` |
+//! | taking TLS off | `link::tests::a_plain_dialer_at_a_tls_node_is_told_at_once`, `proto::link::tests` |
 //! | cut behind each octet | `a_handshake_that_is_cut_leaves_nothing_behind` |
 //! | every bit flipped, every record cut or in another's place | `proto::link::tests` |
-//! | squatting, flooding | `one_address_cannot_keep_the_fronts_out`, `links::a_flood_is_bounded_and_ends_with_its_time` |
-//! | a key that was taken off, or replaced, or has ended meanwhile | `a_key_that_was_taken_off_opens_nothing`, `a_key_that_ends_between_proof_and_opening_opens_nothing` |
+//! | squatting | `one_address_cannot_keep_the_fronts_out` |
+//! | flooding | `links::a_flood_is_bounded_and_ends_with_its_time` |
+//! | a key that was taken off or replaced | `a_key_that_was_taken_off_opens_nothing` |
+//! | a key that has ended meanwhile | `a_key_that_ends_between_proof_and_opening_opens_nothing` |
 //! | a key without the service | `a_key_opens_no_other_service` |
 //! | a key from a network that is not its own | `links::a_key_from_another_place_opens_nothing` |
 //! | any key from a network that is not listed | `links::an_address_outside_from_hears_nothing_at_all` |
 //!
-//! Each attacker has an address of its own, hears nothing but what everybody hears, is counted by the name of what was wrong, and
-//! logged with it once. Afterwards those who may are served.
+//! Each attacker has an address of its own, hears nothing but what everybody hears, is counted by the name of what was
+//! wrong, and logged with it once. Afterwards those who may are served.
 
 use std::{
     io::{ErrorKind, Read, Write},

@@ -5,15 +5,16 @@
 //!                 ─> (how many of them are the header's, what it says)─> the next octet is the client's
 //! ```
 //!
-//! The driver looks at what has arrived without reading it, and then reads as many octets as it was told. What is wrong is an
-//! error as soon as it is seen, and always the same one however the octets were cut.
+//! The driver looks at what has arrived without reading it, and then reads as many octets as it was told. What is wrong
+//! is an error as soon as it is seen, and always the same one however the octets were cut.
 //!
 //! What is taken is what the specification allows a sender ("The PROXY protocol, versions 1 & 2"), and for TCP alone:
 //!
-//! - version 1: one space between words, no zero in front of a number, addresses of the family that is named, nothing but
-//!   printable ASCII, CR LF at the end. Behind `UNKNOWN` whatever is printable is passed over;
-//! - version 2: `PROXY` for TCP over IPv4 or IPv6; `LOCAL`, of which all else is passed over. Of the TLVs, those that we know
-//!   must be right and come once at most, and CRC32C must fit; others are passed over, but must have their length.
+//! - version 1: one space between words, no zero in front of a number, addresses of the family that is named, nothing
+//!   but printable ASCII, CR LF at the end. Behind `UNKNOWN` whatever is printable is passed over;
+//! - version 2: `PROXY` for TCP over IPv4 or IPv6; `LOCAL`, of which all else is passed over. Of the TLVs, those that
+//!   we know must be right and come once at most, and CRC32C must fit; others are passed over, but must have their
+//!   length.
 //!
 //! It does not know who may send a header, nor whether what it says of TLS is to be believed.
 //!
@@ -129,8 +130,8 @@ enum Extent {
 }
 
 impl Decoder {
-    /// Takes the header's part of what has arrived: how many octets that is, which are to be read; and the header, if they
-    /// end it. Not to be called any more after that, or after an error.
+    /// Takes the header's part of what has arrived: how many octets that is, which are to be read; and the header, if
+    /// they end it. Not to be called any more after that, or after an error.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! The header of the PROXY protocol, versions 1 and 2: who the client is, written before anything else by whoever connects on
-//! the client's behalf. We write it to real servers, and read a balancer's ([`decode`](Decoder)).
+//! The header of the PROXY protocol, versions 1 and 2: who the client is, written before anything else by whoever
+//! connects on the client's behalf. We write it to real servers, and read a balancer's ([`decode`](Decoder)).
 //!
 //! ```text
 //! v1   PROXY TCP4 192.0.2.77 192.0.2.1 4242 993 CRLF       PROXY TCP6 ...       PROXY UNKNOWN CRLF
@@ -8,14 +8,14 @@
 //! ```
 //!
 //! Both addresses are of one family: an IPv4 address inside an IPv6 one is IPv4, and where the two differ, both are
-//! written as IPv6. The TLVs of version 2 say the session's id and, for a client that has TLS, its version and cipher: what
-//! a receiver does not know it passes over. Dovecot counts a connection with SSL as one under TLS.
+//! written as IPv6. The TLVs of version 2 say the session's id and, for a client that has TLS, its version and cipher:
+//! what a receiver does not know it passes over. Dovecot counts a connection with SSL as one under TLS.
 //!
-//! What we write has no checksum: it never leaves the machine. Nothing is decided here and no I/O done; that the receiver
-//! wants a header, and of which version, is the administrator's to say, since neither side can ask.
+//! What we write has no checksum: it never leaves the machine. Nothing is decided here and no I/O done; that the
+//! receiver wants a header, and of which version, is the administrator's to say, since neither side can ask.
 //!
-//! Limits of what is written: none of its own; ids and TLS words have theirs, and all of them together are below 512 octets.
-//! Nothing of it fails.
+//! Limits of what is written: none of its own; ids and TLS words have theirs, and all of them together are below 512
+//! octets. Nothing of it fails.
 
 mod decode;
 #[cfg(any(fuzzing, test))]

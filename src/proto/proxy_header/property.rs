@@ -1,5 +1,5 @@
-//! What holds for any header, for fuzzing and the tests: what is encoded decodes to itself; and whatever arrives, in whatever
-//! pieces, is taken or refused the same way, octet for octet.
+//! What holds for any header, for fuzzing and the tests: what is encoded decodes to itself; and whatever arrives, in
+//! whatever pieces, is taken or refused the same way, octet for octet.
 #![allow(
     clippy::expect_used,
     reason = "a property of the fuzz target and the tests panics when it does not hold"
@@ -138,8 +138,8 @@ fn sane(introduction: &Introduction) {
     }
 }
 
-/// Holds for any addresses, ids and TLS words: what is encoded decodes to itself, in one family, and is short. The octets
-/// become addresses, ports and words.
+/// Holds for any addresses, ids and TLS words: what is encoded decodes to itself, in one family, and is short. The
+/// octets become addresses, ports and words.
 ///
 /// # Panics
 ///
