@@ -76,7 +76,7 @@ mod tests {
     type Property = fn(&[u8]);
 
     /// The properties by the names of their fuzz targets.
-    const TARGETS: [(&str, Property); 9] = [
+    const TARGETS: [(&str, Property); 10] = [
         ("config", config::fuzz),
         ("content_sync", proto::content_sync::fuzz),
         ("encode", proto::encode::property),
@@ -84,6 +84,7 @@ mod tests {
         ("link", proto::link::fuzz),
         ("lmtp", proto::lmtp::fuzz),
         ("pop3", proto::pop3::fuzz),
+        ("proxy_header", proto::proxy_header::fuzz),
         ("sasl", proto::sasl::fuzz),
         ("server", |data| {
             proto::login::fuzz(data);

@@ -122,6 +122,10 @@ impl SessionId {
     }
 }
 
+/// The address that a balancer connected from, on behalf of a client.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct BalancerAddr(pub SocketAddr);
+
 /// The address a client connected from.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct ClientAddr(pub SocketAddr);
@@ -129,6 +133,12 @@ pub struct ClientAddr(pub SocketAddr);
 /// The address of ours that a client connected to.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct LocalAddr(pub SocketAddr);
+
+impl fmt::Display for BalancerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl fmt::Display for ClientAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

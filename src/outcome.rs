@@ -10,7 +10,9 @@
 use std::time::Instant;
 
 use crate::{
-    names::{AccountName, ClientAddr, LocalAddr, Login, NodeName, Protocol, SessionId},
+    names::{
+        AccountName, BalancerAddr, ClientAddr, LocalAddr, Login, NodeName, Protocol, SessionId,
+    },
     proto::{denial::Denial, talk::Mechanism},
 };
 
@@ -138,6 +140,15 @@ impl Outcome {
     }
 }
 
+/// Who connected on behalf of a client.
+#[derive(Debug)]
+pub struct Balancer {
+    /// Where it connected from.
+    pub address: BalancerAddr,
+    /// What it calls the connection.
+    pub id: Option<String>,
+}
+
 /// What is known of one session.
 #[derive(Debug)]
 pub struct Report {
@@ -149,6 +160,8 @@ pub struct Report {
     pub client: ClientAddr,
     /// Where it arrived.
     pub local: LocalAddr,
+    /// Who said so, if it was not the connection itself.
+    pub balancer: Option<Balancer>,
     /// Version and cipher of its TLS.
     pub tls: Option<crate::net::tls::Agreed>,
     /// What it typed last.
@@ -201,12 +214,15 @@ impl Report {
             None => (None, None),
         };
         let failed = self.failure.as_ref().map(|failure| failure.reason.as_str());
+        let balancer = self.balancer.as_ref();
         tracing::info!(
             session = %self.session,
             account = self.account.as_ref().map(AccountName::as_str),
             login = self.login.as_ref().map(Login::as_str),
             client = %self.client,
             local = %self.local,
+            balancer = balancer.map(|balancer| tracing::field::display(balancer.address)),
+            balancer_id = balancer.and_then(|balancer| balancer.id.as_deref()),
             protocol = self.protocol.as_str(),
             tls = self.tls.as_ref().map(|tls| tls.version),
             cipher = self.tls.as_ref().map(|tls| tls.cipher.as_str()),

@@ -137,6 +137,7 @@ impl Front {
                     tls: certificates(&settings, &process)?,
                     defence: defence(&settings, self.memory, &process),
                     policy: policy(&settings, &process)?,
+                    balancers: proxy::Balancers::new(&settings.balancers, metrics.clone()),
                     directory: directory.clone(),
                     nodes: nodes.clone(),
                     dialer: dialer.clone(),

@@ -8,6 +8,8 @@
 
 use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
+use ipnet::IpNet;
+
 use super::{
     DAY, HOUR, SHORTEST, defence,
     files::System,
@@ -20,7 +22,7 @@ use crate::{
     names::Protocol,
     net::tls::Oldest,
     proto::{imap, pop3, server},
-    proxy::{Cleartext, ListenTls, Listener, Settings},
+    proxy::{Cleartext, ListenTls, Listener, ProxyProtocol, Settings},
     relay,
 };
 
@@ -53,6 +55,8 @@ const CLEARTEXT: &[(&str, Cleartext)] = &[
     ("loopback", Cleartext::Loopback),
     ("always", Cleartext::Always),
 ];
+/// Whether a header is required.
+const PROXY_PROTOCOL: &[(&str, bool)] = &[("off", false), ("required", true)];
 
 /// Reads the section.
 pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Settings> {
@@ -75,6 +79,7 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
         login_timeout: section.or("login_timeout", &waits(HOUR), LOGIN_TIMEOUT),
         tls_timeout: section.or("tls_timeout", &waits(HOUR), TLS_TIMEOUT),
         opening_timeout: section.or("opening_timeout", &waits(HOUR), OPENING_TIMEOUT),
+        balancers: Vec::new(),
         max_connections,
         max_input: section.or("max_input", &form::size(4096..=16 << 20), MAX_INPUT),
         defence: defence::read(
@@ -95,8 +100,10 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
     let tls = has_tls.then(|| tls::read(&mut tls));
     let policy = policy::read(&mut section.table("policy"), system);
     let listeners = listeners(section, has_tls);
+    let balancers = balancers(section, listeners.as_deref().unwrap_or_default());
     Some(Settings {
         listeners: listeners?,
+        balancers: balancers?,
         tls: match tls {
             Some(settings) => Some(settings?),
             None => None,
@@ -178,6 +185,7 @@ fn listener(table: &mut Section<'_>, has_tls: bool) -> Option<Listener> {
     let tls = table.or("tls", &form::word(TLS), default);
     let oldest = table.or("tls_min_version", &form::word(OLDEST), Oldest::default());
     let cleartext = table.or("cleartext", &form::word(CLEARTEXT), Cleartext::Loopback);
+    let proxy_protocol = proxy_protocol(table, address, tls);
     if let Some(address) = address {
         table
             .report()
@@ -189,7 +197,9 @@ fn listener(table: &mut Section<'_>, has_tls: bool) -> Option<Listener> {
     if tls == ListenTls::Off && table.has("tls_min_version") {
         table.problem("tls_min_version", "not possible without TLS");
     }
+    let balancer_tls = proxy_protocol == ProxyProtocol::Required { balancer_tls: true };
     match (tls, cleartext) {
+        (ListenTls::Off, Cleartext::Never) if balancer_tls => {}
         (ListenTls::Off, Cleartext::Never) => table.problem(
             "cleartext",
             "nobody could log in here (got \"never\" and tls \"off\"; expected one of them to differ)",
@@ -206,7 +216,69 @@ fn listener(table: &mut Section<'_>, has_tls: bool) -> Option<Listener> {
         tls,
         oldest,
         cleartext,
+        proxy_protocol,
     })
+}
+
+/// Who says who a listener's clients are.
+fn proxy_protocol(
+    table: &mut Section<'_>,
+    address: Option<SocketAddr>,
+    tls: ListenTls,
+) -> ProxyProtocol {
+    let is_required = table.or("proxy_protocol", &form::word(PROXY_PROTOCOL), false);
+    let balancer_tls = table.or("balancer_tls", &form::boolean(), false);
+    if balancer_tls && !is_required {
+        table.problem(
+            "balancer_tls",
+            "nobody says so here (got true; expected proxy_protocol = \"required\" beside it)",
+        );
+    } else if balancer_tls && tls == ListenTls::Implicit {
+        table.problem(
+            "balancer_tls",
+            "all clients have TLS here (got true and tls \"implicit\"; expected one of them to differ)",
+        );
+    } else if balancer_tls && address.is_some_and(|address| !address.ip().is_loopback()) {
+        table.report().warn(format!(
+            "{}: passwords may travel in clear from the balancer to here: for a private wire",
+            table.key("balancer_tls")
+        ));
+    }
+    if is_required {
+        ProxyProtocol::Required { balancer_tls }
+    } else {
+        ProxyProtocol::Off
+    }
+}
+
+/// Who may say who clients are: somebody, where a listener wants to be told.
+fn balancers(section: &mut Section<'_>, listeners: &[Listener]) -> Option<Vec<IpNet>> {
+    const EXPECTED: &str =
+        "at least one network, as [\"10.0.0.1\"], for proxy_protocol = \"required\"";
+    let has_list = section.has("balancers");
+    let balancers = section.list("balancers", &form::network());
+    let mut listeners = listeners.iter();
+    let is_required = listeners.any(|listener| listener.proxy_protocol != ProxyProtocol::Off);
+    match &balancers {
+        None if has_list => return None,
+        None if is_required => section.missing("balancers", EXPECTED),
+        Some(none) if is_required && none.is_empty() => section.problem(
+            "balancers",
+            format!("nobody could connect (got an empty list; expected {EXPECTED})"),
+        ),
+        Some(some) if !is_required && !some.is_empty() => section.report().warn(format!(
+            "{}: of no use: no listener has proxy_protocol = \"required\"",
+            section.key("balancers")
+        )),
+        Some(some) if some.iter().any(|network| network.prefix_len() == 0) => {
+            section.report().warn(format!(
+                "{}: everybody may say who they are",
+                section.key("balancers")
+            ));
+        }
+        None | Some(_) => {}
+    }
+    Some(balancers.unwrap_or_default())
 }
 
 /// Where something listens on TCP.

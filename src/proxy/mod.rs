@@ -1,7 +1,7 @@
 //! The proxy: from an accepted connection to a relayed session.
 //!
 //! ```text
-//! accept ─> greet, talk until credentials ─> authenticate ─> resolve home ─> open link, read the opening
+//! accept ─> [header] ─> greet, talk until credentials ─> authenticate ─> resolve home ─> open link, read the opening
 //!             ^                                   |                |               |
 //!             └───────────── denied ──────────────┴────────────────┴───────────────┘
 //!                                                                                  |
@@ -19,13 +19,15 @@
 //! When something behind us fails the client hears "unavailable" and may try again on the same connection; the log has
 //! stage, blame and reason at once. A session that ends leaves exactly one `session ended` line.
 
+mod balancer;
 mod login;
 mod renewal;
 mod settings;
 mod talk;
 
+pub use balancer::Balancers;
 pub use renewal::keep;
-pub use settings::{Cleartext, ListenTls, Listener, Settings};
+pub use settings::{Cleartext, ListenTls, Listener, ProxyProtocol, Settings};
 
 use std::{
     future::{Future as _, poll_fn},
@@ -47,7 +49,7 @@ use crate::{
     directory::Directory,
     link::Dialer,
     metrics::Metrics,
-    names::{ClientAddr, LocalAddr, Protocol, SessionId},
+    names::{Protocol, SessionId},
     net::{Accepted, accept_each, refuse, tls::Tls},
     nodes::Nodes,
     outcome::{Failure, Outcome, Report, Stage},
@@ -58,6 +60,7 @@ use crate::{
 };
 
 use self::{
+    balancer::Introduced,
     login::Denied,
     talk::{Begun, Over, Talk},
 };
@@ -77,6 +80,8 @@ pub struct Parts {
     pub defence: Defence,
     /// Who is asked before a password is looked at, if anybody.
     pub policy: Option<Policy>,
+    /// Who may say who a client is.
+    pub balancers: Balancers,
     /// Where accounts are.
     pub directory: Directory,
     /// Where homes are.
@@ -143,7 +148,9 @@ impl Proxy {
             metrics,
             tasks.clone(),
             move |accepted| {
-                tasks.spawn("login", self.clone().serve(accepted, listener));
+                if self.may_come(&accepted, listener) {
+                    tasks.spawn("login", self.clone().serve(accepted, listener));
+                }
             },
         )
         .await;
@@ -162,16 +169,27 @@ impl Proxy {
 
     /// One client, from accept to its log line.
     async fn serve(self, accepted: Accepted, listener: Listener) {
-        let Ok(guest) = self.0.defence.admit(accepted.client.ip()) else {
-            refuse(accepted.stream, &self.busy(listener)).await;
+        let started = Instant::now();
+        let Accepted {
+            mut stream,
+            client,
+            local,
+            permit,
+        } = accepted;
+        let introduced = self.introduce(&mut stream, client, local, listener).await;
+        let Some(introduced) = introduced else {
+            return;
+        };
+        let Ok(guest) = self.0.defence.admit(introduced.client.0.ip()) else {
+            refuse(stream, &self.busy(listener)).await;
             return;
         };
         let sent_away = guest.sent_away();
-        let mut place = Place::new(&self.0.metrics, accepted.permit, guest);
-        let Some(mut report) = self.report(accepted.client, accepted.local, listener) else {
+        let mut place = Place::new(&self.0.metrics, permit, guest);
+        let Some(mut report) = self.report(introduced, listener, started) else {
             return;
         };
-        let talk = self.log_in(accepted.stream, listener, &mut report, &mut place.counted);
+        let talk = self.log_in(stream, listener, &mut report, &mut place.counted);
         let begun = tokio::select! {
             biased;
             begun = talk => begun,
@@ -189,6 +207,38 @@ impl Proxy {
                 self.0.tasks.clone().spawn("session", self.relay(session));
             }
             Err(over) => self.end(&report, over.outcome(), None),
+        }
+    }
+
+    /// Whether a connection may come from where it does: to a listener that wants a header, from a balancer.
+    fn may_come(&self, accepted: &Accepted, listener: Listener) -> bool {
+        match listener.proxy_protocol {
+            ProxyProtocol::Off => true,
+            ProxyProtocol::Required { .. } => self.0.balancers.include(accepted.client.ip()),
+        }
+    }
+
+    /// Who a connection is from; none when it was to say so and did not, or the process stops.
+    async fn introduce(
+        &self,
+        stream: &mut TcpStream,
+        client: SocketAddr,
+        local: SocketAddr,
+        listener: Listener,
+    ) -> Option<Introduced> {
+        let ProxyProtocol::Required { balancer_tls } = listener.proxy_protocol else {
+            return Some(Introduced::directly(client, local));
+        };
+        let Parts {
+            settings,
+            balancers,
+            tasks,
+            ..
+        } = &*self.0;
+        let limit = settings.login_timeout;
+        tokio::select! {
+            introduced = balancers.introduce(stream, client, local, balancer_tls, limit) => introduced,
+            () = tasks.stopped() => None,
         }
     }
 
@@ -297,7 +347,12 @@ impl Proxy {
             .inc();
     }
 
-    fn report(&self, client: SocketAddr, local: SocketAddr, listener: Listener) -> Option<Report> {
+    fn report(
+        &self,
+        introduced: Introduced,
+        listener: Listener,
+        started: Instant,
+    ) -> Option<Report> {
         let mut octets = [0; 12];
         if let Err(error) = getrandom::fill(&mut octets) {
             tracing::error!(%error, "the kernel gives no randomness, closing a connection");
@@ -306,15 +361,16 @@ impl Proxy {
         Some(Report {
             session: SessionId::from_random(octets),
             protocol: listener.protocol,
-            client: ClientAddr(client),
-            local: LocalAddr(local),
-            tls: None,
+            client: introduced.client,
+            local: introduced.local,
+            balancer: introduced.balancer,
+            tls: introduced.tls,
             login: None,
             mechanism: None,
             account: None,
             node: None,
             failure: None,
-            started: Instant::now(),
+            started,
         })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use ipnet::IpNet;
+
 use crate::{defence, names::Protocol, net::tls, policy, proto::server, relay};
 
 /// The proxy role.
@@ -25,6 +27,8 @@ pub struct Settings {
     pub defence: defence::Settings,
     /// From the verdict to the real server's complete opening; default 10 s.
     pub opening_timeout: Duration,
+    /// Networks that balancers connect from, to listeners that want to be told the client; default none.
+    pub balancers: Vec<IpNet>,
     /// Client connections at one time; default 20,000.
     pub max_connections: usize,
     /// How long a drain waits for sessions before it closes them; default 30 s.
@@ -48,6 +52,20 @@ pub struct Listener {
     pub oldest: tls::Oldest,
     /// Where passwords may travel unencrypted.
     pub cleartext: Cleartext,
+    /// Who says who the client is.
+    pub proxy_protocol: ProxyProtocol,
+}
+
+/// Who says who the client is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProxyProtocol {
+    /// The connection itself (the default).
+    Off,
+    /// A balancer, in a header.
+    Required {
+        /// Whether TLS that it has ended is as good as ours; default no.
+        balancer_tls: bool,
+    },
 }
 
 /// TLS of a listener.

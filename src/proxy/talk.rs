@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-use super::{Cleartext, ListenTls, Listener, Parts, login::Opened};
+use super::{Cleartext, ListenTls, Listener, Parts, balancer, login::Opened};
 
 /// One read; a login fits, and more than this is never taken from a client before it has logged in.
 const READ_BYTES: usize = 4096;
@@ -110,8 +110,10 @@ impl<'a> Talk<'a> {
         listener: Listener,
         report: &mut Report,
     ) -> Result<Self, Over> {
-        let deadline = Instant::now() + parts.settings.login_timeout;
-        let channel = channel(listener, Some(report.client.0.ip()));
+        let deadline = Instant::from_std(report.started) + parts.settings.login_timeout;
+        let mut channel = channel(listener, balancer::nearness(report));
+        // A balancer's, so far.
+        channel.encrypted |= report.tls.is_some();
         let mut talk = Self {
             parts,
             listener,
@@ -316,7 +318,7 @@ impl<'a> Talk<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{names::Protocol, net::tls::Oldest};
+    use crate::{names::Protocol, net::tls::Oldest, proxy::ProxyProtocol};
 
     #[test]
     fn passwords_in_clear_are_a_matter_of_listener_and_client() {
@@ -340,6 +342,7 @@ mod tests {
                     tls,
                     oldest: Oldest::default(),
                     cleartext,
+                    proxy_protocol: ProxyProtocol::Off,
                 };
                 let channel = channel(listener, client);
                 assert_eq!(channel.cleartext, allowed, "{cleartext:?} {client:?}");

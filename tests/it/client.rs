@@ -4,7 +4,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
     sync::Arc,
     time::Duration,
 };
@@ -113,13 +113,23 @@ impl Client {
     }
 
     /// In plain to any address, from an address of one's own.
-    pub(crate) fn connect_from(source: [u8; 4], address: SocketAddr) -> Self {
+    pub(crate) fn connect_from(source: &str, address: SocketAddr) -> Self {
         Self::new(Stream::Plain(dial_from(source, address)))
     }
 
     /// With TLS from the first octet to any address.
     pub(crate) fn connect_tls(cluster: &Cluster, address: SocketAddr) -> Self {
         let tcp = dial(address);
+        Self::new(Stream::Tls(Box::new(handshake(cluster, tcp))))
+    }
+
+    /// In plain over a connection that was made already, and on which something may have been said.
+    pub(crate) fn over(tcp: TcpStream) -> Self {
+        Self::new(Stream::Plain(tcp))
+    }
+
+    /// With TLS from now on over a connection that was made already.
+    pub(crate) fn tls_over(cluster: &Cluster, tcp: TcpStream) -> Self {
         Self::new(Stream::Tls(Box::new(handshake(cluster, tcp))))
     }
 
@@ -368,20 +378,20 @@ fn dial(address: SocketAddr) -> TcpStream {
     patient(TcpStream::connect_timeout(&address, PATIENCE).unwrap())
 }
 
-/// Connects from one of the addresses of loopback.
-pub(crate) fn dial_from(source: [u8; 4], address: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let source = SocketAddr::from((source, 0));
-    socket.bind(&source.into()).unwrap();
-    socket.connect_timeout(&address.into(), PATIENCE).unwrap();
-    patient(socket.into())
-}
-
 fn patient(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();
     stream
+}
+
+/// From an address of this machine.
+pub(crate) fn dial_from(source: &str, address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let source: IpAddr = source.parse().unwrap();
+    socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
+    socket.connect_timeout(&address.into(), PATIENCE).unwrap();
+    patient(socket.into())
 }
 
 fn handshake(cluster: &Cluster, mut tcp: TcpStream) -> StreamOwned<ClientConnection, TcpStream> {

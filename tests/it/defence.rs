@@ -8,10 +8,10 @@ use crate::{
     lab::{Cluster, User, eventually, metric},
 };
 
-const OWNER: [u8; 4] = [127, 200, 0, 1];
-const GUESSER: [u8; 4] = [127, 200, 0, 2];
-const STRANGER: [u8; 4] = [127, 200, 0, 3];
-const PHONE: [u8; 4] = [127, 200, 0, 4];
+const OWNER: &str = "127.200.0.1";
+const GUESSER: &str = "127.200.0.2";
+const STRANGER: &str = "127.200.0.3";
+const PHONE: &str = "127.200.0.4";
 
 fn cluster(defence: &str) -> (Cluster, User, User) {
     let ann = User::new("ann", "n1", 20001);
@@ -26,7 +26,7 @@ fn cluster(defence: &str) -> (Cluster, User, User) {
     (cluster, ann, bob)
 }
 
-fn login(cluster: &Cluster, source: [u8; 4], name: &str, password: &str) -> String {
+fn login(cluster: &Cluster, source: &str, name: &str, password: &str) -> String {
     let mut client = Client::connect_from(source, cluster.imap());
     client.login(Method::Login, name, password).status
 }
@@ -229,7 +229,7 @@ fn fail2ban_reads_who_guessed() {
         std::fs::write(&log, cluster.front_log().split_off(before)).unwrap();
         let banned = banned(&log);
         let count = |address: &str| banned.iter().filter(|it| *it == address).count();
-        let counts = ["127.200.0.1", "127.200.0.2", "127.200.0.3", "9.9.9.9"].map(count);
+        let counts = [OWNER, GUESSER, STRANGER, "9.9.9.9"].map(count);
         assert_eq!(counts, [1, 6, 0, 0], "{format}: {}", cluster.front_log());
     }
 }

@@ -42,18 +42,18 @@ fn hear(mut stream: TcpStream) -> Vec<u8> {
     heard
 }
 
-fn shed(cluster: &Cluster, node: &str) -> f64 {
+pub(crate) fn shed(cluster: &Cluster, node: &str) -> f64 {
     let line = "pigeonair_connections_shed_total{reason=\"link\"}";
     metric(cluster.node_admin(node), line).unwrap_or(0.0)
 }
 
-fn handshakes(cluster: &Cluster, node: &str, result: &str) -> f64 {
+pub(crate) fn handshakes(cluster: &Cluster, node: &str, result: &str) -> f64 {
     let line = format!("pigeonair_handshakes_total{{result=\"{result}\",side=\"node\"}}");
     metric(cluster.node_admin(node), &line).unwrap_or(0.0)
 }
 
 /// Lines of the node about somebody it did not admit.
-fn complaints(cluster: &Cluster, node: &str, address: &str) -> Vec<String> {
+pub(crate) fn complaints(cluster: &Cluster, node: &str, address: &str) -> Vec<String> {
     let peer = format!("peer={address} ");
     cluster
         .node_log(node)

@@ -7,6 +7,7 @@
 //! | module | shows |
 //! | --- | --- |
 //! | `accounts` | who is served: added while running, many uids, uids and homes that are refused |
+//! | `balancer` | the PROXY protocol: HAProxy in front, and whoever says to be somebody else |
 //! | `defence` | guessing, and too many connections: who is held and who is not, and what fail2ban reads |
 //! | `descriptors` | front and node without a file descriptor left |
 //! | `directory` | LDAP under TLS, and password hashes that other programs made |
@@ -14,6 +15,7 @@
 //! | `fidelity` | a scripted session through the proxy is, octet by octet, what it is at the real server |
 //! | `flood` | ten thousand connections that mean no good, and somebody who just logs in |
 //! | `hostile` | whatever a client says before it has logged in, as transcripts; TLS that is begun and not carried out |
+//! | `link_attacks` | attacks on links, each by its name |
 //! | `links` | whoever comes to a link port and is no proxy, or one that may not |
 //! | `logins` | every way to log in, on every channel, at every kind of node |
 //! | `mail` | mail by SMTP through Postfix and the delivery role to the mailbox at home |
@@ -40,6 +42,7 @@
 )]
 
 mod accounts;
+mod balancer;
 mod changes;
 mod client;
 mod defence;
@@ -51,6 +54,7 @@ mod fidelity;
 mod flood;
 mod hostile;
 mod lab;
+mod link_attacks;
 mod links;
 mod logins;
 mod mail;

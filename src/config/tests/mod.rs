@@ -6,6 +6,7 @@ mod delivery;
 mod mailstore;
 mod policy;
 mod process;
+mod proxy;
 mod samples;
 mod tls;
 

@@ -52,6 +52,7 @@ pub(crate) use self::{
 /// The front runs as this user, who has no name and no rights.
 pub(crate) const FRONT_UID: u32 = 64143;
 pub(crate) const MASTER_PASSWORD: &str = "password-of-the-acceptor";
+/// Of every link: the octets from 0 to 31.
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_KEY: &str = "ff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
@@ -109,7 +110,7 @@ fn adapt(sample: &str, values: &[(&str, &str)]) -> String {
     })
 }
 
-fn write_private(path: &Path, content: &str) {
+pub(crate) fn write_private(path: &Path, content: &str) {
     let mut file = fs::File::options()
         .create(true)
         .truncate(true)
@@ -295,6 +296,7 @@ pub(crate) struct Builder {
     process: String,
     proxy: String,
     tls: String,
+    listeners: String,
     directory: String,
     acceptor: String,
     delivery: Option<String>,
@@ -363,6 +365,13 @@ impl Builder {
     /// A further line of `[proxy.tls]`.
     pub(crate) fn tls(mut self, line: &str) -> Self {
         writeln!(self.tls, "{line}").unwrap();
+        self
+    }
+
+    /// A further listener of the front at this port of the cluster's address, with these lines.
+    pub(crate) fn listener(mut self, port: u16, lines: &str) -> Self {
+        let table = "[[proxy.listen]]\naddress = \"@IP@";
+        writeln!(self.listeners, "{table}:{port}\"\n{lines}\n").unwrap();
         self
     }
 
@@ -586,6 +595,7 @@ impl Cluster {
             process: String::new(),
             proxy: String::new(),
             tls: String::new(),
+            listeners: String::new(),
             directory: String::new(),
             acceptor: String::new(),
             delivery: None,
@@ -652,6 +662,11 @@ impl Cluster {
     /// POP3 with TLS from the first octet.
     pub(crate) fn pop3s(&self) -> SocketAddr {
         SocketAddr::from((self.ip, 1995))
+    }
+
+    /// Any port of the cluster's address.
+    pub(crate) fn port(&self, port: u16) -> SocketAddr {
+        SocketAddr::from((self.ip, port))
     }
 
     /// The front's HTTP.
@@ -742,6 +757,21 @@ impl Cluster {
     pub(crate) fn restart_acceptor(&mut self, name: &str) {
         let logs = self.path("logs");
         self.node(name).start_acceptor(&logs);
+    }
+
+    /// Starts a node's acceptor once more with another configuration.
+    pub(crate) fn reconfigure_acceptor(
+        &mut self,
+        name: &str,
+        change: impl FnOnce(String) -> String,
+    ) {
+        let logs = self.path("logs");
+        let node = self.node(name);
+        node.acceptor().stop();
+        let [.., configuration] = &node.command;
+        let text = fs::read_to_string(configuration).unwrap();
+        fs::write(configuration, change(text)).unwrap();
+        node.start_acceptor(&logs);
     }
 
     /// Starts the front once more, whether it still runs or was killed.
@@ -841,6 +871,22 @@ impl Cluster {
             Link::Plain | Link::Tls => format!("{}:{}", self.ip, 7143 + index),
             Link::Unix => self.text("link.sock"),
         }
+    }
+
+    /// Starts HAProxy with these sections: `@IP@` is the cluster's address, `@CERTIFICATE@` the front's, with its key.
+    pub(crate) fn haproxy(&self, sections: &str) -> Process {
+        let [certificate, key] = ["front/server.pem", "front/server.key"]
+            .map(|name| fs::read_to_string(self.path(name)).unwrap());
+        let scratch = self.scratch();
+        let [pem, configuration] = ["haproxy.pem", "haproxy.cfg"].map(|name| scratch.join(name));
+        write_private(&pem, &(certificate + &key));
+        let values = [
+            ("IP", &*self.ip.to_string()),
+            ("CERTIFICATE", pem.to_str().unwrap()),
+        ];
+        fs::write(&configuration, fill(sections, &values)).unwrap();
+        let command = ["haproxy", "-db", "-f", configuration.to_str().unwrap()];
+        Process::start("haproxy", &self.path("logs"), &command)
     }
 
     // --- nodes
@@ -1127,7 +1173,7 @@ impl Cluster {
             )
             .unwrap();
         }
-        text
+        text + &fill(&builder.listeners, &[("IP", &self.ip.to_string())])
     }
 
     fn directory_toml(&self, builder: &Builder) -> String {
