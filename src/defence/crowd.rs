@@ -1,15 +1,19 @@
 //! Connections: how many a network has, and who leaves when there are too many guests.
 //!
 //! A guest *waits* while it is its turn to say something, and while its failed login is not answered yet; while it is being
-//! logged in it does not, and is not sent away. Guests stand in the order in which they came, in parts by network. Of the
-//! newcomer's part, or of the next that has any, one leaves: of the network that has the most guests, the first that came. So
-//! networks share what room there is, and in a flood from everywhere it goes by time.
+//! logged in it does not, and is not sent away. When room is needed, a guest leaves of the network that has most of those that
+//! wait, the one that came first. So networks share what room there is, and in a flood from everywhere it goes by time (within a part). Trusted
+//! clients leave last.
+//!
+//! Networks are kept in parts with a lock of their own; each part says how many wait of its largest network, so that room is
+//! made by looking into one part only.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -21,10 +25,12 @@ use crate::metrics::Metrics;
 
 /// Parts with a lock of their own.
 const PARTS: usize = 16;
+/// How often room is looked for, when others take it first.
+const MAX_TRIES: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Crowd {
-    parts: Box<[Mutex<Part>]>,
+    parts: Box<[Part]>,
     /// In all parts.
     guests: IntGauge,
     sent_away: IntCounter,
@@ -37,16 +43,29 @@ pub(super) struct Crowd {
 
 #[derive(Debug, Default)]
 struct Part {
-    networks: HashMap<Hash, Network>,
-    /// By the order in which they came.
-    waiting: BTreeMap<u64, Arc<Seat>>,
+    networks: Mutex<Networks>,
+    /// How many wait of its largest network.
+    largest: AtomicUsize,
+}
+
+/// Those that have connections; all trusted clients are one.
+#[derive(Debug, Default)]
+struct Networks {
+    all: HashMap<Option<Hash>, Network>,
+    /// Those of which somebody waits.
+    ranks: BTreeSet<Rank>,
 }
 
 #[derive(Debug, Default)]
 struct Network {
     connections: usize,
     guests: usize,
+    /// By the order in which they came.
+    waiting: BTreeMap<u64, Arc<Seat>>,
 }
+
+/// Of the greatest, a guest leaves first: how many wait, then who came first.
+type Rank = (usize, Reverse<u64>, Option<Hash>);
 
 /// A guest's place.
 #[derive(Debug)]
@@ -109,7 +128,7 @@ impl Crowd {
     pub(super) fn new(settings: &Settings, metrics: &Metrics) -> Self {
         let limit = |limit: usize| if limit == 0 { usize::MAX } else { limit };
         Self {
-            parts: (0..PARTS).map(|_| Mutex::default()).collect(),
+            parts: (0..PARTS).map(|_| Part::default()).collect(),
             guests: metrics.connections_unauthenticated.clone(),
             sent_away: metrics.connections_shed.with_label_values(&["displaced"]),
             next: AtomicU64::new(0),
@@ -124,7 +143,7 @@ impl Crowd {
         if self.is_short_of_memory.load(Ordering::Relaxed) {
             return Err(Refused::Memory);
         }
-        if self.guests.get() >= self.max_guests && !self.send_away(network) {
+        if self.guests.get() >= self.max_guests && !self.make_room() {
             return Err(Refused::Guests);
         }
         let seat = Arc::new(Seat {
@@ -132,24 +151,26 @@ impl Crowd {
             network,
             leave: Notify::new(),
         });
-        let mut part = self.part(network);
-        if let Some(network) = network {
-            let counts = part.networks.entry(network).or_default();
-            if counts.connections >= self.max_connections_per_network {
+        let is_counted = network.is_some();
+        let displaced = self.change(network, |counts| {
+            let mut displaced = None;
+            if is_counted && counts.connections >= self.max_connections_per_network {
                 return Err(Refused::Connections);
             }
-            if counts.guests >= self.max_guests_per_network {
-                let first = part.waiting.values().find(|it| it.network == Some(network));
-                let first = first.cloned().ok_or(Refused::NetworkGuests)?;
-                self.leaves(&mut part, &first);
+            if is_counted && counts.guests >= self.max_guests_per_network {
+                let (_, first) = counts.waiting.pop_first().ok_or(Refused::NetworkGuests)?;
+                counts.guests = counts.guests.saturating_sub(1);
+                displaced = Some(first);
             }
-            let counts = part.networks.entry(network).or_default();
             counts.connections += 1;
             counts.guests += 1;
-        }
+            counts.waiting.insert(seat.number, Arc::clone(&seat));
+            Ok(displaced)
+        })?;
         self.guests.inc();
-        part.waiting.insert(seat.number, Arc::clone(&seat));
-        drop(part);
+        if let Some(displaced) = displaced {
+            self.leaves(&displaced);
+        }
         Ok(Guest {
             crowd: Arc::clone(self),
             seat,
@@ -158,23 +179,33 @@ impl Crowd {
         })
     }
 
-    /// Sends a guest away; of the part of `network` if there is one.
-    fn send_away(&self, network: Option<Hash>) -> bool {
-        let (before, after) = self.parts.split_at(Self::place(network));
-        for part in after.iter().chain(before) {
-            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(seat) = part.most_dispensable() {
-                self.leaves(&mut part, &seat);
+    /// Sends a guest away; false if none waits.
+    pub(super) fn make_room(&self) -> bool {
+        for _ in 0..MAX_TRIES {
+            let first = self.next.fetch_add(1, Ordering::Relaxed);
+            let (before, after) = self.parts.split_at(Self::place(first));
+            // Of parts that are alike it is another one each time.
+            let parts = after.iter().chain(before);
+            let largest = parts.max_by_key(|part| part.largest.load(Ordering::Relaxed));
+            let Some(part) = largest.filter(|part| part.largest.load(Ordering::Relaxed) > 0) else {
+                return false;
+            };
+            let mut networks = part.lock();
+            let Some((.., network)) = networks.ranks.last().copied() else {
+                continue;
+            };
+            let seat = networks.change(network, |counts| {
+                counts.guests = counts.guests.saturating_sub(1);
+                counts.waiting.pop_first()
+            });
+            part.has_changed(&networks);
+            drop(networks);
+            if let Some((_, seat)) = seat {
+                self.leaves(&seat);
                 return true;
             }
         }
         false
-    }
-
-    pub(super) fn make_room(&self) -> bool {
-        // Any part: the next number is as good as any.
-        let next = self.next.fetch_add(1, Ordering::Relaxed);
-        self.send_away(Hash::new(next))
     }
 
     pub(super) fn is_short_of_memory(&self, is_short: bool) {
@@ -190,75 +221,96 @@ impl Crowd {
         }
     }
 
-    /// It is no guest any more from now on; its connection is closed as soon as its task is polled.
-    fn leaves(&self, part: &mut Part, seat: &Seat) {
-        part.waiting.remove(&seat.number);
-        self.is_no_guest(part, seat.network);
+    /// Is no guest any more; its connection is closed as soon as its task is polled.
+    fn leaves(&self, seat: &Seat) {
+        self.guests.dec();
         self.sent_away.inc();
         seat.leave.notify_one();
     }
 
-    /// A guest is none any more, unless it was sent away before.
-    fn is_gone(&self, part: &mut Part, seat: &Seat, is_busy: bool) {
-        if part.waiting.remove(&seat.number).is_some() || is_busy {
-            self.is_no_guest(part, seat.network);
+    /// A guest is none any more, unless it was sent away before; nor a connection, if it `has_ended`.
+    fn is_gone(&self, seat: &Seat, is_busy: bool, has_ended: bool) {
+        let was_guest = self.change(seat.network, |counts| {
+            let was_guest = counts.waiting.remove(&seat.number).is_some() || is_busy;
+            counts.guests = counts.guests.saturating_sub(was_guest.into());
+            counts.connections = counts.connections.saturating_sub(has_ended.into());
+            was_guest
+        });
+        if was_guest {
+            self.guests.dec();
         }
     }
 
-    fn is_no_guest(&self, part: &mut Part, network: Option<Hash>) {
-        self.guests.dec();
-        if let Some(counts) = network.and_then(|network| part.networks.get_mut(&network)) {
-            counts.guests = counts.guests.saturating_sub(1);
-        }
+    fn change<T>(&self, network: Option<Hash>, change: impl FnOnce(&mut Network) -> T) -> T {
+        #[allow(
+            clippy::indexing_slicing,
+            reason = "there are as many parts as `place` knows"
+        )]
+        let part = &self.parts[Self::place(network.map_or(0, Hash::get))];
+        let mut networks = part.lock();
+        let changed = networks.change(network, change);
+        part.has_changed(&networks);
+        changed
     }
 
     /// Whether nobody is there.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        let mut parts = self.parts.iter().map(|part| part.lock().unwrap());
-        parts.all(|part| part.networks.is_empty() && part.waiting.is_empty())
+        let mut parts = self.parts.iter().map(Part::lock);
+        parts.all(|networks| networks.all.is_empty() && networks.ranks.is_empty())
     }
 
-    fn part(&self, network: Option<Hash>) -> MutexGuard<'_, Part> {
-        #[allow(
-            clippy::indexing_slicing,
-            reason = "there are as many parts as `place` knows"
-        )]
-        let part = &self.parts[Self::place(network)];
-        part.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn place(network: Option<Hash>) -> usize {
-        let number = network.map_or(0, Hash::get);
+    fn place(number: u64) -> usize {
         usize::try_from(number % PARTS as u64).unwrap_or(0)
-    }
-
-    /// A connection of `network` has ended.
-    fn has_ended(&self, part: &mut Part, network: Option<Hash>) {
-        let Some(network) = network else {
-            return;
-        };
-        if let Some(counts) = part.networks.get_mut(&network) {
-            counts.connections = counts.connections.saturating_sub(1);
-            if counts.connections == 0 {
-                part.networks.remove(&network);
-            }
-        }
     }
 }
 
 // === impl Part ===
 
 impl Part {
-    fn most_dispensable(&self) -> Option<Arc<Seat>> {
-        let guests = |network| {
-            let counts = self.networks.get(&network);
-            counts.map_or(0, |counts| counts.guests)
+    fn lock(&self) -> MutexGuard<'_, Networks> {
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_changed(&self, networks: &Networks) {
+        let largest = networks.ranks.last().map_or(0, |(waiting, ..)| *waiting);
+        self.largest.store(largest, Ordering::Relaxed);
+    }
+}
+
+// === impl Networks ===
+
+impl Networks {
+    /// Changes one, and keeps its rank; without a connection it is forgotten.
+    fn change<T>(&mut self, network: Option<Hash>, change: impl FnOnce(&mut Network) -> T) -> T {
+        let mut entry = match self.all.entry(network) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => entry.insert_entry(Network::default()),
         };
-        // Of equals the last is taken.
-        let seats = self.waiting.values().rev();
-        let seat = seats.max_by_key(|seat| seat.network.map_or(0, guests));
-        seat.cloned()
+        let before = entry.get().rank(network);
+        let changed = change(entry.get_mut());
+        let after = entry.get().rank(network);
+        if before != after {
+            if let Some(rank) = before {
+                self.ranks.remove(&rank);
+            }
+            self.ranks.extend(after);
+        }
+        if entry.get().connections == 0 {
+            entry.remove();
+        }
+        changed
+    }
+}
+
+impl Network {
+    fn rank(&self, network: Option<Hash>) -> Option<Rank> {
+        let (first, _) = self.waiting.first_key_value()?;
+        let waiting = match network {
+            Some(_) => self.waiting.len(),
+            None => 1,
+        };
+        Some((waiting, Reverse(*first), network))
     }
 }
 
@@ -277,8 +329,13 @@ impl Guest {
     ///
     /// When it was.
     pub fn is_busy(&mut self) -> Result<(), SentAway> {
-        let mut part = self.crowd.part(self.seat.network);
-        part.waiting.remove(&self.seat.number).ok_or(SentAway)?;
+        let Seat {
+            number, network, ..
+        } = &*self.seat;
+        let waited = self
+            .crowd
+            .change(*network, |counts| counts.waiting.remove(number));
+        waited.ok_or(SentAway)?;
         self.is_busy = true;
         Ok(())
     }
@@ -287,17 +344,16 @@ impl Guest {
     pub fn waits(&mut self) {
         if self.is_busy {
             self.is_busy = false;
-            let mut part = self.crowd.part(self.seat.network);
-            part.waiting
-                .insert(self.seat.number, Arc::clone(&self.seat));
+            let seat = Arc::clone(&self.seat);
+            self.crowd.change(seat.network, |counts| {
+                counts.waiting.insert(seat.number, Arc::clone(&seat));
+            });
         }
     }
 
     /// It has logged in.
     pub fn moves_in(mut self) -> Resident {
-        let mut part = self.crowd.part(self.seat.network);
-        self.crowd.is_gone(&mut part, &self.seat, self.is_busy);
-        drop(part);
+        self.crowd.is_gone(&self.seat, self.is_busy, false);
         self.has_moved = true;
         Resident {
             crowd: Arc::clone(&self.crowd),
@@ -308,19 +364,16 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        if self.has_moved {
-            return;
+        if !self.has_moved {
+            self.crowd.is_gone(&self.seat, self.is_busy, true);
         }
-        let network = self.seat.network;
-        let mut part = self.crowd.part(network);
-        self.crowd.is_gone(&mut part, &self.seat, self.is_busy);
-        self.crowd.has_ended(&mut part, network);
     }
 }
 
 impl Drop for Resident {
     fn drop(&mut self) {
-        let mut part = self.crowd.part(self.network);
-        self.crowd.has_ended(&mut part, self.network);
+        self.crowd.change(self.network, |counts| {
+            counts.connections = counts.connections.saturating_sub(1);
+        });
     }
 }

@@ -138,6 +138,16 @@ fn whoever_just_wants_to_read_mail_gets_in() {
         memory >> 20,
     );
     let displaced = shed(cluster);
+    let log = cluster.front_log();
+    let ended = log
+        .lines()
+        .filter(|line| line.contains("session ended") && line.contains("client=127.0.0.1:"));
+    for line in ended
+        .filter(|line| !line.contains("outcome=served"))
+        .take(3)
+    {
+        eprintln!("{line}");
+    }
     assert!(tried >= 5, "there was no time to try");
     assert_eq!(served, tried);
     assert!(memory < MAX_MEMORY, "{memory} octets");
