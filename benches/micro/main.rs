@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! before_login   what a client says up to its credentials: IMAP, POP3, SASL
+//! defence        being counted: connections and logins
 //! link           both halves of the handshake, context, verdict, and the opening behind it
 //! directory      an account that is asked for again
 //! relay          small talk and large transfers between sockets, plain and under TLS
@@ -27,6 +28,7 @@
 
 mod before_login;
 mod clock;
+mod defence;
 mod directory;
 mod ldap;
 mod link;
@@ -54,6 +56,7 @@ fn main() {
         .without_plots()
         .configure_from_args();
     before_login::run(&mut criterion);
+    defence::run(&mut criterion);
     link::run(&mut criterion);
     directory::run(&mut criterion);
     relay::run(&mut criterion);

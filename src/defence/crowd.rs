@@ -328,7 +328,7 @@ impl Guest {
     /// # Errors
     ///
     /// When it was.
-    pub fn is_busy(&mut self) -> Result<(), SentAway> {
+    pub fn starts_login(&mut self) -> Result<(), SentAway> {
         let Seat {
             number, network, ..
         } = &*self.seat;

@@ -246,18 +246,18 @@ fn who_waits_longest_leaves() {
     let mut clients = clients.filter(|client| part(*client) == part(first));
     let mut guest = || defence.admit(clients.next().unwrap());
     let (mut one, mut two, mut three) = (guest().unwrap(), guest().unwrap(), guest().unwrap());
-    one.is_busy().unwrap();
+    one.starts_login().unwrap();
     let four = guest().unwrap();
-    assert_eq!(two.is_busy(), Err(SentAway));
-    three.is_busy().unwrap();
+    assert_eq!(two.starts_login(), Err(SentAway));
+    three.starts_login().unwrap();
     let resident = four.moves_in();
     // The first came first, and waits again.
     one.waits();
     let mut five = guest().unwrap();
     let mut six = guest().unwrap();
-    assert_eq!(one.is_busy(), Err(SentAway));
-    five.is_busy().unwrap();
-    six.is_busy().unwrap();
+    assert_eq!(one.starts_login(), Err(SentAway));
+    five.starts_login().unwrap();
+    six.starts_login().unwrap();
     assert_eq!(guest().unwrap_err(), Refused::Guests);
     assert!(!defence.make_room());
     drop((one, two, three, five, six, resident));
@@ -291,7 +291,7 @@ fn not_for_a_crowd() {
             crowd.pop_front();
         }
     }
-    alone.is_busy().unwrap();
+    alone.starts_login().unwrap();
     drop((alone, crowd));
     assert!(defence.0.crowd.is_empty());
 }
@@ -318,7 +318,7 @@ async fn a_guest_who_is_sent_away_is_told() {
             .await
             .is_err()
     );
-    second.is_busy().unwrap();
+    second.starts_login().unwrap();
     assert_eq!(defence.admit(ip(HOME)).unwrap_err(), Refused::NetworkGuests);
     let timeout = tokio::time::timeout(Duration::from_secs(1), other.sent_away());
     assert!(timeout.await.is_err());
@@ -329,7 +329,7 @@ fn when_memory_is_short_guests_leave_and_residents_stay() {
     let defence = defence(Settings::default());
     let resident = defence.admit(ip(HOME)).unwrap().moves_in();
     let mut busy = defence.admit(ip(HOME)).unwrap();
-    busy.is_busy().unwrap();
+    busy.starts_login().unwrap();
     let mut guests: Vec<_> = (0..100)
         .map(|_| defence.admit(ip(ATTACKER)).unwrap())
         .collect();
@@ -341,7 +341,7 @@ fn when_memory_is_short_guests_leave_and_residents_stay() {
         defence.is_short_of_memory(true);
     }
     assert_eq!(gauge.get(), 1);
-    assert!(guests.iter_mut().all(|guest| guest.is_busy().is_err()));
+    assert!(guests.iter_mut().all(|guest| guest.starts_login().is_err()));
     drop((guests, busy, resident));
     assert!(defence.0.crowd.is_empty());
     defence.is_short_of_memory(false);

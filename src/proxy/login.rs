@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    defence::Held,
+    defence::{Guest, Held},
     directory::{Account, Admitted, LookupError, Visit, Watch, Wrong},
     link,
     names::Login,
@@ -65,6 +65,7 @@ pub(super) async fn open_session(
     parts: &Parts,
     credentials: &Credentials,
     report: &mut Report,
+    guest: &mut Guest,
 ) -> Result<Opened, Denied> {
     report.login = Some(credentials.login.clone());
     report.mechanism = Some(credentials.mechanism);
@@ -74,7 +75,8 @@ pub(super) async fn open_session(
         protocol: report.protocol,
         client: report.client.0.ip(),
     };
-    let Admitted { account, watch } = authenticate(parts, credentials, visit, report).await?;
+    let Admitted { account, watch } =
+        authenticate(parts, credentials, visit, report, guest).await?;
     report.account = Some(account.name.clone());
     let node = parts.nodes.home(&account).map_err(|error| Failure {
         stage: Stage::Resolve,
@@ -97,19 +99,33 @@ fn timer(parts: &Parts, stage: Stage) -> HistogramTimer {
 }
 
 /// Waits for as long as the policy server wants; fails if it refuses.
-async fn permitted(parts: &Parts, policy: &Policy, attempt: &Attempt<'_>) -> Result<(), Denied> {
+async fn permitted(
+    parts: &Parts,
+    policy: &Policy,
+    attempt: &Attempt<'_>,
+    guest: &mut Guest,
+) -> Result<(), Denied> {
     let timer = timer(parts, Stage::Policy);
     let verdict = policy.allow(attempt).await;
     drop(timer);
     let mut after = Duration::ZERO;
     let (blame, denial, why) = match verdict {
         Verdict::Accept => return Ok(()),
-        Verdict::Tarpit(wait) => tokio::select! {
-            () = tokio::time::sleep(wait) => return Ok(()),
-            () = parts.tasks.stopped() => {
-                (Blame::Local, Denial::Unavailable, "stopped while it had to wait".to_owned())
+        Verdict::Tarpit(wait) => {
+            guest.waits();
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {
+                    if guest.starts_login().is_err() {
+                        // Sent away: whoever drives us hears of it as well, and drops this.
+                        std::future::pending::<()>().await;
+                    }
+                    return Ok(());
+                }
+                () = parts.tasks.stopped() => {
+                    (Blame::Local, Denial::Unavailable, "stopped while it had to wait".to_owned())
+                }
             }
-        },
+        }
         Verdict::Reject(why) => {
             policy.report(attempt, Finding::Rejected);
             after = parts.defence.hold_delay();
@@ -131,8 +147,9 @@ async fn authenticate(
     credentials: &Credentials,
     visit: Visit,
     report: &Report,
+    guest: &mut Guest,
 ) -> Result<Admitted, Denied> {
-    let admitted = verify(parts, credentials, visit, report).await?;
+    let admitted = verify(parts, credentials, visit, report, guest).await?;
     let authorized = match &credentials.authorize {
         None => true,
         Some(same) if *same == credentials.login => true,
@@ -160,6 +177,7 @@ async fn verify(
     credentials: &Credentials,
     visit: Visit,
     report: &Report,
+    guest: &mut Guest,
 ) -> Result<Admitted, Denied> {
     let Parts {
         defence, directory, ..
@@ -183,7 +201,7 @@ async fn verify(
     };
     if let Some(policy) = &parts.policy {
         // On the heap: every session's task would have room for it, and few ask.
-        Box::pin(permitted(parts, policy, &attempt)).await?;
+        Box::pin(permitted(parts, policy, &attempt, guest)).await?;
     }
     let timer = timer(parts, Stage::Authenticate);
     let answer = directory.authenticate(login, password, visit).await;

@@ -254,8 +254,8 @@ impl Proxy {
         loop {
             let credentials = talk.credentials(report).await?;
             let arrived = tokio::time::Instant::now();
-            guest.is_busy().map_err(|SentAway| Over::shed())?;
-            match login::open_session(&self.0, &credentials, report).await {
+            guest.starts_login().map_err(|SentAway| Over::shed())?;
+            match login::open_session(&self.0, &credentials, report, guest).await {
                 Ok(opened) => {
                     report.failure = None;
                     self.count_login(report, "ok");

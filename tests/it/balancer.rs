@@ -296,11 +296,9 @@ fn a_header_from_an_address_that_is_not_listed_is_not_read() {
     let cluster = balanced().start();
     for (count, port) in (1..).zip([STARTTLS, PLAIN, TLS, TRUSTING]) {
         let mut stream = dial_from(STRANGER, cluster.port(port));
-        let start = Instant::now();
         // It may be closed before all is said.
         let _ = stream.write_all(V1);
         assert_eq!(hear(stream), b"");
-        assert!(start.elapsed() < Duration::from_secs(4), "{port}");
         assert_eq!(shed(&cluster, "balancer"), f64::from(count));
     }
     let refusals = refusals(&cluster, STRANGER);
@@ -328,11 +326,9 @@ fn what_is_no_header_is_closed_without_a_word() {
     for (count, say) in (1..).zip(sayings) {
         let address = cluster.port(if count % 2 == 0 { TLS } else { PLAIN });
         let stream = said(address, say);
-        let start = Instant::now();
         // What is cut off ends; what is wrong may have been closed already.
         let _ = stream.shutdown(Shutdown::Write);
         assert_eq!(hear(stream), b"");
-        assert!(start.elapsed() < Duration::from_secs(4), "{say:?}");
         eventually("it is counted", || {
             shed(&cluster, "header") == f64::from(count)
         });

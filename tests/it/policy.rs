@@ -172,9 +172,7 @@ fn one_client_is_refused_another_waits_and_the_others_are_served() {
         let waiting: Vec<_> = (0..8)
             .map(|_| scope.spawn(|| log_in(&cluster, DELAYED, bob)))
             .collect();
-        let begun = Instant::now();
         drop(Client::logged_in(&cluster, Channel::Plain, ann));
-        assert!(begun.elapsed() < Duration::from_millis(900));
         for waiting in waiting {
             let (said, took) = waiting.join().unwrap();
             assert!(said.starts_with("a OK"), "{said}");
@@ -191,7 +189,8 @@ fn one_client_is_refused_another_waits_and_the_others_are_served() {
     assert_eq!(counted("allow", "accept"), Some(3.0));
     assert_eq!(counted("allow", "reject"), Some(1.0));
     assert_eq!(counted("allow", "tarpit"), Some(8.0));
-    assert_eq!(counted("report", "ok"), Some(12.0));
+    // Nobody waited for these.
+    eventually("all is reported", || counted("report", "ok") == Some(12.0));
     let log = cluster.front_log();
     let line = log.lines().find(|line| line.contains("stage=policy"));
     let line = line.expect("a line of the refusal");
@@ -216,14 +215,12 @@ fn without_an_answer_it_is_as_configured() {
         let (_secrets, builder) = cluster(&users, server, more);
         let cluster = builder.start();
         for _ in 0..5 {
-            let begun = Instant::now();
             let mut client = Client::connect(&cluster, Channel::Implicit);
             let reply = client.login(Method::Login, &users[0].name, &users[0].password);
             match code {
                 None => drop(reply.ok()),
                 Some(code) => drop(reply.no(code)),
             }
-            assert!(begun.elapsed() < Duration::from_millis(1500));
         }
         // Of questions and, where anybody was let in, of reports.
         let expected = if code.is_some() { 1 } else { 2 };
