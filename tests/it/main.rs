@@ -7,6 +7,7 @@
 //! | module | shows |
 //! | --- | --- |
 //! | `accounts` | who is served: added while running, many uids, uids and homes that are refused |
+//! | `attacks` | flaws that were published of other servers, each tried on this one by name |
 //! | `defence` | guessing, and too many connections: who is held and who is not, and what fail2ban reads |
 //! | `descriptors` | front and node without a file descriptor left |
 //! | `directory` | LDAP under TLS, and password hashes that other programs made |
@@ -39,6 +40,7 @@
 )]
 
 mod accounts;
+mod attacks;
 mod changes;
 mod client;
 mod defence;
