@@ -114,7 +114,7 @@ pub enum Closed {
     /// The client said LOGOUT or QUIT.
     Logout,
     /// It broke a limit; the word, for logs, says which: `line`, `literal`, `bare-lf`, `bad-commands`,
-    /// `commands`; its driver adds `input`.
+    /// `commands`, `http` (what speaks is a browser); its driver adds `input`.
     Misbehaved(&'static str),
     /// It failed to authenticate too often.
     Attempts,
@@ -153,6 +153,15 @@ impl Bye {
             Self::Shutdown => Some("[SYS/TEMP] Going down, please try again later."),
         }
     }
+}
+
+/// Whether a line that is no command here is a request line of HTTP: a browser that somebody has led to this port, whose
+/// further lines may be commands that somebody else wrote (RFC 9112, 3; the attack is known as ALPACA, CVE-2021-3618).
+pub(super) fn is_http(line: &[u8]) -> bool {
+    let version = line.rsplit(|octet| *octet == b' ').next();
+    let digits = version.and_then(|word| word.strip_prefix(b"HTTP/"));
+    line.first().is_some_and(u8::is_ascii_uppercase)
+        && digits.is_some_and(|digits| digits.first().is_some_and(u8::is_ascii_digit))
 }
 
 /// Answers "not now" before the end: enough for a client that tries again while a node comes back, and an end to it.

@@ -147,7 +147,7 @@ fn ways<'s>(cluster: &Cluster, protocol: &'static str, script: &'s Script) -> Ve
 
 /// Every conversation that misbehaved stands in the log with its reason.
 fn check_log(cluster: &Cluster, plays: &[Play<'_>]) {
-    for reason in ["bad-commands", "bare-lf", "line", "literal"] {
+    for reason in ["bad-commands", "bare-lf", "http", "line", "literal"] {
         for protocol in ["imap", "pop3"] {
             let event = format!("Misbehaved(\"{reason}\")");
             let played = plays

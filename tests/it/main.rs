@@ -7,6 +7,7 @@
 //! | module | shows |
 //! | --- | --- |
 //! | `accounts` | who is served: added while running, many uids, uids and homes that are refused |
+//! | `attacks` | flaws that were published of other servers, each tried on this one by name |
 //! | `balancer` | the PROXY protocol: HAProxy in front, and whoever says to be somebody else |
 //! | `defence` | guessing, and too many connections: who is held and who is not, and what fail2ban reads |
 //! | `descriptors` | front and node without a file descriptor left |
@@ -42,6 +43,7 @@
 )]
 
 mod accounts;
+mod attacks;
 mod balancer;
 mod changes;
 mod client;

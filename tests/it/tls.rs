@@ -23,26 +23,26 @@ use crate::{
 const PATIENCE: &str = "60";
 
 /// A folder of files that the front may read.
-struct Files(tempfile::TempDir);
+pub(crate) struct Files(tempfile::TempDir);
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new()
             .permissions(fs::Permissions::from_mode(0o755))
             .tempdir_in("/tmp");
         Self(dir.unwrap())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn text(&self, name: &str) -> String {
+    pub(crate) fn text(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
     }
 
     /// Puts a file in the place of another, as tools that renew certificates do.
-    fn write(&self, path: &PathBuf, content: &str) {
+    pub(crate) fn write(&self, path: &PathBuf, content: &str) {
         let new = self.path("new");
         fs::write(&new, content).unwrap();
         fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
@@ -52,12 +52,12 @@ impl Files {
 }
 
 /// A certificate and its key, in PEM.
-struct Pair {
-    certificate: String,
-    key: String,
+pub(crate) struct Pair {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
-fn pem(label: &str, der: &[u8]) -> String {
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
     let lines: Vec<&str> = text
         .as_bytes()
@@ -71,7 +71,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 }
 
 /// One that nobody has signed, which is enough for who only looks at it.
-fn pair(name: &str) -> Pair {
+pub(crate) fn pair(name: &str) -> Pair {
     let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     Pair {
         certificate: pem("CERTIFICATE", made.cert.der()),
@@ -80,7 +80,7 @@ fn pair(name: &str) -> Pair {
 }
 
 /// Says `words` to a server through `openssl s_client`, and returns all that can be seen.
-fn s_client(address: SocketAddr, arguments: &[&str], words: &str) -> String {
+pub(crate) fn s_client(address: SocketAddr, arguments: &[&str], words: &str) -> String {
     let mut client = Command::new("timeout")
         .args([PATIENCE, "openssl", "s_client", "-ign_eof", "-connect"])
         .arg(address.to_string())
@@ -99,7 +99,7 @@ fn s_client(address: SocketAddr, arguments: &[&str], words: &str) -> String {
 }
 
 /// The certificate that a client sees that asks for this name.
-fn shown(address: SocketAddr, name: &str) -> String {
+pub(crate) fn shown(address: SocketAddr, name: &str) -> String {
     let arguments = match name {
         "" => vec!["-noservername"],
         name => vec!["-servername", name],

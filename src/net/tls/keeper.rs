@@ -221,6 +221,9 @@ fn ticketer(
     }
 }
 
+/// What IANA calls the protocols that are spoken under this TLS (RFC 7301, 6).
+const ALPN: [&[u8]; 2] = [b"imap", b"pop3"];
+
 fn in_use(
     default: &Kept<Files, Certificate>,
     others: &[Kept<Files, Certificate>],
@@ -242,6 +245,9 @@ fn in_use(
         // Clients name theirs in an order of habit: most have AES in hardware and put 256 bits first.
         config.ignore_client_order = true;
         config.ticketer = Arc::clone(ticketer);
+        // A client that names its protocols and none of these was led here, as a browser can be: RFC 7301, 3.2 ends the
+        // handshake, before any octet of what it says is read. One that names none is served.
+        config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
         Ok(Arc::new(config))
     };
     Ok(InUse {

@@ -41,7 +41,7 @@ use super::{
     denial::Denial,
     framing::{self, Frame, FrameError, Limits, Message, Reader},
     sasl::{Exchange, SaslError, Turn},
-    talk::{Bye, Channel, Closed, Credentials, Event, Mechanism, Patience},
+    talk::{self, Bye, Channel, Closed, Credentials, Event, Mechanism, Patience},
 };
 use crate::{names::Login, secret::Secret};
 
@@ -255,6 +255,11 @@ impl Server {
             return Some(self.close(Closed::Misbehaved("commands")));
         }
         let head = Head::parse(message);
+        if head.verb.is_none() && talk::is_http(message.octets()) {
+            // Not by a tag: nothing of a request may stand in what a browser takes for a response.
+            untagged(out, format_args!("BYE This is IMAP."));
+            return Some(self.close(Closed::Misbehaved("http")));
+        }
         let Some(tag) = head.tag else {
             return self.refuse(None, BAD_TAG, out);
         };

@@ -44,7 +44,7 @@ use super::{
     denial::Denial,
     framing::{self, Frame, FrameError, Limits, Reader},
     sasl::{Exchange, SaslError, Turn},
-    talk::{Bye, Channel, Closed, Credentials, Event, Mechanism, Patience},
+    talk::{self, Bye, Channel, Closed, Credentials, Event, Mechanism, Patience},
 };
 use crate::{names::Login, secret::Secret};
 
@@ -243,6 +243,10 @@ impl Server {
             Ok(Command::Pass(password)) => self.pass(name, password, out),
             Ok(Command::User(name)) => self.user(name, out),
             Err(CommandError::Arguments) => self.refuse("Wrong arguments.", out),
+            Err(CommandError::Unknown) if talk::is_http(line) => {
+                err(out, "This is POP3.");
+                Some(self.close(Closed::Misbehaved("http")))
+            }
             Err(CommandError::Unknown) => self.refuse("Unknown command, or not before login.", out),
         }
     }
