@@ -103,11 +103,15 @@ fn default_limit() -> Option<u64> {
     limits.chain(machine).min().map(|least: u64| least / 10 * 9)
 }
 
-/// Where the limits of a process's cgroups stand (cgroup v2), from its own to the root.
+/// Where the limits of a process's cgroups stand (cgroup v2), from its own to the root. In a container the root is its own, and
+/// so is that of cgroup v1.
 fn groups(own: &str) -> Vec<String> {
     let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
     let mut path = path.unwrap_or_default();
-    let mut files = Vec::new();
+    let mut files = vec![
+        "/sys/fs/cgroup/memory.max".to_owned(),
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes".to_owned(),
+    ];
     while !path.is_empty() {
         files.push(format!("/sys/fs/cgroup/{path}/memory.max"));
         path = path.rsplit_once('/').map_or("", |(above, _)| above);
@@ -122,13 +126,19 @@ mod tests {
     #[test]
     fn a_cgroup_has_the_limits_of_those_above() {
         let own = "4:memory:/other\n0::/system.slice/front.service\n";
+        let roots = [
+            "/sys/fs/cgroup/memory.max",
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        ];
         let files = [
+            roots[0],
+            roots[1],
             "/sys/fs/cgroup/system.slice/front.service/memory.max",
             "/sys/fs/cgroup/system.slice/memory.max",
         ];
         assert_eq!(groups(own), files);
-        assert!(groups("0::/\n").is_empty());
-        assert!(groups("").is_empty());
+        assert_eq!(groups("0::/\n"), roots);
+        assert_eq!(groups(""), roots);
     }
 
     #[test]

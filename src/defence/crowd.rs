@@ -44,7 +44,7 @@ pub(super) struct Crowd {
 #[derive(Debug, Default)]
 struct Part {
     networks: Mutex<Networks>,
-    /// How many wait of its largest network.
+    /// One more than how many wait of its largest network; 0 if nobody waits.
     largest: AtomicUsize,
 }
 
@@ -64,7 +64,7 @@ struct Network {
     waiting: BTreeMap<u64, Arc<Seat>>,
 }
 
-/// Of the greatest, a guest leaves first: how many wait, then who came first.
+/// Of the greatest, a guest leaves first: how many wait (of trusted ones none), then who came first.
 type Rank = (usize, Reverse<u64>, Option<Hash>);
 
 /// A guest's place.
@@ -273,7 +273,7 @@ impl Part {
     }
 
     fn has_changed(&self, networks: &Networks) {
-        let largest = networks.ranks.last().map_or(0, |(waiting, ..)| *waiting);
+        let largest = networks.ranks.last().map_or(0, |(waiting, ..)| waiting + 1);
         self.largest.store(largest, Ordering::Relaxed);
     }
 }
@@ -308,7 +308,7 @@ impl Network {
         let (first, _) = self.waiting.first_key_value()?;
         let waiting = match network {
             Some(_) => self.waiting.len(),
-            None => 1,
+            None => 0,
         };
         Some((waiting, Reverse(*first), network))
     }

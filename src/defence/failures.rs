@@ -17,6 +17,18 @@ const RECENT: usize = 8;
 /// A count ends at so many times its limit: it must drain in a time that a person can wait for.
 const FULL: f32 = 4.0;
 
+/// What a repeated wrong password counts for its network: a phone that asks each minute may go on, a flood may not.
+const REPEATED: f32 = 0.05;
+
+/// How a failed login is answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Failed {
+    /// How long after its arrival.
+    pub after: Duration,
+    /// This very password was wrong before.
+    pub is_repeated: bool,
+}
+
 /// Why a login is not even tried.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Held {
@@ -196,60 +208,66 @@ impl Failures {
 
 impl Try<'_> {
     /// Whose login it is: another spelling of a name has the counts of its account.
-    ///
-    /// # Errors
-    ///
-    /// When the account may not try now, whether or not its password was right.
-    pub fn is_of(&mut self, account: &str) -> Result<(), Held> {
+    pub fn is_of(&mut self, account: &str) {
         let account = self.hashes.name(account);
-        if account == self.login {
-            return Ok(());
-        }
-        self.account = Some(account);
+        self.account = (account != self.login).then_some(account);
+    }
+
+    /// Whether it would be held if it came now: the account was spelled otherwise, or others have failed meanwhile. Whoever
+    /// has guessed its password must not see it.
+    pub fn is_too_late(&self) -> bool {
         let (failures, now) = (self.failures, self.now);
         let Some(network) = self.network else {
-            return Ok(());
+            return false;
         };
-        if let Some(known) = failures.known(now, self.hashes.known(network, account)) {
-            return known;
+        let known = |name| failures.known(now, self.hashes.known(network, name));
+        if let Some(known) = self.names().find_map(known) {
+            return known.is_err();
         }
         let limit = failures.account;
         let full = |account: &mut Account| limit.is_reached(account.failed, 0.0, now);
-        let is_full = failures.accounts.peek(account, full).unwrap_or(false);
-        if is_full { Err(Held::Account) } else { Ok(()) }
+        let is_full = |name| failures.accounts.peek(name, full).unwrap_or(false);
+        failures.is_full(network, now) || self.names().any(is_full)
     }
 
-    /// The password was wrong. Says how long after its arrival the login is answered.
-    pub fn failed(self, password: &Secret) -> Duration {
+    /// The password was wrong.
+    pub fn failed(self, password: &Secret) -> Failed {
         let (failures, now) = (self.failures, self.now);
         let Some(network) = self.network else {
-            return failures.delay;
+            let after = failures.delay;
+            return Failed {
+                after,
+                is_repeated: false,
+            };
         };
         let mut is_repeated = false;
         for account in self.names() {
             let password = self.hashes.password(account, password);
             is_repeated |= failures.is_repeated(account, password, now);
         }
-        let count = f32::from(u8::from(!is_repeated));
+        // What is typed shows in the delay, and not whose it is: that would tell who is there.
         let mut before = 0.0_f32;
-        let mut add = |limit: Limit, level: &mut Level| {
-            before = before.max(limit.drained(*level, now));
-            limit.add(level, count, now);
-        };
-        failures
-            .networks
-            .row(network, now, |level| add(failures.network, level));
+        failures.networks.row(network, now, |level| {
+            before = before.max(failures.network.drained(*level, now));
+            let count = if is_repeated { REPEATED } else { 1.0 };
+            failures.network.add(level, count, now);
+        });
         for account in self.names() {
             let known = self.hashes.known(network, account);
             let limit = failures.account;
-            failures
-                .accounts
-                .row(account, now, |row| add(limit, &mut row.failed));
+            let count = f32::from(u8::from(!is_repeated));
+            failures.accounts.row(account, now, |row| {
+                if account == self.login {
+                    before = before.max(limit.drained(row.failed, now));
+                }
+                limit.add(&mut row.failed, count, now);
+            });
             failures
                 .known
-                .peek(known, |known| add(limit, &mut known.failed));
+                .peek(known, |known| limit.add(&mut known.failed, count, now));
         }
-        failures.delay(before)
+        let after = failures.delay(before);
+        Failed { after, is_repeated }
     }
 
     /// The password was right, and the account may log in.
@@ -300,6 +318,8 @@ impl Limit {
     }
 
     fn add(self, level: &mut Level, count: f32, now: u32) {
+        // A slow try must not turn its clock back.
+        let now = now.max(level.at);
         let count = self.drained(*level, now) + count;
         *level = Level {
             count: count.min(self.most.max(1.0) * FULL),

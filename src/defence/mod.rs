@@ -6,6 +6,7 @@
 //! login ─> begin ─> known here? ─ yes ─> its own count ──────────────┐
 //!             └─ no ─> the network's count, the account's count ─────┴─ too many? ─> held: "try later", unasked
 //!             └─> directory ─> wrong ─> failed: counted, unless it is the same wrong password again; answered later each time
+//!                        ├───> right, but too late: others have failed meanwhile, or by another spelling ─> answered as wrong
 //!                        └───> right ─> succeeded: this account is known in this network from now on
 //! ```
 //!
@@ -15,8 +16,9 @@
 //!
 //! Failures are counted in leaky buckets: a count of so many per window drains evenly, so nobody is ever locked out for
 //! good, and a guesser gets no more than the limit and then one try each window/limit. Tries under way count as failures until
-//! they end, so a thousand at once are no way around it. What somebody typed and whom the directory knows by it are both
-//! counted: other spellings of a name are no other account.
+//! they end, and what is known of failures is looked at once more before anybody is let in, so a thousand at once are no way
+//! around it. What somebody typed and whom the directory knows by it are both counted: other spellings of a name are no other
+//! account; but what is answered, and when, hangs on what was typed alone, so that nobody learns who is there.
 //!
 //! Limits: all tables have a fixed size and forget what is lightest (`table`): a million addresses cost no more memory than
 //! some. Keys are hashes with a key of this process: nobody can choose what falls together. Counters are this process's
@@ -40,7 +42,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::time::Instant;
 
 pub use crowd::{Guest, Refused, Resident, SentAway};
-pub use failures::{Held, Try};
+pub use failures::{Failed, Held, Try};
 
 use crate::{metrics::Metrics, net::Quiet, secret::Secret};
 use crowd::Crowd;

@@ -12,8 +12,8 @@
 //! It sleeps for nobody: who is told to wait, waits by himself. It never sees a password but to hash it with the login and a
 //! nonce, and of that hash a few bits leave, too few to find the password by.
 //!
-//! Limits, for each worker: 16 questions and 4 reports at one time, over connections that are kept for 10 seconds; further
-//! questions wait within their own deadline, of further reports 256 wait and the rest is dropped. Answers have 64 KiB at most.
+//! Limits, for each worker: 64 questions and 4 reports at one time, over connections that are kept for 10 seconds; further
+//! questions wait for another deadline, of further reports 256 wait and the rest is dropped. Answers have 64 KiB at most.
 //! Redirects are not followed.
 //!
 //! A server that fails three times in a row is not asked for five seconds, then by one login, whose answer decides (`health`), for
@@ -46,7 +46,7 @@ use crate::{
 };
 
 /// Questions at one time, for each worker.
-const QUESTIONS: usize = 16;
+const QUESTIONS: usize = 64;
 /// Reports that are sent at one time.
 const REPORTS: usize = 4;
 /// Reports that are sent or wait for it.
@@ -199,9 +199,14 @@ impl Policy {
             self.count("allow", "skipped");
             return self.unanswered("the policy server is away".to_owned());
         };
+        // That too many ask is not its fault: it is not away for that.
+        let waited = timeout(common.settings.timeout, self.0.questions.acquire());
+        let Ok(Ok(_place)) = waited.await else {
+            self.count("allow", "busy");
+            return self.unanswered("too many questions at one time".to_owned());
+        };
         let body = request::allow(attempt, &common.hash);
         let asked = async {
-            let _place = self.0.questions.acquire().await;
             let answer = self
                 .0
                 .client
@@ -218,7 +223,11 @@ impl Policy {
                 self.judge(answer)
             }
             Err(trouble) => {
-                turn.failed(&trouble);
+                match &trouble {
+                    // What it does not like is this question.
+                    Trouble::Status(status) if status.is_client_error() => turn.answered(),
+                    _ => turn.failed(&trouble),
+                }
                 self.count("allow", "failed");
                 self.unanswered(trouble.to_string())
             }
@@ -241,10 +250,9 @@ impl Policy {
         let policy = self.clone();
         common.tasks.background("policy report", async move {
             let Inner { common, client, .. } = &*policy.0;
-            let told = async {
-                let _place = policy.0.reports.acquire().await;
-                client.post(common.settings.url.report(), body).await
-            };
+            // None waits for long: there are no more than so many, and each ends in time.
+            let _place = policy.0.reports.acquire().await;
+            let told = client.post(common.settings.url.report(), body);
             match timeout(common.settings.timeout, told).await {
                 Ok(Ok(_)) => {
                     turn.answered();

@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use crate::{
-    defence::{Guest, Held},
-    directory::{Account, Admitted, LookupError, Visit, Watch, Wrong},
+    defence::{Failed, Guest, Held, Try},
+    directory::{Account, Admitted, Directory, LookupError, Visit, Watch, Wrong},
     link,
     names::Login,
     net::Stream,
@@ -45,6 +45,9 @@ pub(super) struct Opened {
     /// Says when the session may not go on.
     pub(super) watch: Watch,
 }
+
+/// Stands behind the reason of a failure that is not counted; fail2ban's filter passes over such lines.
+const AGAIN: &str = ", the same password again";
 
 /// Why there is no session.
 pub(super) struct Denied {
@@ -206,32 +209,62 @@ async fn verify(
     let timer = timer(parts, Stage::Authenticate);
     let answer = directory.authenticate(login, password, visit).await;
     drop(timer);
-    if let Some(policy) = &parts.policy {
-        match &answer {
-            Ok(_) => policy.report(&attempt, Finding::Right),
-            Err(LookupError::Wrong(_)) => policy.report(&attempt, Finding::Wrong),
-            // Nobody knows whether it was right.
-            Err(_) => {}
-        }
-    }
-    match answer {
+    let finding = settle(directory, credentials, &mut tried, answer).await;
+    match finding {
         Ok(admitted) => {
-            tried.is_of(admitted.account.name.as_str()).map_err(held)?;
+            tell(parts, &attempt, Finding::Right);
             tried.succeeded();
             Ok(admitted)
         }
-        Err(error @ LookupError::Wrong(wrong)) => {
-            if wrong != Wrong::Unknown
-                && let Ok(account) = directory.find(login).await
-            {
-                tried.is_of(account.name.as_str()).map_err(held)?;
+        Err(mut failure) if failure.blame == Blame::Client => {
+            tell(parts, &attempt, Finding::Wrong);
+            let Failed { after, is_repeated } = tried.failed(password);
+            if is_repeated {
+                failure.reason += AGAIN;
             }
-            Err(Denied {
-                failure: lookup_failure(&error),
-                after: tried.failed(password),
+            Err(Denied { failure, after })
+        }
+        // Nobody knows whether it was right.
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+fn tell(parts: &Parts, attempt: &Attempt<'_>, finding: Finding) {
+    if let Some(policy) = &parts.policy {
+        policy.report(attempt, finding);
+    }
+}
+
+/// Finds out whose login it was, and lets nobody in for whom it is too late.
+async fn settle(
+    directory: &Directory,
+    credentials: &Credentials,
+    tried: &mut Try<'_>,
+    answer: Result<Admitted, LookupError>,
+) -> Result<Admitted, Failure> {
+    match answer {
+        Ok(admitted) => {
+            tried.is_of(admitted.account.name.as_str());
+            if !tried.is_too_late() {
+                return Ok(admitted);
+            }
+            // Whoever has guessed it hears what he has heard of the others.
+            Err(Failure {
+                stage: Stage::Authenticate,
+                blame: Blame::Client,
+                denial: Denial::BadCredentials,
+                reason: "right, but too many logins of this account have failed".to_owned(),
             })
         }
-        Err(error) => Err(lookup_failure(&error).into()),
+        Err(error) => {
+            if let LookupError::Wrong(wrong) = error
+                && wrong != Wrong::Unknown
+                && let Ok(account) = directory.find(&credentials.login).await
+            {
+                tried.is_of(account.name.as_str());
+            }
+            Err(lookup_failure(&error))
+        }
     }
 }
 

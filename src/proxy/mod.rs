@@ -266,7 +266,10 @@ impl Proxy {
                     let denial = failure.denial;
                     self.count_login(report, denial.as_str());
                     report.failed(failure);
-                    tokio::time::sleep_until(arrived + after).await;
+                    tokio::select! {
+                        () = tokio::time::sleep_until(arrived + after) => {}
+                        () = self.0.tasks.stopped() => {}
+                    }
                     talk.deny(denial).await?;
                 }
             }
