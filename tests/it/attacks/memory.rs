@@ -44,7 +44,7 @@ fn a_thousand_pipeline_before_a_login() {
     let before = resident(&mut cluster);
     let mut peaks = Vec::new();
     let start = Instant::now();
-    for round in 0..3 {
+    for round in 0..2 {
         let mut streams: Vec<_> = (0..CLIENTS).map(|_| dial(cluster.imap())).collect();
         for (stream, last) in streams.iter_mut().zip(unfinished.iter().cycle()) {
             stream.write_all(commands.as_bytes()).unwrap();
@@ -65,7 +65,7 @@ fn a_thousand_pipeline_before_a_login() {
     }
     assert!(peaks[0] < CLIENTS * MOST_KIB_EACH, "{peaks:?}");
     // The same again costs nothing more: what was freed is used anew.
-    assert!(peaks[2] < peaks[0] + peaks[0] / 10 + NOISE_KIB, "{peaks:?}");
+    assert!(peaks[1] < peaks[0] + peaks[0] / 10 + NOISE_KIB, "{peaks:?}");
     Client::logged_in(&cluster, Channel::Plain, &ann);
 }
 
@@ -91,7 +91,7 @@ fn pipelining_behind_a_login_while_the_directory_is_frozen() {
     let ann = User::new("ann", "n1", 20001);
     let mut cluster = Cluster::usual()
         .user(&ann)
-        .directory("timeout = \"4s\"")
+        .directory("timeout = \"2s\"")
         .start();
     let behind = format!("b NOOP {}\r\n", "x".repeat(8000)).repeat(130);
     let before = resident(&mut cluster);
@@ -136,7 +136,7 @@ fn pipelining_behind_a_login_while_the_directory_is_frozen() {
 /// An exchange that is given up, refused, or left in the middle leaves nothing behind.
 #[test]
 fn aborted_exchanges_are_forgotten() {
-    const ROUNDS: usize = 4;
+    const ROUNDS: usize = 3;
     let (mut cluster, _) = cluster("failure_delay = \"1ms\"");
     let name = "YW5u".repeat(50);
     let imap = [
@@ -156,7 +156,7 @@ fn aborted_exchanges_are_forgotten() {
     ];
     let mut figures = Vec::new();
     for _ in 0..ROUNDS {
-        for number in 0..500 {
+        for number in 0..300 {
             abort(cluster.imap(), &format!("{imap}{imap}{}", ends[number % 3]));
             abort(
                 cluster.pop3(),
@@ -166,7 +166,7 @@ fn aborted_exchanges_are_forgotten() {
         wait_for_nobody(&cluster);
         figures.push(resident(&mut cluster));
     }
-    eprintln!("after each {} aborted exchanges: {figures:?} KiB", 500 * 15);
+    eprintln!("after each {} aborted exchanges: {figures:?} KiB", 300 * 15);
     assert!(figures[ROUNDS - 1] < figures[0] + NOISE_KIB, "{figures:?}");
 }
 

@@ -166,7 +166,12 @@ fn wait_for_links(cluster: &Cluster) {
 /// The same while the directory says nothing, so that nobody hears that the client has gone.
 #[test]
 fn whoever_leaves_while_it_is_logged_in_leaves_no_place_taken() {
-    let (mut cluster, [ann, _]) = cluster("");
+    let ann = User::new("ann", "n1", 20001);
+    let mut cluster = Cluster::usual()
+        .user(&ann)
+        .directory("timeout = \"1s\"")
+        .proxy("failure_delay = \"5ms\"")
+        .start();
     Client::logged_in(&cluster, Channel::Plain, &ann);
     wait_for_nobody(&cluster);
     cluster.slapd().process.freeze();
