@@ -1,26 +1,32 @@
 //! Flaws that were published of other mail servers and proxies, each tried on this one by name: the built program, with a
-//! real slapd and Dovecot behind it.
-
+//! real slapd and Dovecot behind it. Which ones, of whom, what is tried and what must hold stands in the table of
+//! `README.md`; this module has what they share, and the test that the table and the tests are the same.
+//!
+#![doc = include_str!("README.md")]
 #![allow(
     clippy::too_many_lines,
     reason = "a test is the list of what it tries, which is read as one"
 )]
 
 mod login;
+mod memory;
 mod names;
+mod places;
 mod smuggling;
 mod tls;
 
 use std::{
     collections::BTreeSet,
+    fs,
     io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
+    path::Path,
     time::Duration,
 };
 
 use crate::{
     client::Client,
-    lab::{Cluster, User},
+    lab::{Cluster, User, eventually, metric},
 };
 
 /// How long a single answer may take.
@@ -54,6 +60,17 @@ fn rest(stream: &mut TcpStream) -> Vec<u8> {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
     }
     heard
+}
+
+/// Reads on until this was said.
+fn hear(stream: &mut TcpStream, words: &str) {
+    let (mut heard, mut octet) = (Vec::new(), [0]);
+    while !heard.ends_with(words.as_bytes()) {
+        stream.read_exact(&mut octet).unwrap();
+        heard.extend_from_slice(&octet);
+    }
+    // The line's end.
+    stream.read_exact(&mut [0; 2]).unwrap();
 }
 
 /// Says all of it at once and ends; what came back behind the greeting.
@@ -106,4 +123,83 @@ fn filters(cluster: &Cluster) -> BTreeSet<String> {
 /// Resident memory of the front, in KiB.
 fn resident(cluster: &mut Cluster) -> usize {
     cluster.front().status("VmRSS")[0].parse().unwrap()
+}
+
+/// Every client's place is free again.
+fn wait_for_nobody(cluster: &Cluster) {
+    let gauges = [
+        "pigeonair_connections_open",
+        "pigeonair_connections_unauthenticated",
+        "pigeonair_sessions_open{protocol=\"imap\"}",
+        "pigeonair_sessions_open{protocol=\"pop3\"}",
+    ];
+    for gauge in gauges {
+        eventually(&format!("{gauge} is 0"), || {
+            metric(cluster.front_admin(), gauge).unwrap_or(0.0) == 0.0
+        });
+    }
+}
+
+/// What the table names: files, and the tests in them.
+fn named() -> BTreeSet<(String, Option<String>)> {
+    let rows = include_str!("README.md")
+        .lines()
+        .filter(|line| line.starts_with("| "));
+    let cells = rows.filter_map(|row| row.trim_end_matches(" |").rsplit_once(" | "));
+    cells
+        .flat_map(|(_, cell)| cell.split('`').skip(1).step_by(2))
+        .map(|name| match name.split_once("::") {
+            Some((file, test)) => (whole(file), Some(test.to_owned())),
+            None => (whole(name), None),
+        })
+        .collect()
+}
+
+fn whole(file: &str) -> String {
+    if file.contains('/') {
+        return file.to_owned();
+    }
+    format!("tests/it/attacks/{file}")
+}
+
+fn read(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// The names behind `#[test]` or another attribute that ends so.
+fn tests(text: &str) -> BTreeSet<&str> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let after = lines
+        .windows(2)
+        .filter(|pair| pair[0].starts_with("#[") && pair[0].ends_with("test]"));
+    let names = after.filter_map(|pair| {
+        let (_, rest) = pair[1].split_once("fn ")?;
+        rest.split_once('(').map(|(name, _)| name)
+    });
+    names.collect()
+}
+
+#[test]
+fn the_table_names_tests_that_exist() {
+    let named = named();
+    assert!(named.len() > 40, "{named:?}");
+    for (file, test) in &named {
+        let text = read(file);
+        if let Some(test) = test {
+            assert!(tests(&text).contains(test.as_str()), "{file} has no {test}");
+        }
+    }
+}
+
+#[test]
+fn every_attack_stands_in_the_table() {
+    let named = named();
+    for file in ["login", "memory", "names", "places", "smuggling", "tls"] {
+        let file = format!("tests/it/attacks/{file}.rs");
+        for test in tests(&read(&file)) {
+            let row = (file.clone(), Some(test.to_owned()));
+            assert!(named.contains(&row), "{file}: {test} is not in the table");
+        }
+    }
 }

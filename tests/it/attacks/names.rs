@@ -1,7 +1,12 @@
 //! Names that mean something to whoever puts them into a filter, a format, a path or a query.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
 use super::{answer, cluster, filters, say};
-use crate::client::{Channel, Client, Method};
+use crate::{
+    client::{Channel, Client, Method},
+    lab::MASTER_PASSWORD,
+};
 
 const DENIED: &str = "NO [AUTHENTICATIONFAILED]";
 
@@ -160,4 +165,45 @@ fn format_strings_and_paths_are_names() {
         "{}",
         cluster.dovecot_log("n1")
     );
+}
+
+/// What a node logs in to its real server with opens nothing at the front, whose passwords are the directory's.
+#[test]
+fn the_master_user_is_nobody_here() {
+    let (cluster, [ann, bob]) = cluster("max_attempts = 1000\nfailure_delay = \"1ms\"");
+    for name in [
+        "acceptor",
+        "ann*acceptor",
+        "acceptor*ann",
+        "ann%acceptor",
+        "ann@acceptor",
+        "ann/acceptor",
+    ] {
+        for method in Method::ALL {
+            let mut client = Client::connect(&cluster, Channel::Plain);
+            let reply = client.login(method, name, MASTER_PASSWORD);
+            assert!(reply.status.starts_with(DENIED), "{name}: {reply:?}");
+        }
+    }
+    let mut client = Client::connect(&cluster, Channel::Plain);
+    for (authorize, name, password) in [
+        ("ann", "acceptor", MASTER_PASSWORD),
+        ("ann", "ann", MASTER_PASSWORD),
+        ("acceptor", "ann", MASTER_PASSWORD),
+        ("", "ann", MASTER_PASSWORD),
+        ("acceptor", "ann", &ann.password),
+        ("bob", "ann", &ann.password),
+        ("bob", "ann", &bob.password),
+        ("ann*acceptor", "ann", &ann.password),
+    ] {
+        let response = STANDARD.encode(format!("{authorize}\0{name}\0{password}"));
+        let reply = client.command(&format!("AUTHENTICATE PLAIN {response}"));
+        assert!(
+            reply.status.starts_with("NO [A"),
+            "{authorize} {name}: {reply:?}"
+        );
+    }
+    client
+        .login(Method::PlainInitial, &ann.name, &ann.password)
+        .ok();
 }

@@ -117,20 +117,24 @@ fn renegotiation_is_refused() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // A line of its own is a command to the program, which it obeys with the next octets that it sends.
         let mut stdin = client.stdin.take().unwrap();
-        stdin.write_all(b"R\n").unwrap();
+        let mut output = BufReader::new(client.stdout.take().unwrap());
         let mut errors = BufReader::new(client.stderr.take().unwrap());
-        let mut said = String::new();
+        let (mut seen, mut said) = (String::new(), String::new());
+        while !seen.contains("PigeonAir ready.") {
+            assert!(output.read_line(&mut seen).unwrap() > 0, "{seen}");
+        }
+        // A line of its own is a command to the program, which it obeys with the next octets that it sends.
+        stdin.write_all(b"R\n").unwrap();
         while !said.contains("RENEGOTIATING") {
             assert!(errors.read_line(&mut said).unwrap() > 0, "{said}");
         }
         stdin.write_all(b"a NOOP\n").unwrap();
         errors.read_to_string(&mut said).unwrap();
-        assert!(said.contains("no renegotiation"), "{said}");
-        let output = client.wait_with_output().unwrap();
+        output.read_to_string(&mut seen).unwrap();
         drop(stdin);
-        let seen = String::from_utf8_lossy(&output.stdout);
+        client.wait().unwrap();
+        assert!(said.contains("no renegotiation"), "{said}");
         assert!(seen.contains("Protocol  : TLSv1.2"), "{seen}");
         assert!(!seen.contains("a OK"), "{seen}");
     }
