@@ -2,7 +2,7 @@
 //!
 //! Once a second the process's resident memory is compared with a limit: a setting, or nine tenths of what its cgroup allows or
 //! the machine has. Above it nobody new is let in, and of those who have not logged in a part leaves each second, until it is
-//! below for a while. What is opened is opened at start, before rights are given up. A system that does not tell is not asked again.
+//! below for a while, or has not grown for longer: what was freed is used again, though the system does not see it. What is opened is opened at start, before rights are given up. A system that does not tell is not asked again.
 
 use std::{
     fs::{self, File},
@@ -15,6 +15,10 @@ use crate::{defence::Defence, metrics::Metrics, tasks::Tasks};
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long it must be enough again: what was freed is soon used by whoever was kept out.
 const CALM: u32 = 5;
+/// How long it must not have grown until what is used is taken for free: allocators give little back.
+const STEADY: u32 = 30;
+/// The part of the limit by which it may grow from there.
+const STEP: u64 = 64;
 
 /// What there is, and how much of it may be used.
 pub(super) struct Memory {
@@ -44,7 +48,7 @@ impl Memory {
         metrics
             .memory_limit
             .set(i64::try_from(limit).unwrap_or(i64::MAX));
-        let mut calm = CALM;
+        let mut pressure = Pressure::new(limit);
         loop {
             tokio::select! {
                 () = tokio::time::sleep(PERIOD) => {}
@@ -54,24 +58,71 @@ impl Memory {
                 continue;
             };
             metrics.memory.set(i64::try_from(used).unwrap_or(i64::MAX));
-            if used > limit {
-                if calm >= CALM {
+            let was_short = pressure.is_short();
+            pressure.look(used);
+            match (was_short, pressure.is_short()) {
+                (false, true) => {
                     tracing::error!(
                         used,
                         limit,
                         "memory is used up, clients that have not logged in leave"
                     );
                 }
-                calm = 0;
-                defence.is_short_of_memory(true);
-            } else if calm < CALM {
-                calm += 1;
-                if calm == CALM {
-                    tracing::info!(used, limit, "there is memory again");
-                    defence.is_short_of_memory(false);
-                }
+                (true, false) => tracing::info!(used, limit, "there is memory again"),
+                (true, true) | (false, false) => {}
+            }
+            if was_short || pressure.is_short() {
+                defence.is_short_of_memory(pressure.is_short());
             }
         }
+    }
+}
+
+/// Whether memory is short, second by second.
+struct Pressure {
+    limit: u64,
+    /// The limit, or what is used if that does not fall any more.
+    allowed: u64,
+    last: u64,
+    /// Seconds since it was too much.
+    calm: u32,
+    /// Seconds since it grew.
+    steady: u32,
+}
+
+impl Pressure {
+    const fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            allowed: limit,
+            last: 0,
+            calm: CALM,
+            steady: 0,
+        }
+    }
+
+    const fn is_short(&self) -> bool {
+        self.calm < CALM
+    }
+
+    fn look(&mut self, used: u64) {
+        self.steady = if used > self.last {
+            0
+        } else {
+            self.steady.saturating_add(1)
+        };
+        self.last = used;
+        if used <= self.limit {
+            self.allowed = self.limit;
+        } else if self.is_short() && self.steady >= STEADY {
+            // What was freed stays with the process, and is used first.
+            self.allowed = self.allowed.max(used.saturating_add(self.limit / STEP));
+        }
+        self.calm = if used > self.allowed {
+            0
+        } else {
+            self.calm.saturating_add(1)
+        };
     }
 }
 
@@ -139,6 +190,30 @@ mod tests {
         assert_eq!(groups(own), files);
         assert_eq!(groups("0::/\n"), roots);
         assert_eq!(groups(""), roots);
+    }
+
+    #[test]
+    fn what_does_not_fall_any_more_is_used_again_and_may_not_grow_much() {
+        let mut pressure = Pressure::new(6400);
+        pressure.look(6400);
+        assert!(!pressure.is_short());
+        let mut seconds = |used: u64, seconds: u32| {
+            (0..seconds).for_each(|_| pressure.look(used));
+            pressure.is_short()
+        };
+        assert!(seconds(6500, 1));
+        assert!(seconds(6400, CALM - 1));
+        assert!(!seconds(6400, 1));
+        // It stays above.
+        assert!(seconds(7000, STEADY));
+        assert!(!seconds(7000, CALM));
+        assert!(!seconds(7100, 10));
+        assert!(seconds(7101, 1));
+        assert!(seconds(7101, STEADY - 1));
+        assert!(!seconds(7101, CALM));
+        // It falls, and then the limit counts again.
+        assert!(!seconds(6000, 1));
+        assert!(seconds(6401, 1));
     }
 
     #[test]
