@@ -1,0 +1,432 @@
+//! Changes in the directory as they happen: what is kept of an account that changed is not believed any more, and its
+//! sessions end.
+//!
+//! ```text
+//! follower: entry is now so, entry is gone ──> heard ── differs from what a session began with ──> the session is revoked
+//!                                                └──── differs from what the cache keeps ───────> the directory is asked again
+//! ```
+//!
+//! Only what is in use is compared (`facts`): the account, what its entry is found by, its stored password or when that was
+//! changed. So entries that change at every login (last login, failed tries) change nothing here.
+//!
+//! What is heard and what is asked may come from two servers, of which one lags behind. An answer that differs from what was
+//! heard is used and not believed longer, for [`LAG`] after the change; a later answer is the newer one. Whoever was let in by
+//! such an answer is judged again after that time.
+//!
+//! A session is revoked when its account is gone or may not log in like this any more, when its mailbox is elsewhere (node,
+//! folder, uid, gid or the account's own name), or when its password is another one, where that can be seen. "Not now" revokes
+//! nothing: some directories say so after too many wrong passwords, which anybody can type. Nor does an entry that became
+//! unreadable: a slip in one attribute must not end sessions.
+//!
+//! After a refresh, entries of sessions that were not named are gone, unless those are too many to be believed ([`Refresh`]): a
+//! directory that shows us little does not mean that everybody was deleted. What is said of one entry, that it is gone, is always
+//! believed.
+//!
+//! - `watch`: a session's seat and its ear.
+//! - `refresh`: who has not been named yet.
+//!
+//! Limits: what was heard is remembered of entries that the cache has learned of, for as long as it may keep them, and of all
+//! others for [`RECENT`]. It does no I/O.
+
+mod refresh;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use moka::policy::EvictionPolicy;
+use prometheus::IntCounterVec;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
+
+pub(super) use refresh::Refresh;
+pub use watch::{Revoked, Watch};
+
+use self::watch::{Listening, Seat};
+use super::{
+    CacheSettings, Found, Status, Visit,
+    facts::{EntryId, Now},
+};
+use crate::{metrics::Metrics, names::NodeName, tasks::Tasks};
+
+/// How much later than a change a server that lags behind may still answer with what was before.
+pub(super) const LAG: Duration = Duration::from_secs(5);
+
+/// How long it is remembered what was heard of entries that nobody has asked for: an answer may be on its way.
+const RECENT: Duration = Duration::from_secs(15);
+
+/// Which node the value of a home attribute means, or that there is none; none for no node.
+pub type Homes = Box<dyn Fn(Option<&str>) -> Option<NodeName> + Send + Sync>;
+
+/// What was heard of an entry.
+#[derive(Clone, Debug)]
+struct Heard {
+    now: Now,
+    /// Below which base.
+    base: usize,
+    at: Instant,
+}
+
+/// What becomes of sessions that are revoked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sessions {
+    /// They end, each account's at a random time within so long.
+    End(Duration),
+    /// They go on.
+    Leave,
+}
+
+/// What was heard, and the sessions that it may concern.
+pub(super) struct Live {
+    /// Entries that the cache may keep.
+    known: moka::sync::Cache<EntryId, ()>,
+    /// What was heard of those.
+    heard: moka::sync::Cache<EntryId, Heard>,
+    /// What was heard of all.
+    recent: moka::sync::Cache<EntryId, Heard>,
+    sessions: Sessions,
+    seats: Mutex<HashMap<EntryId, Seats>>,
+    changes: IntCounterVec,
+    revoked: IntCounterVec,
+    /// By base, when all that was learned before was taken for out of date, in milliseconds since `started`.
+    outdated: Box<[AtomicU64]>,
+    started: Instant,
+    homes: OnceLock<Homes>,
+    /// Whether entries are in use that do not show their UUIDs.
+    is_nameless: AtomicBool,
+    tasks: Tasks,
+}
+
+/// The sessions of an entry.
+#[derive(Default)]
+struct Seats {
+    all: Vec<Seat>,
+    /// What they will be judged by in a while.
+    pending: Option<(usize, Now)>,
+}
+
+impl Live {
+    /// Nothing was heard yet.
+    pub(super) fn new(
+        cache: CacheSettings,
+        sessions: Sessions,
+        bases: usize,
+        metrics: &Metrics,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        let oldest = cache.ttl.saturating_add(cache.max_stale).max(RECENT);
+        // The cache has two tables with so many.
+        let entries = cache.entries.saturating_mul(2).max(1000);
+        Arc::new(Self {
+            known: moka::sync::Cache::builder()
+                .max_capacity(entries)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(oldest)
+                .build(),
+            heard: moka::sync::Cache::builder()
+                .max_capacity(entries)
+                // What is new counts, however rarely it is asked for.
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(oldest)
+                .build(),
+            recent: moka::sync::Cache::builder()
+                .max_capacity(entries)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(RECENT)
+                .build(),
+            sessions,
+            seats: Mutex::default(),
+            changes: metrics.directory_changes.clone(),
+            revoked: metrics.sessions_revoked.clone(),
+            outdated: (0..bases).map(|_| AtomicU64::new(0)).collect(),
+            started: Instant::now(),
+            homes: OnceLock::new(),
+            is_nameless: AtomicBool::new(false),
+            tasks,
+        })
+    }
+
+    /// Two values of a home attribute may mean the same node: says which.
+    pub(super) fn know_homes(&self, homes: Homes) {
+        // Whoever was first has said the same.
+        let _ = self.homes.set(homes);
+    }
+
+    /// The cache may keep it from now on, so that what is heard of it is remembered.
+    pub(super) fn learned(&self, found: &Found) {
+        let entry = found.facts.entry;
+        if matches!(entry, EntryId::Name(_)) {
+            self.is_nameless.store(true, Relaxed);
+        }
+        self.known.insert(entry, ());
+        // It came while the answer was on its way.
+        if let Some(heard) = self.recent.get(&entry) {
+            self.heard.insert(entry, heard);
+        }
+    }
+
+    fn latest(&self, entry: &EntryId) -> Option<Heard> {
+        self.recent.get(entry).or_else(|| self.heard.get(entry))
+    }
+
+    /// Whether something else was heard since that was learned.
+    pub(super) fn contradicts(&self, found: &Found) -> bool {
+        let Some(heard) = self.latest(&found.facts.entry) else {
+            return false;
+        };
+        let differs = match &heard.now {
+            Now::Gone => heard.base == found.base,
+            Now::Unreadable => true,
+            Now::Is(now) => !now.facts.is_same(&found.facts),
+        };
+        differs && found.learned < heard.at + LAG
+    }
+
+    /// Whether it was learned before a time of which nobody knows what changed.
+    pub(super) fn is_outdated(&self, found: &Found) -> bool {
+        let since = self.outdated.get(found.base);
+        let since = since.map_or(0, |since| since.load(Relaxed));
+        self.started + Duration::from_millis(since) > found.learned
+    }
+
+    /// What was learned below a base until now may have changed unheard.
+    pub(super) fn outdate(&self, base: usize) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Some(since) = self.outdated.get(base) {
+            since.store(now, Relaxed);
+        }
+    }
+
+    /// Listens for changes of an account, on behalf of a session.
+    pub(super) fn watch(self: &Arc<Self>, found: &Found, visit: Visit) -> Watch {
+        if self.sessions == Sessions::Leave {
+            return Watch::default();
+        }
+        let entry = found.facts.entry;
+        let (revoke, revoked) = oneshot::channel();
+        let seat = Seat {
+            base: found.base,
+            parts: found.facts.parts,
+            home_node: found.account.home_node.as_deref().map(Box::from),
+            visit,
+            revoke,
+        };
+        let mut all = self.lock();
+        let seats = &mut all.entry(entry).or_default().all;
+        // Most have one session or a few: room for four would be for nothing.
+        seats.reserve_exact(1);
+        seats.push(seat);
+        drop(all);
+        Watch(Some(Listening {
+            entry,
+            live: Arc::clone(self),
+            revoked,
+            why: None,
+        }))
+    }
+
+    /// Runs something a little later, when a server that lags behind has caught up.
+    pub(super) fn after_lag(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.background("second look", async move {
+            sleep(LAG).await;
+            task.await;
+        });
+    }
+
+    /// An entry below a base is now so.
+    pub(super) fn hear(self: &Arc<Self>, base: usize, entry: EntryId, now: Now) {
+        let before = self.latest(&entry);
+        let is_same = match (before.as_ref().map(|heard| &heard.now), &now) {
+            (Some(Now::Is(before)), Now::Is(now)) => before.facts.is_same(&now.facts),
+            _ => false,
+        };
+        let word = match &now {
+            Now::Gone => "gone",
+            Now::Unreadable => "unreadable",
+            Now::Is(_) if is_same => "same",
+            Now::Is(_) => "heard",
+        };
+        self.changes.with_label_values(&[word]).inc();
+        if !is_same {
+            let heard = Heard {
+                now: now.clone(),
+                base,
+                at: Instant::now(),
+            };
+            // Before the sessions are looked at: one that begins now looks at this after it has sat down.
+            if self.known.contains_key(&entry) {
+                self.heard.insert(entry, heard.clone());
+            }
+            self.recent.insert(entry, heard);
+        }
+        // They may have begun on something else than was heard last.
+        self.judge_all(base, entry, now);
+    }
+
+    /// Whether what becomes of an entry may concern anybody now. One without a UUID of ours to see may be any.
+    pub(super) fn may_concern(&self, entry: EntryId) -> bool {
+        self.is_nameless.load(Relaxed)
+            || self.known.contains_key(&entry)
+            || self.lock().contains_key(&entry)
+    }
+
+    /// Judges the sessions of an entry, at once or in a while.
+    pub(super) fn judge_all(self: &Arc<Self>, base: usize, entry: EntryId, now: Now) {
+        let (Sessions::End(within), false) = (self.sessions, matches!(now, Now::Unreadable)) else {
+            return;
+        };
+        let mut all = self.lock();
+        let Some(seats) = all.get_mut(&entry) else {
+            return;
+        };
+        if seats.pending.is_some() {
+            seats.pending = Some((base, now));
+            return;
+        }
+        let mut seated = seats.all.iter();
+        if !seated.any(|seat| self.judge(seat, base, &now).is_some()) {
+            return;
+        }
+        if within.is_zero() {
+            self.revoke(&mut all, entry, base, &now);
+            return;
+        }
+        seats.pending = Some((base, now));
+        drop(all);
+        let live = Arc::clone(self);
+        self.tasks.background("revocation", async move {
+            let part = getrandom::u32().unwrap_or_default();
+            sleep(within.mul_f64(f64::from(part) / f64::from(u32::MAX))).await;
+            let mut all = live.lock();
+            // None where all sessions have ended meanwhile.
+            let pending = all.get_mut(&entry).and_then(|seats| seats.pending.take());
+            if let Some((base, now)) = pending {
+                live.revoke(&mut all, entry, base, &now);
+            }
+        });
+    }
+
+    /// Tells the sessions that may not go on.
+    fn revoke(&self, all: &mut HashMap<EntryId, Seats>, entry: EntryId, base: usize, now: &Now) {
+        let Some(seats) = all.remove(&entry) else {
+            return;
+        };
+        let mut left = Vec::new();
+        for seat in seats.all {
+            match self.judge(&seat, base, now) {
+                None => left.push(seat),
+                Some(why) => {
+                    if seat.revoke.send(why).is_ok() {
+                        self.revoked.with_label_values(&[why.as_str()]).inc();
+                    }
+                }
+            }
+        }
+        if !left.is_empty() {
+            let (all_left, pending) = (left, None);
+            all.insert(
+                entry,
+                Seats {
+                    all: all_left,
+                    pending,
+                },
+            );
+        }
+    }
+
+    /// Why a session may not go on, if so.
+    fn judge(&self, seat: &Seat, base: usize, now: &Now) -> Option<Revoked> {
+        let now = match now {
+            Now::Gone => return (seat.base == base).then_some(Revoked::Deleted),
+            Now::Unreadable => return None,
+            Now::Is(now) => now,
+        };
+        let mut access = now.access.iter();
+        let is_barred = access.any(|access| access.check(seat.visit).is_err());
+        if now.login == Status::Refused || is_barred {
+            return Some(Revoked::Disabled);
+        }
+        let (before, after) = (seat.home_node.as_deref(), now.home_node.as_deref());
+        if seat.parts.has_moved(&now.facts.parts) || self.is_another_node(before, after) {
+            return Some(Revoked::Moved);
+        }
+        let is_another = seat.parts.has_other_password(&now.facts.parts);
+        is_another.then_some(Revoked::Password)
+    }
+
+    /// Whether a session at one home would now be at another one. A value that is not shown any more, or that means no node, is
+    /// more likely a slip than a move.
+    fn is_another_node(&self, before: Option<&str>, now: Option<&str>) -> bool {
+        let Some(word) = now else {
+            return false;
+        };
+        if before.is_some_and(|before| before.eq_ignore_ascii_case(word)) {
+            return false;
+        }
+        match self.homes.get() {
+            None => true,
+            Some(homes) => homes(now).is_some_and(|node| homes(before) != Some(node)),
+        }
+    }
+
+    /// A refresh of a base begins.
+    pub(super) fn refresh(&self, base: usize) -> Refresh {
+        let mut suspects: HashSet<_> = self.watched(base).into_iter().collect();
+        suspects.retain(|entry| matches!(entry, EntryId::Uuid(_)));
+        Refresh {
+            base,
+            all: suspects.len(),
+            suspects,
+            has_named: false,
+        }
+    }
+
+    /// A refresh has named everybody who is there.
+    pub(super) fn conclude(self: &Arc<Self>, refresh: Refresh) {
+        let (base, missing) = (refresh.base, refresh.suspects.len());
+        if missing == 0 {
+            return;
+        }
+        if !refresh.is_believed() {
+            let of = refresh.all;
+            tracing::warn!(
+                base,
+                missing,
+                of,
+                "so many accounts with sessions are not in the directory any more, which is not believed: they go on"
+            );
+            return;
+        }
+        tracing::info!(
+            base,
+            missing,
+            "accounts with sessions are not in the directory any more"
+        );
+        for entry in refresh.suspects {
+            self.hear(base, entry, Now::Gone);
+        }
+    }
+
+    /// The entries of sessions, below one of the bases.
+    pub(super) fn watched(&self, base: usize) -> Vec<EntryId> {
+        let seats = self.lock();
+        let is_below = |seats: &&Seats| seats.all.iter().any(|seat| seat.base == base);
+        let watched = seats.iter().filter(|(_, seats)| is_below(seats));
+        watched.map(|(entry, _)| *entry).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<EntryId, Seats>> {
+        // A panic cannot leave it half changed.
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
