@@ -26,6 +26,8 @@ pub(super) trait Machine {
     fn held(&self) -> usize;
     /// How many it may keep.
     fn most_held(&self) -> usize;
+    /// The memory that it keeps them in, in octets, and how much that may be.
+    fn memory(&self) -> (usize, usize);
 }
 
 /// What the driver answers to credentials.
@@ -119,6 +121,8 @@ impl<M: Machine> Conversation<M> {
         let event = self.machine.step(&mut self.input, &mut out);
         let held = self.machine.held();
         assert!(held <= self.machine.most_held(), "holds {held} octets");
+        let (taken, allowed) = self.machine.memory();
+        assert!(taken <= allowed, "{taken} octets of memory for {held}");
         // A tag that is sent in pieces is answered whole.
         let most = before
             .saturating_mul(M::GAIN)

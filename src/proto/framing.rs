@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Limits: [`Limits`]; a message holds at most `max_line_bytes` + 2 * `max_literal_bytes` octets, in memory that grows
-//! with what was received, not with what was announced. Consumed input is overwritten, and so is what a message held.
+//! with what was received, not with what was announced, and at most [`MAX_LITERALS`] literals. Consumed input is overwritten, and so is what a message held.
 //! RFC 9051 and 3501 sections 4.3 and 9 (`literal`), RFC 7888 (`{n+}`).
 //! After a [`FrameError`] nobody knows where the next command begins: the caller answers and closes.
 
@@ -28,6 +28,10 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 /// The memory that a message starts with, in octets: most commands fit.
 const FIRST_CAPACITY: usize = 256;
+
+/// The most literals of one command: the thirty fields of an ID have twice as many strings (RFC 2971, 3.3). More of them,
+/// empty ones even, would take several times the memory that they are long.
+const MAX_LITERALS: usize = 64;
 
 /// What a [`Reader`] takes.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +79,7 @@ pub enum FrameError {
     /// A line ended in LF alone.
     #[error("line ends in a bare LF")]
     BareLf,
-    /// A line is longer than the limit.
+    /// A line is longer than the limit, or a command is in too many pieces.
     #[error("line is too long")]
     Line,
     /// A literal is larger than the limit.
@@ -217,6 +221,9 @@ impl Reader {
         if marker.size > most || all > most.saturating_mul(2) {
             return Err(FrameError::Literal);
         }
+        if self.message.literals.len() >= MAX_LITERALS {
+            return Err(FrameError::Line);
+        }
         let start = self.message.octets.len();
         self.literal_bytes = all;
         self.message.literals.push(Literal {
@@ -260,6 +267,16 @@ impl Message {
         let literal = self.literals.get(found.ok()?)?;
         let content = self.octets.get(literal.start..literal.end)?;
         Some((content, literal.end))
+    }
+
+    /// The memory that it takes, in octets, and the most that a message of `most` octets may take.
+    #[cfg(any(fuzzing, test))]
+    pub fn memory(&self, most: usize) -> (usize, usize) {
+        let literals = size_of::<Literal>();
+        let taken = self.octets.capacity() + self.literals.capacity() * literals;
+        // Both grow by doubling.
+        let allowed = FIRST_CAPACITY + 2 * most + 2 * MAX_LITERALS * literals;
+        (taken, allowed)
     }
 
     fn append(&mut self, octets: &[u8]) {
@@ -419,6 +436,28 @@ mod tests {
         (b"a {1}\nx\r\n", &[], Some(FrameError::BareLf)),
         (b"a {1}\r\n\r\n", &[], Some(FrameError::BareLf)),
     ];
+
+    /// Empty literals are short, and what is noted of each is not.
+    #[test]
+    fn a_command_has_so_many_literals() {
+        for (count, expected) in [
+            (64, None),
+            (65, Some(FrameError::Line)),
+            (5000, Some(FrameError::Line)),
+        ] {
+            let limits = Limits {
+                max_line_bytes: 1 << 20,
+                max_literal_bytes: 8,
+            };
+            let mut reader = Reader::new(limits);
+            let mut input =
+                BytesMut::from(("a ".to_owned() + &"{0+}\r\n".repeat(count) + "\r\n").as_str());
+            let read = reader.read_command(&mut input);
+            assert_eq!(read.err(), expected, "{count}");
+            let (taken, allowed) = reader.partial().memory(count * 6);
+            assert!(taken <= allowed, "{taken} of {allowed}");
+        }
+    }
 
     #[test]
     fn commands_come_out_the_same_however_they_are_cut() {

@@ -314,6 +314,10 @@ fn refused(text: &[u8]) -> LoginError {
     }
 }
 
+/// More than all commands of a login together with names as in the properties, in octets.
+#[cfg(any(fuzzing, test))]
+const MAX_SENT_BYTES: usize = 2048;
+
 /// Plays the server's words to a client: its last step, what it wrote, what it left.
 #[cfg(any(fuzzing, test))]
 pub(super) fn play<'a>(
@@ -321,10 +325,24 @@ pub(super) fn play<'a>(
     mut step: impl FnMut(&mut BytesMut, &mut BytesMut) -> Result<Step, LoginError>,
 ) -> (Result<Step, LoginError>, Vec<u8>, Vec<u8>) {
     let (mut input, mut out, mut last) = (BytesMut::new(), BytesMut::new(), Ok(Step::More));
+    let mut taken: usize = 0;
     for part in parts {
         input.extend_from_slice(part);
         if last == Ok(Step::More) {
+            taken += part.len();
             last = step(&mut input, &mut out);
+            if last == Ok(Step::More) {
+                // What a server says has an end, and no more of it is kept than one line.
+                assert!(
+                    input.len() < reply::MAX_LINE_BYTES,
+                    "keeps {} octets",
+                    input.len()
+                );
+                assert!(
+                    taken - input.len() <= reply::MAX_TOTAL_BYTES,
+                    "has read {taken} octets"
+                );
+            }
         }
     }
     (last, out.to_vec(), input.to_vec())
@@ -353,6 +371,8 @@ where
     assert_eq!(whole, run(&mut sizes(seed)), "cut, it was read otherwise");
     assert_eq!(whole, run(&mut || 1), "octet by octet, otherwise");
     let (last, sent, left) = whole;
+    // Each command once, whatever the server says and however long.
+    assert!(sent.len() <= MAX_SENT_BYTES, "sends {} octets", sent.len());
     let response = response.expose();
     let sent = sent
         .windows(response.len())
@@ -364,6 +384,7 @@ where
     match last {
         Ok(Step::Done { capabilities }) => {
             assert_eq!(sent, 1, "logged in without a password");
+            assert!(capabilities.len() <= reply::MAX_CAPABILITY_BYTES);
             Some(capabilities)
         }
         Ok(Step::More) | Err(_) => None,

@@ -192,10 +192,24 @@ pub fn fuzz(data: &[u8]) {
     let run = |cut: &mut dyn FnMut() -> usize| {
         let (mut reader, mut input) = (Reader::new(&opening), BytesMut::new());
         let mut last = reader.step(&mut input);
+        let mut taken: usize = 0;
         for piece in pieces(said, cut) {
             input.extend_from_slice(piece);
             if last == Ok(Step::More) {
+                taken += piece.len();
                 last = reader.step(&mut input);
+                if last == Ok(Step::More) {
+                    // What comes before a session has an end, and no more of it is kept than one line.
+                    assert!(
+                        input.len() < reply::MAX_LINE_BYTES,
+                        "keeps {} octets",
+                        input.len()
+                    );
+                    assert!(
+                        taken - input.len() <= reply::MAX_TOTAL_BYTES,
+                        "has read {taken} octets"
+                    );
+                }
             }
         }
         let left = last.is_ok().then(|| input.to_vec());
@@ -209,6 +223,7 @@ pub fn fuzz(data: &[u8]) {
         capabilities: Some(list),
     }) = whole.0
     {
+        assert!(list.len() <= reply::MAX_CAPABILITY_BYTES);
         assert_eq!(reply::capabilities(list.as_bytes()), Ok(list));
     }
 }

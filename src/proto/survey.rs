@@ -244,12 +244,26 @@ pub fn fuzz(data: &[u8]) {
         let (mut client, mut input, mut out) =
             (Client::new(protocol), BytesMut::new(), BytesMut::new());
         let mut last = Ok(Step::More);
+        let mut taken: usize = 0;
         for piece in pieces(said, cut) {
             input.extend_from_slice(piece);
             if last == Ok(Step::More) {
+                taken += piece.len();
                 last = client.step(&mut input, &mut out);
+                if last == Ok(Step::More) {
+                    assert!(
+                        input.len() < reply::MAX_LINE_BYTES,
+                        "keeps {} octets",
+                        input.len()
+                    );
+                    assert!(
+                        taken - input.len() <= reply::MAX_TOTAL_BYTES,
+                        "has read {taken} octets"
+                    );
+                }
             }
         }
+        assert!(out.len() <= 64, "says {} octets", out.len());
         (last, out)
     };
     let whole = run(&mut || usize::MAX);

@@ -45,6 +45,10 @@ impl Machine for Server {
         let literals = self.settings.max_literal_bytes.saturating_mul(2);
         self.settings.max_line_bytes.saturating_add(literals)
     }
+
+    fn memory(&self) -> (usize, usize) {
+        self.reader.partial().memory(self.most_held())
+    }
 }
 
 /// Holds for any client; how `data` is read stands at `conversation::hold`.

@@ -45,6 +45,10 @@ impl Machine for Server {
     fn most_held(&self) -> usize {
         self.settings.max_line_bytes
     }
+
+    fn memory(&self) -> (usize, usize) {
+        self.reader.partial().memory(self.most_held())
+    }
 }
 
 /// Holds for any client; how `data` is read stands at `conversation::hold`.

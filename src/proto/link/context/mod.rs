@@ -409,6 +409,7 @@ pub fn fuzz(data: &[u8]) {
         if let Ok(context) = Context::decode(data, service) {
             let mut octets = Vec::new();
             assert_eq!(context.encode(&mut octets), Ok(()));
+            assert!(octets.len() <= data.len(), "holds more than there was");
             assert_eq!(Context::decode(&octets, service), Ok(context));
         }
     }
