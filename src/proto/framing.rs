@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Limits: [`Limits`]; a message holds at most `max_line_bytes` + 2 * `max_literal_bytes` octets, in memory that grows
-//! with what was received, not with what was announced, and at most [`MAX_LITERALS`] literals. Consumed input is overwritten, and so is what a message held.
+//! with what was received, not with what was announced, and at most 64 literals. Consumed input is overwritten, and so is what a message held.
 //! RFC 9051 and 3501 sections 4.3 and 9 (`literal`), RFC 7888 (`{n+}`).
 //! After a [`FrameError`] nobody knows where the next command begins: the caller answers and closes.
 
