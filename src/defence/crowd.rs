@@ -143,25 +143,25 @@ impl Crowd {
         if self.is_short_of_memory.load(Ordering::Relaxed) {
             return Err(Refused::Memory);
         }
-        if self.guests.get() >= self.max_guests && !self.make_room() {
-            return Err(Refused::Guests);
+        if self.guests.get() >= self.max_guests {
+            // Nobody leaves for one who cannot stay, or whose own network makes room.
+            let has_own = self.change(network, |counts| self.limits(network, counts))?;
+            if !has_own && !self.make_room() {
+                return Err(Refused::Guests);
+            }
         }
         let seat = Arc::new(Seat {
             number: self.next.fetch_add(1, Ordering::Relaxed),
             network,
             leave: Notify::new(),
         });
-        let is_counted = network.is_some();
         let displaced = self.change(network, |counts| {
-            let mut displaced = None;
-            if is_counted && counts.connections >= self.max_connections_per_network {
-                return Err(Refused::Connections);
-            }
-            if is_counted && counts.guests >= self.max_guests_per_network {
-                let (_, first) = counts.waiting.pop_first().ok_or(Refused::NetworkGuests)?;
+            let displaced = if self.limits(network, counts)? {
                 counts.guests = counts.guests.saturating_sub(1);
-                displaced = Some(first);
-            }
+                counts.waiting.pop_first().map(|(_, first)| first)
+            } else {
+                None
+            };
             counts.connections += 1;
             counts.guests += 1;
             counts.waiting.insert(seat.number, Arc::clone(&seat));
@@ -177,6 +177,20 @@ impl Crowd {
             is_busy: false,
             has_moved: false,
         })
+    }
+
+    /// Whether one more of a network takes the place of another of its guests.
+    fn limits(&self, network: Option<Hash>, counts: &Network) -> Result<bool, Refused> {
+        if network.is_none() {
+            return Ok(false);
+        }
+        if counts.connections >= self.max_connections_per_network {
+            return Err(Refused::Connections);
+        }
+        match counts.guests >= self.max_guests_per_network {
+            true if counts.waiting.is_empty() => Err(Refused::NetworkGuests),
+            is_full => Ok(is_full),
+        }
     }
 
     /// Sends a guest away; false if none waits.

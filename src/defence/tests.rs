@@ -362,6 +362,42 @@ fn not_for_a_crowd() {
     assert!(defence.0.crowd.is_empty());
 }
 
+#[test]
+fn nobody_leaves_for_who_cannot_stay() {
+    let settings = Settings {
+        max_guests: 1,
+        max_connections_per_network: 2,
+        ..Settings::default()
+    };
+    let defence = defence(settings);
+    let _residents = [(); 2].map(|()| defence.admit(ip(ATTACKER)).unwrap().moves_in());
+    let mut stranger = defence.admit(ip(HOME)).unwrap();
+    assert_eq!(
+        defence.admit(ip(ATTACKER)).unwrap_err(),
+        Refused::Connections
+    );
+    stranger.starts_login().unwrap();
+}
+
+#[test]
+fn nobody_leaves_for_whom_its_own_network_makes_room() {
+    let settings = Settings {
+        max_guests: 4,
+        max_guests_per_network: 2,
+        ..Settings::default()
+    };
+    for _ in 0..20 {
+        let defence = defence(settings.clone());
+        let mut strangers = [(); 2].map(|()| defence.admit(ip(HOME)).unwrap());
+        let mut first = defence.admit(ip(ATTACKER)).unwrap();
+        let _others = [(); 2].map(|()| defence.admit(ip(ATTACKER)).unwrap());
+        assert_eq!(first.starts_login(), Err(SentAway));
+        for stranger in &mut strangers {
+            stranger.starts_login().unwrap();
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_guest_who_is_sent_away_is_told() {
     let settings = Settings {
