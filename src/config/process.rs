@@ -81,7 +81,24 @@ fn user(
         }
         // What is there and wrong has been said.
         (None, _) if section.has(group_name) => return None,
-        (None, Some(entry)) => entry.rest.split(':').next()?.parse().ok()?,
+        // Whoever asks for a user must never stay root for a line that nobody can read.
+        (None, Some(entry)) => {
+            let gid = entry
+                .rest
+                .split(':')
+                .next()
+                .unwrap_or_default()
+                .parse()
+                .ok();
+            if gid.is_none() {
+                let list = system.passwd.display();
+                section.problem(
+                    user_name,
+                    format!("has no group that is a number in {list}"),
+                );
+            }
+            gid?
+        }
         (None, None) => {
             section.missing(group_name, "a group, for a user that is in no list");
             return None;

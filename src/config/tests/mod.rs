@@ -100,7 +100,8 @@ impl Folder {
             (
                 "passwd",
                 0o644,
-                "root:x:0:0::/:/bin/sh\nmail:x:8:8::/:/\npigeonair:x:123:123::/:/\n".to_owned(),
+                "root:x:0:0::/:/bin/sh\nmail:x:8:8::/:/\npigeonair:x:123:123::/:/\nbroken:x:124:mail::/:/\n"
+                    .to_owned(),
             ),
             (
                 "group",

@@ -65,6 +65,10 @@ fn users_that_are_unknown_or_root_are_problems() {
             "process.front_user: bad value (got 0; expected a user of its own, not root)",
         ),
         (
+            "front_user = 'broken'",
+            "process.front_user: has no group that is a number in /etc/pigeonair/passwd",
+        ),
+        (
             "front_user = 4711",
             "process.front_group: missing (expected a group, for a user that is in no list)",
         ),
