@@ -180,3 +180,54 @@ async fn a_successor_knows_what_was_known_of_the_same_nodes() {
         "{text}"
     );
 }
+
+/// A node that is slow over a plain link, at which a crowd arrives in the moment of its return.
+#[tokio::test]
+async fn a_slow_start_opens_four_at_one_time() {
+    let mut server = Server::start(Over::Plain, node_settings()).await;
+    let settings = DialSettings {
+        health: HealthSettings {
+            slow_start: Duration::from_secs(3600),
+            down_after: 1,
+            ..unprobed()
+        },
+        ..dial_settings()
+    };
+    let front = Front::new(server.node(), settings);
+    let dial = front.dialer.dial(&front.node.name);
+    dial.health.note(
+        &Err::<(), _>(LinkError::Unreachable(std::io::ErrorKind::Other.into())),
+        None,
+    );
+    until(|| front.is_up()).await;
+    let crowd = 20;
+    let opened = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    for _ in 0..crowd {
+        let (dialer, node, opened) = (
+            front.dialer.clone(),
+            front.node.clone(),
+            Arc::clone(&opened),
+        );
+        front.tasks.spawn("login", async move {
+            dialer.open(&node, &context()).await.unwrap();
+            opened.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+    let mut inside = Vec::new();
+    for number in 0..crowd {
+        if inside.len() < 4 {
+            inside.push(server.opened().await);
+        }
+        // Nobody else has come, though everybody had the time to.
+        if inside.len() == 4 {
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            assert!(server.ended.try_recv().is_err());
+        }
+        let mut first: Admitted = inside.remove(0);
+        let verdict = first.verdict(&ready());
+        first.stream.write_all(&verdict).await.unwrap();
+        until(|| opened.load(std::sync::atomic::Ordering::Relaxed) > number).await;
+    }
+}
