@@ -58,6 +58,10 @@ pub struct Metrics {
     pub policy_requests: IntCounterVec,
     /// `node_connects_total{node,result}`: links dialled.
     pub node_connects: IntCounterVec,
+    /// `node_up{node}`: whether links are opened to a node.
+    pub node_up: IntGaugeVec,
+    /// `node_probes_total{node,result}`: what the prober found; result `ok`, `login` or why there was no link.
+    pub node_probes: IntCounterVec,
     /// `handshakes_total{side,result}`: link handshakes; side `dialer`/`node`.
     pub handshakes: IntCounterVec,
     /// `links_ready{node}`: links made ahead and waiting.
@@ -187,6 +191,16 @@ impl Metrics {
             node_connects: new.counters(
                 "node_connects_total",
                 "Links dialled.",
+                &["node", "result"],
+            )?,
+            node_up: new.gauges(
+                "node_up",
+                "Whether links are opened to a node: 1 or 0.",
+                &["node"],
+            )?,
+            node_probes: new.counters(
+                "node_probes_total",
+                "Probes of nodes.",
                 &["node", "result"],
             )?,
             handshakes: new.counters(

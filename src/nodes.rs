@@ -8,7 +8,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use crate::{
     directory::Account,
-    names::{KeyId, NodeName},
+    names::{KeyId, Login, NodeName},
     net::Address,
     secret::Key,
 };
@@ -30,6 +30,20 @@ pub struct Node {
     pub key: Key,
     /// TLS under the link; default on. Never on a Unix socket.
     pub tls: bool,
+    /// Whom the prober logs in as, to see whether the real server serves.
+    pub probe_login: Option<Login>,
+}
+
+impl Node {
+    /// Whether this is the same node, reached and proven in the same way.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.address == other.address
+            && self.source == other.source
+            && self.key_id == other.key_id
+            && self.key.expose() == other.key.expose()
+            && self.tls == other.tls
+    }
 }
 
 /// The nodes of a cluster, as configuration gives them.
@@ -145,6 +159,7 @@ mod tests {
             key_id: KeyId::parse("k").unwrap(),
             key: Key::new([0; 32]),
             tls: true,
+            probe_login: None,
         };
         Nodes::new(&Settings {
             nodes: vec![

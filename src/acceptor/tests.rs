@@ -164,6 +164,7 @@ async fn links_have_a_limit_sessions_included() {
         key_id: KeyId::parse("proxy1").unwrap(),
         key: Key::new([7; 32]),
         tls: false,
+        probe_login: None,
     };
     let nodes = nodes::Settings {
         nodes: vec![node.clone()],

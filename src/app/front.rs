@@ -17,7 +17,7 @@ use crate::{
     defence::Defence,
     delivery::{self, Delivery},
     directory::{self, Directory},
-    link::Dialer,
+    link::{Accounts, Dialer},
     net::{self, tls::Tls},
     nodes::Nodes,
     policy::Policy,
@@ -127,6 +127,10 @@ impl Front {
             Dialer::new(&nodes, dial, metrics.clone(), tasks.clone()).map_err(AppError::Link)?;
         let nodes = Nodes::new(&nodes);
         directory.know_homes(homes(nodes.clone()));
+        dialer.know_accounts(Accounts {
+            directory: directory.clone(),
+            nodes: nodes.clone(),
+        });
         let requests = admin::Requests {
             directory: directory.clone(),
             nodes: nodes.clone(),

@@ -113,6 +113,7 @@ async fn links_without_a_role_are_refused_and_logged() {
         key_id: KeyId::parse("front1").unwrap(),
         key: Key::new([7; 32]),
         tls: false,
+        probe_login: None,
     };
     let nodes = nodes::Settings {
         nodes: vec![node.clone()],

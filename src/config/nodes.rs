@@ -13,8 +13,8 @@ use super::{
     section::Section,
 };
 use crate::{
-    link::DialSettings,
-    names::{KeyId, NodeName},
+    link::{DialSettings, HealthSettings},
+    names::{KeyId, Login, NodeName},
     net::Address,
     nodes::{Node, Settings},
 };
@@ -56,6 +56,22 @@ fn dial(section: &mut Section<'_>) -> DialSettings {
         prove_timeout: or("prove_timeout", default.prove_timeout),
         verdict_timeout: or("verdict_timeout", default.verdict_timeout),
         ready: section.or("ready_links", &form::integer(0..=100), default.ready),
+        health: health(section),
+    }
+}
+
+fn health(section: &mut Section<'_>) -> HealthSettings {
+    let default = HealthSettings::default();
+    let slow_start = form::duration(Duration::ZERO..=HOUR);
+    HealthSettings {
+        down_after: section.or("down_after", &form::integer(1..=100), default.down_after),
+        probe_every: section.or("probe_every", &probe_every(), default.probe_every),
+        probe_login_counts: section.or(
+            "probe_login_counts",
+            &form::boolean(),
+            default.probe_login_counts,
+        ),
+        slow_start: section.or("slow_start", &slow_start, default.slow_start),
     }
 }
 
@@ -75,6 +91,7 @@ fn node(table: &mut Section<'_>, seen: &mut Seen) -> Option<Node> {
     let key = files::key(table, "key_file");
     let is_tcp = !matches!(address, Some(Address::Unix(_)));
     let tls = table.or("tls", &form::boolean(), is_tcp);
+    let probe_login = table.optional("probe_login", &login());
 
     let node = name.as_ref().map(NodeName::to_string);
     for text in node.iter().chain(&hosts) {
@@ -114,6 +131,7 @@ fn node(table: &mut Section<'_>, seen: &mut Seen) -> Option<Node> {
         key_id: key_id?,
         key: key?,
         tls,
+        probe_login,
     })
 }
 
@@ -144,6 +162,22 @@ pub(super) fn key_id() -> Form<KeyId> {
         "a key's id: up to 64 of A-Z a-z 0-9 . _ - @ + = :",
         |text| KeyId::parse(text).ok(),
     )
+}
+
+/// How often a node is probed, if it is.
+fn probe_every() -> Form<Option<Duration>> {
+    let every = form::duration(Duration::from_secs(1)..=HOUR);
+    let expected = format!("{}, or \"off\"", every.expected());
+    Form::new(expected, move |value| match value.as_str() {
+        Some("off") => Some(None),
+        _ => every.read(value).ok().map(Some),
+    })
+}
+
+fn login() -> Form<Login> {
+    form::parsed("a login name: up to 255 octets", |text| {
+        Login::parse(text).ok()
+    })
 }
 
 fn host() -> Form<String> {

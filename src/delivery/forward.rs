@@ -100,6 +100,11 @@ impl Forwarder {
         envelope: Envelope<Recipient>,
     ) -> Start {
         let count = envelope.recipients.len();
+        if let Some(error) = self.dialer.refusal_of_mail(&node.name) {
+            // What is kept would be waited for, too.
+            self.kept.forget(&node.name);
+            return Start::Done(vec![Verdict::Failed(no_link(&error)); count]);
+        }
         if let Some(mut transfer) = self.kept.take(&node.name) {
             match transfer.begin(envelope.clone()).await {
                 // 421 for a message is the end of the link, not of the message.
@@ -201,18 +206,8 @@ impl Forwarder {
 
     /// A fresh link, greeted.
     async fn connect(&self, node: &Node, session: &SessionId) -> Result<Transfer, Failure> {
-        let stream = self.open(node, session).await.map_err(|error| Failure {
-            cause: match error {
-                LinkError::Opening
-                // A node without [mailstore] says that it can't.
-                | LinkError::Refused(Refusal::Forbidden | Refusal::Unavailable)
-                | LinkError::UnknownNode(_) => Cause::Misconfigured,
-                _ => Cause::NodeDown,
-            },
-            stage: Stage::Link,
-            blame: error.blame(),
-            reason: chain(&error),
-        })?;
+        let stream = self.open(node, session).await;
+        let stream = stream.map_err(|error| no_link(&error))?;
         Transfer::greet(stream, self.settings.clone(), self.timeouts)
             .await
             .map_err(|error| trouble(Stage::Link, &error))
@@ -264,6 +259,22 @@ impl Sending {
     /// The same where it is we who can't go on.
     pub(super) fn given_up(self, failure: &Failure) -> Vec<Verdict> {
         verdicts(self.transfer.broken(), failure)
+    }
+}
+
+/// What it is that there is no link.
+fn no_link(error: &LinkError) -> Failure {
+    Failure {
+        cause: match error {
+            LinkError::Opening
+            // A node without [mailstore] says that it can't.
+            | LinkError::Refused(Refusal::Forbidden | Refusal::Unavailable)
+            | LinkError::UnknownNode(_) => Cause::Misconfigured,
+            _ => Cause::NodeDown,
+        },
+        stage: Stage::Link,
+        blame: error.blame(),
+        reason: chain(error),
     }
 }
 

@@ -1,69 +1,51 @@
-//! The front's half: dial, prove, open, and keep links made ahead.
+//! The front's half: which links are opened how, and how often that is tried.
 //!
 //! ```text
-//! open --pool has one--> [prove,] open on it -- died before the first octet of the verdict --\
+//! open --down--> refused at once
+//!    \--pool has one--> [prove,] open on it -- died before the first octet of the verdict --\
 //!    \--no--> connect, [TLS], prove ---------> open <------------- once, on a new link -----/
 //! ```
 //!
-//! The preface travels with `prove`, unless the node says nothing. On a plain link `prove` and `open` travel in one write,
-//! too: a new link costs two round trips, one that was begun or proven ahead costs one.
-//! Under TLS `open` waits for `proven`: until then somebody in between could be reading. It never sends a password, and
-//! does not read what follows the verdict.
-//!
-//! Limits: connecting, proving and the verdict have a deadline each ([`DialSettings`]). On failure
-//! a [`LinkError`]; what comes after an `open` is tried a second time only if nothing at all had come back.
+//! What comes after an `open` is tried a second time only if nothing at all had come back. On failure a [`LinkError`].
 
 use std::{
     collections::HashMap,
     future::{Future, poll_fn},
-    io,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, OnceLock, atomic::Ordering},
 };
 
 use rustls::ClientConfig;
-use tokio::{
-    net::TcpStream,
-    sync::Semaphore,
-    time::{Instant, sleep, timeout, timeout_at},
-};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     DialSettings,
-    begun::{self, Begun},
-    connect::{connect, sole},
-    error::{LinkError, Mismatch, NotProven, Step},
-    pool::{Pool, Taken, Work},
+    dial::Dial,
+    error::LinkError,
+    health::{Errand, Health, NodeHealth},
+    pool::Taken,
+    prober::{Accounts, Prober},
     tls::{self, SetupError},
-    wire::{WireError, nonce, read_record, readable, write},
 };
 use crate::{
     metrics::Metrics,
     names::NodeName,
-    net::{Address, Stream},
+    net::Stream,
     nodes::{self, Node},
-    proto::link::{
-        Channel, Context, MailContext, Opening, Verdict,
-        context::OpenBody,
-        dialer::{self, Proving, Ready, Waiting},
-        record::{Kind, PREFACE},
-    },
+    proto::link::{Context, MailContext, Opening, context::OpenBody},
     tasks::Tasks,
 };
-
-/// How long a node may take for `hello` before it hears the preface alone: longer than most round trips.
-const HELLO_PAUSE: Duration = Duration::from_millis(100);
 
 /// Opens links to nodes. Clones share the links made ahead, and belong to one worker.
 #[derive(Clone, Debug)]
 pub struct Dialer {
     dials: Arc<HashMap<NodeName, Arc<Dial>>>,
+    metrics: Metrics,
     tasks: Tasks,
+    /// Who the probers log in as.
+    accounts: Arc<OnceLock<Accounts>>,
+    /// Ends the probers with the last worker.
+    probers: Arc<DropGuard>,
 }
 
 /// A link whose session was accepted.
@@ -78,22 +60,109 @@ pub struct Opened {
 // === impl Dialer ===
 
 impl Dialer {
-    /// A dialer for the nodes of a table. Nothing is dialled before a node's first session.
+    /// A dialer for the nodes of a table, which are probed from now on, within a Tokio runtime. No link is made ahead before a
+    /// node's first session.
+    ///
+    /// # Errors
+    ///
+    /// When TLS cannot be set up.
     pub fn new(
         nodes: &nodes::Settings,
         settings: DialSettings,
         metrics: Metrics,
         tasks: Tasks,
     ) -> Result<Self, SetupError> {
-        let tls = Arc::new(tls::client()?);
+        let tls = tls::client()?;
+        Ok(Self::with(nodes, settings, tls, (metrics, tasks), |_| None))
+    }
+
+    /// A dialer for a table that replaces this one's: what is known of a node's health is still known of it where the node is the
+    /// same. This one goes on until its last clone is dropped, but the gauges are the successor's.
+    ///
+    /// # Errors
+    ///
+    /// When TLS cannot be set up.
+    pub fn successor(
+        &self,
+        nodes: &nodes::Settings,
+        settings: DialSettings,
+    ) -> Result<Self, SetupError> {
+        let tls = tls::client()?;
+        let same = |node: &Node| {
+            let dial = self.dials.get(&node.name)?;
+            dial.node.is_same(node).then(|| Arc::clone(&dial.health))
+        };
+        for dial in self.dials.values() {
+            let mut others = nodes.nodes.iter();
+            if !others.any(|node| dial.node.is_same(node)) {
+                dial.health.forget();
+            }
+        }
+        let process = (self.metrics.clone(), self.tasks.clone());
+        Ok(Self::with(nodes, settings, tls, process, same))
+    }
+
+    fn with(
+        nodes: &nodes::Settings,
+        settings: DialSettings,
+        tls: ClientConfig,
+        (metrics, tasks): (Metrics, Tasks),
+        known: impl Fn(&Node) -> Option<Arc<Health>>,
+    ) -> Self {
+        let tls = Arc::new(tls);
         let dials = nodes.nodes.iter().map(|node| {
-            let dial = Dial::new(node.clone(), settings, Arc::clone(&tls), metrics.clone());
+            let health = if let Some(health) = known(node) {
+                health.adopt(settings.health);
+                health
+            } else {
+                Arc::new(Health::new(&node.name, settings.health, &metrics))
+            };
+            let (tls, metrics) = (Arc::clone(&tls), metrics.clone());
+            let dial = Dial::new(node.clone(), settings, tls, metrics, health);
             (node.name.clone(), Arc::new(dial))
         });
-        Ok(Self {
+        let dialer = Self {
             dials: Arc::new(dials.collect()),
+            metrics: metrics.clone(),
             tasks,
-        })
+            accounts: Arc::default(),
+            probers: Arc::new(CancellationToken::new().drop_guard()),
+        };
+        dialer.probe();
+        dialer
+    }
+
+    /// Starts a prober for each node.
+    fn probe(&self) {
+        for dial in self.dials.values() {
+            let ended = self.probers.token().clone();
+            let prober = Prober::new(Arc::clone(dial), Arc::clone(&self.accounts));
+            self.tasks.background("node-prober", async move {
+                tokio::select! {
+                    () = prober.run() => {}
+                    () = ended.cancelled() => {}
+                }
+            });
+        }
+    }
+
+    /// Lets the probers log in, where a node has an account for that.
+    pub fn know_accounts(&self, accounts: Accounts) {
+        // Whoever comes second has the same.
+        let _ = self.accounts.set(accounts);
+    }
+
+    /// How each node does, by name.
+    pub fn health(&self) -> Vec<NodeHealth> {
+        let dials = self.dials.values();
+        let mut all: Vec<_> = dials.map(|dial| dial.health.report()).collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
+    /// Why no mail is brought to a node, while it is down.
+    pub fn refusal_of_mail(&self, node: &NodeName) -> Option<LinkError> {
+        self.dials.get(node)?.health.refusal(Errand::Mail)
     }
 
     /// The same for another worker: with links of its own made ahead.
@@ -103,14 +172,14 @@ impl Dialer {
         let dials = dials.map(|(name, dial)| (name.clone(), Arc::new(dial.for_worker())));
         Self {
             dials: Arc::new(dials.collect()),
-            tasks: self.tasks.clone(),
+            ..self.clone()
         }
     }
 
     /// Opens a link to `node` for the session of `context`.
     pub async fn open(&self, node: &Node, context: &Context) -> Result<Opened, LinkError> {
         let body = OpenBody::session(context).map_err(LinkError::Context)?;
-        self.open_for(node, &body).await
+        self.open_for(node, &body, Errand::Login).await
     }
 
     /// Opens a link to `node` for mail: the next octet is the node's, in LMTP.
@@ -119,18 +188,37 @@ impl Dialer {
     ///
     /// When there is no link, or the node does not begin with LMTP.
     pub async fn open_mail(&self, node: &Node, context: &MailContext) -> Result<Stream, LinkError> {
-        let opened = self.open_for(node, &OpenBody::mail(context)).await?;
+        let body = OpenBody::mail(context);
+        let opened = self.open_for(node, &body, Errand::Mail).await?;
         match opened.opening {
             Opening::Silent => Ok(opened.stream),
             _ => Err(LinkError::Opening),
         }
     }
 
-    async fn open_for(&self, node: &Node, body: &OpenBody) -> Result<Opened, LinkError> {
+    /// Opens a link, unless it is known to be in vain; what comes of it is known afterwards.
+    async fn open_for(
+        &self,
+        node: &Node,
+        body: &OpenBody,
+        errand: Errand,
+    ) -> Result<Opened, LinkError> {
         let dial = self
             .dials
             .get(&node.name)
             .ok_or_else(|| LinkError::UnknownNode(node.name.clone()))?;
+        let health = &dial.health;
+        let _place = if health.is_calm() {
+            None
+        } else {
+            Box::pin(health.admit(errand, dial.settings.connect_timeout)).await?
+        };
+        let opened = self.open_now(dial, body).await;
+        health.note(&opened, Some(errand));
+        opened
+    }
+
+    async fn open_now(&self, dial: &Arc<Dial>, body: &OpenBody) -> Result<Opened, LinkError> {
         self.keep(dial);
         let taken = dial.pool.take();
         let open = pin!(async {
@@ -144,7 +232,7 @@ impl Dialer {
                 match answer {
                     // Nothing of a verdict came, so no session reached its client: a second try doubles nothing.
                     Err(LinkError::Lost { began: false, .. } | LinkError::NotProven(_)) => {
-                        tracing::debug!(node = %node.name, "a link made ahead died, dialling afresh");
+                        tracing::debug!(node = %dial.node.name, "a link made ahead died, dialling afresh");
                     }
                     answer => return answer,
                 }
@@ -163,6 +251,12 @@ impl Dialer {
         }
     }
 
+    /// What this worker dials a node with.
+    #[cfg(test)]
+    pub(super) fn dial(&self, node: &NodeName) -> Arc<Dial> {
+        Arc::clone(self.dials.get(node).unwrap())
+    }
+
     /// Starts the keeper of a node's pool, unless that was done before.
     fn keep(&self, dial: &Arc<Dial>) {
         if dial.settings.ready == 0 || dial.is_kept.swap(true, Ordering::Relaxed) {
@@ -178,39 +272,6 @@ impl Dialer {
     }
 }
 
-// === Dial ===
-
-/// One node, and how to dial it.
-#[derive(Debug)]
-struct Dial {
-    node: Node,
-    settings: DialSettings,
-    /// None: plain.
-    tls: Option<Arc<ClientConfig>>,
-    metrics: Metrics,
-    pool: Pool,
-    /// Places for links that were begun, over all workers.
-    begun: Arc<Semaphore>,
-    is_kept: AtomicBool,
-}
-
-/// An empty pool of a node's.
-fn pool(node: &Node, settings: DialSettings, metrics: &Metrics) -> Pool {
-    let gauge = metrics.links_ready.with_label_values(&[node.name.as_str()]);
-    Pool::new(settings.ready, gauge)
-}
-
-/// Runs a step with a deadline.
-async fn within<T>(
-    end: Instant,
-    step: Step,
-    work: impl Future<Output = Result<T, LinkError>>,
-) -> Result<T, LinkError> {
-    timeout_at(end, work)
-        .await
-        .unwrap_or(Err(LinkError::TimedOut { step }))
-}
-
 /// Does something else as soon as `work` waits for the first time, or is done.
 async fn meanwhile<W: Future>(mut work: Pin<&mut W>, other: impl FnOnce()) -> W::Output {
     let mut other = Some(other);
@@ -222,320 +283,4 @@ async fn meanwhile<W: Future>(mut work: Pin<&mut W>, other: impl FnOnce()) -> W:
         polled
     })
     .await
-}
-
-impl Dial {
-    fn new(
-        node: Node,
-        settings: DialSettings,
-        config: Arc<ClientConfig>,
-        metrics: Metrics,
-    ) -> Self {
-        let is_tcp = matches!(node.address, Address::Tcp { .. });
-        if is_tcp && !node.tls {
-            tracing::warn!(
-                node = %node.name,
-                "the link to this node is plain: whoever can alter packets on that wire can take over sessions"
-            );
-        }
-        Self {
-            tls: (is_tcp && node.tls).then_some(config),
-            pool: pool(&node, settings, &metrics),
-            begun: Arc::new(Semaphore::new(begun::LIMIT)),
-            node,
-            settings,
-            metrics,
-            is_kept: AtomicBool::new(false),
-        }
-    }
-
-    fn for_worker(&self) -> Self {
-        Self {
-            node: self.node.clone(),
-            settings: self.settings,
-            tls: self.tls.clone(),
-            metrics: self.metrics.clone(),
-            pool: pool(&self.node, self.settings, &self.metrics),
-            begun: Arc::clone(&self.begun),
-            is_kept: AtomicBool::new(false),
-        }
-    }
-
-    /// Keeps the pool full until it is closed.
-    async fn keep(&self) {
-        loop {
-            let ripe = match self.pool.work().await {
-                Work::Closed => return,
-                Work::Missing => None,
-                Work::Ripe(link) => Some(link),
-            };
-            let wait = self.pool.back_off(getrandom::u32().unwrap_or_default());
-            let attempt = async {
-                if !wait.is_zero() && ripe.is_none() {
-                    sleep(wait).await;
-                }
-                self.prove_ahead(ripe).await
-            };
-            tokio::select! {
-                proven = Box::pin(attempt) => match proven {
-                    Ok((stream, ready)) => self.pool.put(stream, ready),
-                    Err(error) => {
-                        self.pool.note_failure();
-                        let error: &dyn std::error::Error = &error;
-                        tracing::debug!(node = %self.node.name, error, "no link proven ahead");
-                    }
-                },
-                () = self.pool.closed() => {}
-            }
-        }
-    }
-
-    /// Begins a connection that a later login finds ready, where that is as good as one that is proven.
-    fn begin(&self) -> Option<Begun> {
-        if self.tls.is_some() {
-            return None;
-        }
-        let to = sole(&self.node.address, self.node.source)?;
-        let begun = Begun::begin(to, self.node.source, &self.begun);
-        begun
-            .inspect_err(|error| {
-                tracing::debug!(node = %self.node.name, %error, "no connection made ahead");
-            })
-            .ok()?
-    }
-
-    /// A link that is proven now: one that was begun, or a new one.
-    async fn prove_ahead(&self, begun: Option<Begun>) -> Result<(Stream, Ready), LinkError> {
-        let stream = match begun {
-            Some(begun) => {
-                let limit = self.settings.connect_timeout;
-                let connected = timeout(limit, begun.connected()).await;
-                self.connected(connected.unwrap_or_else(|elapsed| Err(elapsed.into())))?
-            }
-            None => self.connect().await?,
-        };
-        let end = Instant::now() + self.settings.prove_timeout;
-        self.shaken(async {
-            let (mut stream, preface, proving) = self.greet(stream, end).await?;
-            let ready = prove(&mut stream, preface, proving, end).await?;
-            Ok((stream, ready))
-        })
-        .await
-    }
-
-    /// A link that was begun ahead and whose node has said `hello`, proven and opened in one go.
-    async fn open_begun(
-        &self,
-        link: Begun,
-        hello: &[u8],
-        body: &OpenBody,
-    ) -> Result<Opened, LinkError> {
-        let mut stream = self.connected(link.into_stream())?;
-        let end = Instant::now() + self.settings.prove_timeout;
-        let waiting = self
-            .shaken(async {
-                let proving = self.machine(Channel::None)?.hello(hello);
-                let proving = proving.map_err(LinkError::wrong)?;
-                // Never given back: the channel is plain.
-                let opened = proving.open_early(body).map_err(|_| LinkError::Opening)?;
-                let (octets, early) = opened;
-                let record = exchange_proofs(&mut stream, &PREFACE, &octets, end).await?;
-                early.proven(&record).map_err(LinkError::wrong)
-            })
-            .await?;
-        self.hear_verdict(&mut stream, waiting)
-            .await
-            .map(|opening| Opened { stream, opening })
-    }
-
-    /// A fresh link, opened.
-    async fn open_fresh(&self, body: &OpenBody) -> Result<Opened, LinkError> {
-        let stream = self.connect().await?;
-        let end = Instant::now() + self.settings.prove_timeout;
-        let (mut stream, waiting) = self
-            .shaken(async {
-                let (mut stream, preface, proving) = self.greet(stream, end).await?;
-                let waiting = match proving.open_early(body) {
-                    Ok((octets, early)) => {
-                        let record = exchange_proofs(&mut stream, preface, &octets, end).await?;
-                        early.proven(&record).map_err(LinkError::wrong)?
-                    }
-                    Err(proving) => {
-                        let ready = prove(&mut stream, preface, *proving, end).await?;
-                        let (open, waiting) = ready.open(body);
-                        within(end, Step::Verdict, write_open(&mut stream, &open)).await?;
-                        waiting
-                    }
-                };
-                Ok((stream, waiting))
-            })
-            .await?;
-        self.hear_verdict(&mut stream, waiting)
-            .await
-            .map(|opening| Opened { stream, opening })
-    }
-
-    /// A link proven ahead, opened.
-    async fn open_ready(
-        &self,
-        mut stream: Stream,
-        ready: Ready,
-        body: &OpenBody,
-    ) -> Result<Opened, LinkError> {
-        let (open, waiting) = ready.open(body);
-        let end = Instant::now() + self.settings.verdict_timeout;
-        within(end, Step::Verdict, write_open(&mut stream, &open)).await?;
-        self.hear_verdict(&mut stream, waiting)
-            .await
-            .map(|opening| Opened { stream, opening })
-    }
-
-    async fn connect(&self) -> Result<Stream, LinkError> {
-        let limit = self.settings.connect_timeout;
-        self.connected(connect(&self.node.address, self.node.source, limit).await)
-    }
-
-    /// Counts how connecting ended.
-    fn connected(&self, connected: io::Result<Stream>) -> Result<Stream, LinkError> {
-        let connected = connected.map_err(|source| match source.kind() {
-            io::ErrorKind::TimedOut => LinkError::TimedOut {
-                step: Step::Connect,
-            },
-            _ => LinkError::Unreachable(source),
-        });
-        self.metrics
-            .node_connects
-            .with_label_values(&[self.node.name.as_str(), result_word(&connected)])
-            .inc();
-        connected
-    }
-
-    /// Counts how a handshake ended.
-    async fn shaken<T>(
-        &self,
-        handshake: impl Future<Output = Result<T, LinkError>>,
-    ) -> Result<T, LinkError> {
-        let result = handshake.await;
-        self.metrics
-            .handshakes
-            .with_label_values(&["dialer", result_word(&result)])
-            .inc();
-        result
-    }
-
-    /// The protocol's half of a handshake.
-    fn machine(&self, channel: Channel) -> Result<dialer::Dialer, LinkError> {
-        Ok(dialer::Dialer {
-            node: self.node.name.clone(),
-            key_id: self.node.key_id.clone(),
-            key: self.node.key.clone(),
-            channel,
-            nonce: nonce().map_err(LinkError::Random)?,
-        })
-    }
-
-    /// TLS if configured, and `hello`. Gives back the preface if it has not been sent: it goes out with the proof.
-    async fn greet(
-        &self,
-        stream: Stream,
-        end: Instant,
-    ) -> Result<(Stream, &'static [u8], Proving), LinkError> {
-        let (mut stream, channel) = match (stream, &self.tls) {
-            (Stream::Tcp(socket), Some(config)) => {
-                let tls = within(end, Step::Tls, handshake(config, socket)).await?;
-                let exporter = tls::exporter(tls.get_ref().1).map_err(LinkError::tls)?;
-                let stream = Stream::TlsClient(Box::new(tls));
-                (stream, Channel::TlsExporter(exporter))
-            }
-            (stream, _) => (stream, Channel::None),
-        };
-        let is_plain = matches!(channel, Channel::None);
-        let machine = self.machine(channel)?;
-        let mut preface = PREFACE.as_slice();
-        let proving = within(end, Step::Hello, async {
-            // The node speaks first. One that waits for TLS does not, and must hear that we have none.
-            if is_plain && timeout(HELLO_PAUSE, readable(&stream)).await.is_err() {
-                // A node that is about to close may have said why: its octets are looked at even if ours do not arrive.
-                let _ = write(&mut stream, std::mem::take(&mut preface)).await;
-            }
-            let hello = read_record(&mut stream, Kind::Hello)
-                .await
-                .map_err(|error| LinkError::unproven(error, NotProven::ClosedAtHello))?;
-            machine.hello(&hello).map_err(LinkError::wrong)
-        })
-        .await?;
-        Ok((stream, preface, proving))
-    }
-
-    async fn hear_verdict(
-        &self,
-        stream: &mut Stream,
-        waiting: Waiting,
-    ) -> Result<Opening, LinkError> {
-        let end = Instant::now() + self.settings.verdict_timeout;
-        let record = within(end, Step::Verdict, async {
-            read_record(stream, Kind::Verdict)
-                .await
-                .map_err(|error| match error {
-                    WireError::Closed { began, source } => LinkError::Lost { began, source },
-                    WireError::Record(error) => LinkError::Verdict(error.into()),
-                })
-        })
-        .await?;
-        match waiting.verdict(&record).map_err(LinkError::Verdict)? {
-            Verdict::Ok(opening) => Ok(opening),
-            Verdict::Refused(refusal) => Err(LinkError::Refused(refusal)),
-        }
-    }
-}
-
-async fn handshake(
-    config: &Arc<ClientConfig>,
-    socket: TcpStream,
-) -> Result<TlsStream<TcpStream>, LinkError> {
-    TlsConnector::from(Arc::clone(config))
-        .connect(tls::server_name().map_err(LinkError::tls)?, socket)
-        .await
-        .map_err(|error| match error {
-            error if tls::is_not_tls(&error) => LinkError::Mismatch(Mismatch::NodeIsPlain),
-            error if tls::is_closed(&error) => LinkError::NotProven(NotProven::ClosedAtHello),
-            error => LinkError::Tls(error),
-        })
-}
-
-fn result_word<T>(result: &Result<T, LinkError>) -> &'static str {
-    result.as_ref().map_or_else(LinkError::as_str, |_| "ok")
-}
-
-async fn prove(
-    stream: &mut Stream,
-    preface: &[u8],
-    proving: Proving,
-    end: Instant,
-) -> Result<Ready, LinkError> {
-    let record = exchange_proofs(stream, preface, proving.prove(), end).await?;
-    proving.proven(&record).map_err(LinkError::wrong)
-}
-
-/// Writes the preface, if it is due, and our proof; reads the node's.
-async fn exchange_proofs(
-    stream: &mut Stream,
-    preface: &[u8],
-    proof: &[u8],
-    end: Instant,
-) -> Result<Vec<u8>, LinkError> {
-    within(end, Step::Proven, async {
-        let _ = write(stream, &[preface, proof].concat()).await;
-        read_record(stream, Kind::Proven)
-            .await
-            .map_err(|error| LinkError::unproven(error, NotProven::ClosedAtProof))
-    })
-    .await
-}
-
-async fn write_open(stream: &mut Stream, open: &[u8]) -> Result<(), LinkError> {
-    write(stream, open).await.map_err(|source| LinkError::Lost {
-        began: false,
-        source: Some(source),
-    })
 }

@@ -8,6 +8,8 @@
 
 use std::io;
 
+use jiff::Timestamp;
+
 use super::wire::WireError;
 use crate::{
     names::NodeName,
@@ -25,6 +27,20 @@ pub enum LinkError {
     /// The context cannot be sent: what the directory says of the account is out of range.
     #[error("the account's data cannot be sent to a node")]
     Context(#[source] ContextError),
+    /// Nobody dialled: its last answer failed, and enough others wait for the next.
+    #[error("enough others wait for the node already, whose last answer was: {why}")]
+    Crowded {
+        /// How the last answer failed.
+        why: String,
+    },
+    /// Nobody dialled: it is down.
+    #[error("the node is down since {since}: {why}")]
+    Down {
+        /// When that was found out.
+        since: Timestamp,
+        /// The last failure.
+        why: String,
+    },
     /// The node ended the link after `open`, without a complete verdict.
     #[error("the node closed the link before its verdict was complete")]
     Lost {
@@ -105,6 +121,8 @@ pub enum NotProven {
 /// What a dialer waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
+    /// One's turn, when it has just come back.
+    Line,
     /// A TCP connection.
     Connect,
     /// The TLS handshake.
@@ -120,6 +138,7 @@ pub enum Step {
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Line => "all who wait for it since it came back",
             Self::Connect => "the connection",
             Self::Tls => "the TLS handshake",
             Self::Hello => "its hello (does it speak the link at all?)",
@@ -129,11 +148,26 @@ impl std::fmt::Display for Step {
     }
 }
 
+/// What a failure says of the node's health.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Sign {
+    /// It is not reached, or not proven: whoever it is for.
+    Bad,
+    /// It may be the node, or what this very account has behind it.
+    Doubt,
+    /// It is well.
+    Good,
+    /// Nothing.
+    None,
+}
+
 impl LinkError {
     /// The word for metrics.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Context(_) => "context",
+            Self::Crowded { .. } => "crowded",
+            Self::Down { .. } => "down",
             Self::Lost { .. } => "lost",
             Self::Mismatch(_) => "mismatch",
             Self::NotProven(_) => "not-proven",
@@ -155,7 +189,9 @@ impl LinkError {
             Self::Context(_) => Blame::Directory,
             Self::Random(_) | Self::UnknownNode(_) => Blame::Local,
             Self::Refused(Refusal::InUse | Refusal::Limit) => Blame::Client,
-            Self::Lost { .. }
+            Self::Crowded { .. }
+            | Self::Down { .. }
+            | Self::Lost { .. }
             | Self::Mismatch(_)
             | Self::NotProven(_)
             | Self::Opening
@@ -172,6 +208,8 @@ impl LinkError {
         match self {
             Self::Refused(refusal) => Denial::of(*refusal),
             Self::Context(_)
+            | Self::Crowded { .. }
+            | Self::Down { .. }
             | Self::Lost { .. }
             | Self::Mismatch(_)
             | Self::NotProven(_)
@@ -182,6 +220,34 @@ impl LinkError {
             | Self::UnknownNode(_)
             | Self::Unreachable(_)
             | Self::Verdict(_) => Denial::Unavailable,
+        }
+    }
+
+    /// What it says of the node's health.
+    pub(super) fn sign(&self) -> Sign {
+        match self {
+            Self::Unreachable(error) if net::is_descriptor_limit(error) => Sign::None,
+            Self::Context(_)
+            | Self::Crowded { .. }
+            | Self::Down { .. }
+            | Self::Random(_)
+            | Self::TimedOut { step: Step::Line }
+            | Self::UnknownNode(_) => Sign::None,
+            Self::Mismatch(_)
+            | Self::NotProven(_)
+            | Self::TimedOut {
+                step: Step::Connect | Step::Tls | Step::Hello | Step::Proven,
+            }
+            | Self::Tls(_)
+            | Self::Unreachable(_) => Sign::Bad,
+            Self::Lost { .. }
+            | Self::Opening
+            | Self::Refused(Refusal::Unavailable)
+            | Self::TimedOut {
+                step: Step::Verdict,
+            }
+            | Self::Verdict(_) => Sign::Doubt,
+            Self::Refused(Refusal::Forbidden | Refusal::InUse | Refusal::Limit) => Sign::Good,
         }
     }
 

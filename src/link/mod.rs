@@ -10,6 +10,8 @@
 //! Admitter: quota -> [TLS] -> hello, preface, prove -> proven -> wait for open -> Admitted -> verdict (by the caller)
 //! ```
 //!
+//! How each node does, [`Health`](health::Health) knows, and a prober finds out: what is down is not dialled for anybody.
+//!
 //! Exactly the link's records are read, never an octet more: what follows belongs to client and real server. Neither
 //! half decides what a link is for or which node is whose home; who may connect to a listener at all, [`Gate`] knows. Nothing
 //! here logs a peer's octets.
@@ -20,10 +22,13 @@
 mod admitter;
 mod begun;
 mod connect;
+mod dial;
 mod dialer;
 mod error;
 mod gate;
+mod health;
 mod pool;
+mod prober;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -36,6 +41,8 @@ pub use self::{
     dialer::{Dialer, Opened},
     error::{LinkError, Mismatch, NotProven, Step},
     gate::{Gate, GateParts, GateSettings, Listener},
+    health::{NodeHealth, NodeState, Outage},
+    prober::Accounts,
     tls::SetupError,
 };
 pub use crate::proto::link::node::NodeKey;
@@ -53,6 +60,32 @@ pub struct DialSettings {
     pub verdict_timeout: Duration,
     /// Links made ahead, per node and worker; default 2; 0 dials each at its login.
     pub ready: usize,
+    /// When a node is down, and how that is found out.
+    pub health: HealthSettings,
+}
+
+/// When a node is down, and how that is found out.
+#[derive(Clone, Copy, Debug)]
+pub struct HealthSettings {
+    /// So many failures in a row; default 3.
+    pub down_after: u32,
+    /// How often each node is probed while it is up; default 10 s; none: only when something has failed.
+    pub probe_every: Option<Duration>,
+    /// Whether a node is down for logins when its probe login fails; default yes.
+    pub probe_login_counts: bool,
+    /// For how long a node that is up again does not get all at once; default 10 s, 0 for not at all.
+    pub slow_start: Duration,
+}
+
+impl Default for HealthSettings {
+    fn default() -> Self {
+        Self {
+            down_after: 3,
+            probe_every: Some(Duration::from_secs(10)),
+            probe_login_counts: true,
+            slow_start: Duration::from_secs(10),
+        }
+    }
 }
 
 impl Default for DialSettings {
@@ -62,6 +95,7 @@ impl Default for DialSettings {
             prove_timeout: Duration::from_secs(5),
             verdict_timeout: Duration::from_secs(15),
             ready: 2,
+            health: HealthSettings::default(),
         }
     }
 }

@@ -16,7 +16,7 @@
 //! Limits: `ready` links; a link retires at three quarters of the node's idle limit, so that the node never closes one
 //! in the moment that it is taken; one that was begun is ripe after [`RIPE`], well before the node gives up on it. After trouble (a
 //! dial failed, or a link was closed from the other end before its time) the keeper waits half a second, then doubles up to
-//! 30 s, with jitter, until a link is taken or retires in good health; nothing is begun meanwhile. On failure: a login finds
+//! 30 s, with jitter, until a link is taken or retires in good health, or the node is back after it was down; nothing is begun meanwhile. On failure: a login finds
 //! the pool empty and dials itself.
 
 use std::{
@@ -200,6 +200,11 @@ impl Pool {
     pub(super) fn note_failure(&self) {
         let mut state = self.lock();
         state.trouble = state.trouble.saturating_add(1);
+    }
+
+    /// Forgets failures: the node is back.
+    pub(super) fn forgive(&self) {
+        self.lock().trouble = 0;
     }
 
     /// Drops all links, for good.

@@ -836,6 +836,28 @@ fn nodes_are_checked() {
         ),
         ("[nodes]", "[nodes]\ndefault = 'node2'", &[]),
         (
+            "[nodes]",
+            "[nodes]\ndown_after = 1\nprobe_every = 'off'\nslow_start = '0s'",
+            &[],
+        ),
+        (
+            "[nodes]",
+            "[nodes]\ndown_after = 0\nprobe_every = '10ms'\nslow_start = 'off'\nprobe_login_counts = 'no'",
+            &[
+                "nodes.down_after: bad value (got 0; expected a whole number from 1 to 100)",
+                "nodes.probe_every: bad value (got \"10ms\"; expected a time from 1s to 1h with its unit, as \"30s\", or \"off\")",
+                "nodes.probe_login_counts: bad value (got \"no\"; expected true or false)",
+                "nodes.slow_start: bad value (got \"off\"; expected a time from 0s to 1h with its unit, as \"30s\")",
+            ],
+        ),
+        (
+            "key_id = \"proxy1\"",
+            "key_id = \"proxy1\"\nprobe_login = ''",
+            &[
+                "nodes.node[1].probe_login: bad value (got \"\"; expected a login name: up to 255 octets)",
+            ],
+        ),
+        (
             "key_id = \"proxy1\"",
             "",
             &[

@@ -26,7 +26,7 @@ use tokio::{
 use super::super::{Delivery, Listener, Parts, Settings};
 use crate::{
     directory::{self, Directory},
-    link::{AdmitSettings, Admitter, DialSettings, Dialer, NodeKey},
+    link::{AdmitSettings, Admitter, DialSettings, Dialer, HealthSettings, NodeKey},
     lmtp::Timeouts,
     metrics::Metrics,
     names::{KeyId, NodeName, Service},
@@ -244,6 +244,7 @@ impl Lab {
             connect_timeout: LONG,
             prove_timeout: LONG,
             verdict_timeout: LONG,
+            health: HealthSettings::default(),
         };
         let delivery = Delivery::new(Parts {
             directory: directory(dir.path(), &metrics, &tasks),
@@ -300,6 +301,7 @@ fn node(name: &str, path: PathBuf) -> Node {
         key_id: KeyId::parse("mx").unwrap(),
         key: Key::new([7; 32]),
         tls: false,
+        probe_login: None,
     }
 }
 

@@ -67,6 +67,7 @@ async fn a_link_brings_one_message_after_the_other() {
         key_id: KeyId::parse("proxy1").unwrap(),
         key: Key::new([7; 32]),
         tls: true,
+        probe_login: None,
     };
     let nodes = nodes::Settings {
         nodes: vec![node.clone()],

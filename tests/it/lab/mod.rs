@@ -1343,6 +1343,16 @@ pub(crate) fn metric(admin: SocketAddr, line: &str) -> Option<f64> {
         .find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
 }
 
+/// The sum of all lines of `/metrics` of a name that have this label.
+pub(crate) fn metric_sum(admin: SocketAddr, name: &str, label: &str) -> f64 {
+    let response = http_get(admin, "/metrics").unwrap_or_default();
+    let lines = response.lines().filter_map(|line| {
+        let (labels, value) = line.strip_prefix(name)?.split_once("} ")?;
+        labels.contains(label).then(|| value.trim().parse::<f64>())
+    });
+    lines.map(Result::unwrap).sum()
+}
+
 /// A whole response, head and body.
 fn http_get(address: SocketAddr, path: &str) -> Option<String> {
     use std::io::{Read as _, Write as _};

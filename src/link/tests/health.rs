@@ -1,0 +1,233 @@
+//! Outages of nodes as a front goes through them: who dials, who waits, and what is known by whom.
+
+use super::*;
+
+/// A front with these settings for health, else those of all tests.
+fn front(address: Address, health: HealthSettings) -> Front {
+    let settings = DialSettings {
+        prove_timeout: SHORT,
+        health,
+        ..dial_settings()
+    };
+    Front::new(node_at(address, false), settings)
+}
+
+fn unprobed() -> HealthSettings {
+    dial_settings().health
+}
+
+impl Front {
+    fn tries(&self) -> u64 {
+        let results = ["ok", "unreachable", "timed-out"];
+        let counts = results.map(|result| {
+            let counter = &self.metrics.node_connects;
+            counter.with_label_values(&["node1", result]).get()
+        });
+        counts.iter().sum()
+    }
+
+    fn probes(&self, result: &str) -> u64 {
+        let counter = &self.metrics.node_probes;
+        counter.with_label_values(&["node1", result]).get()
+    }
+
+    fn state(&self) -> NodeState {
+        self.dialer.health()[0].state
+    }
+
+    fn is_up(&self) -> bool {
+        self.metrics.node_up.with_label_values(&["node1"]).get() == 1
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_down_is_dialled_by_the_prober_alone() {
+    let (listener, address) = listen().await;
+    drop(listener);
+    let front = front(address, unprobed());
+    let other = front.dialer.for_worker();
+    for _ in 0..3 {
+        assert!(matches!(front.fail().await, LinkError::Unreachable(_)));
+    }
+    assert!(!front.is_up());
+    let mail = MailContext {
+        session: SessionId::from_random([6; 12]),
+    };
+    for _ in 0..100 {
+        // Another worker knows as well.
+        let session = other.open(&front.node, &context()).await;
+        assert!(matches!(session, Err(LinkError::Down { .. })));
+        let message = front.dialer.open_mail(&front.node, &mail).await;
+        assert!(matches!(message, Err(LinkError::Down { .. })));
+    }
+    let name = &front.node.name;
+    assert!(front.dialer.refusal_of_mail(name).is_some());
+    let (tries, probes) = (front.tries(), front.probes("unreachable"));
+    assert!(tries <= 3 + probes + 1, "{tries} tries, {probes} probes");
+}
+
+#[tokio::test]
+async fn it_is_found_out_that_a_node_is_back_and_no_login_fails_for_that() {
+    let (listener, address) = listen().await;
+    let Address::Tcp { port, .. } = address else {
+        panic!("no port")
+    };
+    drop(listener);
+    let front = front(address, unprobed());
+    for _ in 0..3 {
+        front.fail().await;
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .await
+        .unwrap();
+    let admitter = Admitter::new(node_settings(), Metrics::new().unwrap()).unwrap();
+    front.tasks.spawn("node", async move {
+        loop {
+            let (stream, peer) = listener.accept().await.unwrap();
+            let admitted = admitter.admit(Stream::Tcp(stream), false, Some(peer.ip()));
+            if let Ok(mut admitted) = admitted.await {
+                let verdict = admitted.verdict(&ready());
+                admitted.stream.write_all(&verdict).await.unwrap();
+            }
+        }
+    });
+    until(|| front.is_up()).await;
+    assert_eq!(front.state(), NodeState::Rising);
+    for _ in 0..20 {
+        front.open().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_says_nothing_is_known_after_three_logins() {
+    let (listener, address) = listen().await;
+    let front = front(address, unprobed());
+    for _ in 0..3 {
+        let error = front.fail().await;
+        assert!(matches!(error, LinkError::TimedOut { step: Step::Hello }));
+    }
+    assert!(matches!(front.fail().await, LinkError::Down { .. }));
+    drop(listener);
+}
+
+#[tokio::test]
+async fn nodes_are_probed_without_a_login() {
+    let mut server = Server::start(Over::Tls, node_settings()).await;
+    let settings = DialSettings {
+        health: HealthSettings {
+            probe_every: Some(SHORT),
+            ..HealthSettings::default()
+        },
+        ..dial_settings()
+    };
+    let front = Front::new(server.node(), settings);
+    until(|| front.probes("ok") >= 3).await;
+    // To the node it is a link that was not needed.
+    assert!(server.ended().await.unwrap_err().is_ordinary());
+    assert!(front.dialer.health()[0].last_probe.is_some());
+    assert_eq!(front.ready(), 0);
+}
+
+#[tokio::test]
+async fn probers_end_with_the_last_dialer() {
+    let (_listener, address) = listen().await;
+    let front = front(address, unprobed());
+    let worker = front.dialer.for_worker();
+    let health = Arc::downgrade(&worker.dial(&front.node.name).health);
+    drop(front);
+    tokio::task::yield_now().await;
+    assert!(health.upgrade().is_some());
+    drop(worker);
+    until(|| health.upgrade().is_none()).await;
+}
+
+#[tokio::test]
+async fn a_successor_knows_what_was_known_of_the_same_nodes() {
+    let (listener, address) = listen().await;
+    drop(listener);
+    let front = front(address, unprobed());
+    for _ in 0..3 {
+        front.fail().await;
+    }
+    let table = |node: &Node| nodes::Settings {
+        nodes: vec![node.clone()],
+        default: None,
+    };
+    let settings = dial_settings();
+    let same = front.dialer.successor(&table(&front.node), settings);
+    let error = same.unwrap().open(&front.node, &context()).await;
+    assert!(matches!(error, Err(LinkError::Down { .. })));
+    assert!(!front.is_up());
+    // Another key may be the right one.
+    let other = Node {
+        key: Key::new([8; 32]),
+        ..front.node.clone()
+    };
+    let other = front.dialer.successor(&table(&other), settings).unwrap();
+    assert_eq!(other.health()[0].state, NodeState::Up);
+    assert!(front.is_up());
+    // What is gone is not shown.
+    let gone = Node {
+        name: NodeName::parse("node2").unwrap(),
+        ..front.node.clone()
+    };
+    let gone = other.successor(&table(&gone), settings).unwrap();
+    assert_eq!(gone.health().len(), 1);
+    let text = front.metrics.render();
+    assert!(text.contains("pigeonair_node_up{node=\"node2\"} 1"));
+    assert!(
+        !text.contains("pigeonair_node_up{node=\"node1\"}"),
+        "{text}"
+    );
+}
+
+/// A node that is slow over a plain link, at which a crowd arrives in the moment of its return.
+#[tokio::test]
+async fn a_slow_start_opens_four_at_one_time() {
+    let mut server = Server::start(Over::Plain, node_settings()).await;
+    let settings = DialSettings {
+        health: HealthSettings {
+            slow_start: Duration::from_secs(3600),
+            down_after: 1,
+            ..unprobed()
+        },
+        ..dial_settings()
+    };
+    let front = Front::new(server.node(), settings);
+    let dial = front.dialer.dial(&front.node.name);
+    dial.health.note(
+        &Err::<(), _>(LinkError::Unreachable(std::io::ErrorKind::Other.into())),
+        None,
+    );
+    until(|| front.is_up()).await;
+    let crowd = 20;
+    let opened = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    for _ in 0..crowd {
+        let (dialer, node, opened) = (
+            front.dialer.clone(),
+            front.node.clone(),
+            Arc::clone(&opened),
+        );
+        front.tasks.spawn("login", async move {
+            dialer.open(&node, &context()).await.unwrap();
+            opened.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+    let mut inside = Vec::new();
+    for number in 0..crowd {
+        if inside.len() < 4 {
+            inside.push(server.opened().await);
+        }
+        // Nobody else has come, though everybody had the time to.
+        if inside.len() == 4 {
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            assert!(server.ended.try_recv().is_err());
+        }
+        let mut first: Admitted = inside.remove(0);
+        let verdict = first.verdict(&ready());
+        first.stream.write_all(&verdict).await.unwrap();
+        until(|| opened.load(std::sync::atomic::Ordering::Relaxed) > number).await;
+    }
+}
