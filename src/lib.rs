@@ -33,7 +33,7 @@
 //! main -> cli -> app -> config -> admin, log  start-up, commands, wiring, drain
 //! proxy  acceptor  delivery  mailstore        the stories; each `serve` reads top to bottom
 //! link  relay  handover  lmtp  spool  store   dial / admit; splice or copy; start a real server; messages: move, hold, store
-//! net  outcome  directory  nodes  home  policy  defence   sockets, TLS; how it ended; accounts; their nodes, folders; may they try
+//! net  outcome  sessions  directory  nodes  home  policy  defence   sockets, TLS; how it ended; who is on; accounts; their nodes, folders; may they try
 //! proto                                       protocols as bytes in, events and bytes out
 //! names   secret   metrics   tasks   user     words that cannot be invalid; secrets; counters; tasks; another user
 //! ```
@@ -62,6 +62,7 @@ pub mod proto;
 pub mod proxy;
 pub mod relay;
 pub mod secret;
+pub mod sessions;
 pub mod spool;
 pub mod store;
 pub mod tasks;

@@ -48,6 +48,8 @@ pub struct Metrics {
     pub directory_followed: IntGaugeVec,
     /// `directory_changes_total{change}`: entries that were said to have changed.
     pub directory_changes: IntCounterVec,
+    /// `sessions_kicked_total{command}`: sessions that were ended by command; `kick`, `hold` or `drain`.
+    pub sessions_kicked: IntCounterVec,
     /// `sessions_revoked_total{reason}`: sessions that were ended since their account changed.
     pub sessions_revoked: IntCounterVec,
     /// `ldap_server_up{server}`: whether an LDAP server answers.
@@ -167,6 +169,11 @@ impl Metrics {
                 "directory_changes_total",
                 "Entries that were said to have changed.",
                 &["change"],
+            )?,
+            sessions_kicked: new.counters(
+                "sessions_kicked_total",
+                "Sessions ended by an administrator's command.",
+                &["command"],
             )?,
             sessions_revoked: new.counters(
                 "sessions_revoked_total",

@@ -1,12 +1,13 @@
 //! Words that cannot be invalid: names, identifiers and addresses as types.
 //!
-//! Each type is made by parsing, so holding one is proof that its rules were checked; nothing here does I/O.
+//! Each type is made by parsing, so holding one is proof that its rules were checked; nothing here does I/O. Clones of a name
+//! share its text: a session has the same ones in many places.
 //! Two addresses of one connection never have the same type, so a client's address cannot be logged as ours.
 //!
 //! Limits: logins and account names 1 to 255 octets of UTF-8 without control characters; node names, key ids and
 //! session ids 1 to 64 characters of small alphabets, so that they need no escaping in any protocol or log.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 /// The longest login or account name, in octets. Longer than any mail address can be (RFC 5321, 4.5.3.1: 64 + 1 + 255
 /// is the theory, 254 the practice), short enough for every protocol that carries it.
@@ -49,13 +50,13 @@ macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $max:expr, $allowed:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-        pub struct $type(String);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// Checks `text` against the rules of this kind of name.
             pub fn parse(text: &str) -> Result<Self, NameError> {
                 checked(text, $max, $allowed)?;
-                Ok(Self(text.to_owned()))
+                Ok(Self(text.into()))
             }
 
             /// The same for octets, which must be UTF-8.
@@ -110,15 +111,12 @@ impl SessionId {
     /// Makes an id from twelve random octets: 96 bits, written as 24 hexadecimal digits.
     pub fn from_random(octets: [u8; 12]) -> Self {
         use fmt::Write as _;
-        Self(
-            octets
-                .iter()
-                .fold(String::with_capacity(24), |mut text, octet| {
-                    // Writing to a String cannot fail.
-                    let _ = write!(text, "{octet:02x}");
-                    text
-                }),
-        )
+        let mut text = String::with_capacity(24);
+        for octet in octets {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{octet:02x}");
+        }
+        Self(text.into())
     }
 }
 

@@ -99,6 +99,8 @@ pub struct Failure {
 pub enum Outcome {
     /// Closed by us: a drain ended it.
     Cut,
+    /// Closed by us: an administrator's command ended it.
+    Kicked,
     /// Closed by us: the account changed, so that the session may not go on.
     Revoked,
     /// Logged in and was served until one side ended it.
@@ -126,6 +128,7 @@ impl Outcome {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Cut => "cut",
+            Self::Kicked => "kicked",
             Self::Revoked => "revoked",
             Self::Served => "served",
             Self::Idle => "idle",

@@ -23,6 +23,7 @@ use crate::{
     policy::Policy,
     proxy::{self, Proxy},
     relay::Relay,
+    sessions::Sessions,
 };
 
 /// What names somebody is told to root and to the front's own user.
@@ -131,6 +132,7 @@ impl Front {
             directory: directory.clone(),
             nodes: nodes.clone(),
         });
+        let sessions = Sessions::new(metrics, tasks.clone());
         let requests = admin::Requests {
             directory: directory.clone(),
             nodes: nodes.clone(),
@@ -145,6 +147,7 @@ impl Front {
                     directory: directory.clone(),
                     nodes: nodes.clone(),
                     dialer: dialer.clone(),
+                    sessions: sessions.clone(),
                     imap_relay: Relay::new(settings.imap_relay, metrics.clone(), tasks.clone()),
                     pop3_relay: Relay::new(settings.pop3_relay, metrics.clone(), tasks.clone()),
                     metrics: metrics.clone(),

@@ -56,7 +56,7 @@ pub use error::{LookupError, StartError, Wrong};
 pub use explain::Explained;
 pub use file::FileError;
 pub use ldap::{LdapSetupError, LdapUri};
-pub use live::{Homes, Revoked, Sessions, Watch};
+pub use live::{Homes, Sessions, Watch};
 pub use preset::Preset;
 pub use settings::{
     AddressSettings, Attributes, CacheSettings, FileSettings, Follow, FollowSettings, LdapSettings,

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
 use prometheus::HistogramTimer;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -27,6 +28,7 @@ use crate::{
         opening::{OpeningError, Reader, Step},
         talk::{Credentials, Mechanism},
     },
+    sessions::{Entered, Who},
 };
 
 use super::Parts;
@@ -43,7 +45,13 @@ pub(super) struct Opened {
     /// What the server said after its opening: the client's, right after its OK.
     pub(super) early: Bytes,
     /// Says when the session may not go on.
+    pub(super) seated: Seated,
+}
+
+/// A session that is listed, from the right password on, and has an ear for who ends it.
+pub(super) struct Seated {
     pub(super) watch: Watch,
+    _entered: Entered,
 }
 
 /// Stands behind the reason of a failure that is not counted; fail2ban's filter passes over such lines.
@@ -88,8 +96,32 @@ pub(super) async fn open_session(
         reason: error.to_string(),
     })?;
     report.node = Some(node.name.clone());
+    let seated = sit_down(parts, watch, &account, &node, report);
     let opened = open_link(parts, &node, &context(&account, report)).await?;
-    Ok(read_opening(parts, opened, watch).await?)
+    Ok(read_opening(parts, opened, seated).await?)
+}
+
+/// Lists the session. It is not served yet, but whoever ends sessions must not miss it.
+fn sit_down(
+    parts: &Parts,
+    watch: Watch,
+    account: &Account,
+    node: &Node,
+    report: &Report,
+) -> Seated {
+    let who = Who {
+        session: report.session.clone(),
+        account: account.name.clone(),
+        protocol: report.protocol,
+        client: report.client.0,
+        has_tls: report.tls.is_some(),
+        node: node.name.clone(),
+        since: Timestamp::now(),
+    };
+    Seated {
+        _entered: parts.sessions.enter(watch.seat(), who),
+        watch,
+    }
 }
 
 /// Starts the clock of a stage; it stops when dropped.
@@ -348,7 +380,7 @@ async fn open_link(parts: &Parts, node: &Node, context: &Context) -> Result<link
 async fn read_opening(
     parts: &Parts,
     opened: link::Opened,
-    watch: Watch,
+    seated: Seated,
 ) -> Result<Opened, Failure> {
     let _timer = timer(parts, Stage::Opening);
     let failed = |reason: String| Failure {
@@ -357,7 +389,7 @@ async fn read_opening(
         denial: Denial::Unavailable,
         reason,
     };
-    match timeout(parts.settings.opening_timeout, opening(opened, watch)).await {
+    match timeout(parts.settings.opening_timeout, opening(opened, seated)).await {
         Ok(Ok(opened)) => Ok(opened),
         Ok(Err(OpeningFailure::Io(error))) => Err(failed(format!(
             "the session broke before it began: {error}"
@@ -387,7 +419,7 @@ enum OpeningFailure {
     Protocol(OpeningError),
 }
 
-async fn opening(opened: link::Opened, watch: Watch) -> Result<Opened, OpeningFailure> {
+async fn opening(opened: link::Opened, seated: Seated) -> Result<Opened, OpeningFailure> {
     let mut server = opened.stream;
     let mut reader = Reader::new(&opened.opening);
     let mut input = BytesMut::new();
@@ -403,7 +435,7 @@ async fn opening(opened: link::Opened, watch: Watch) -> Result<Opened, OpeningFa
                     server,
                     capabilities,
                     early: input.freeze(),
-                    watch,
+                    seated,
                 });
             }
             Step::More => {

@@ -13,7 +13,7 @@
 //!
 //! Limits: connections in all, and what `defence` allows a network and an account; one deadline and so many octets for
 //! everything before the last credentials; deadlines in the directory, the link and for the opening. A session ends when the
-//! directory says that it may not go on, without a word. A failed login is answered at a time counted from its arrival, whatever
+//! directory or an administrator says that it may not go on, without a word. A failed login is answered at a time counted from its arrival, whatever
 //! was wrong with it, and one before login ends without a word when another needs its place.
 //!
 //! When something behind us fails the client hears "unavailable" and may try again on the same connection; the log has
@@ -56,6 +56,7 @@ use crate::{
     policy::Policy,
     proto::{denial::Denial, server::Server, talk::Bye},
     relay::{End, Ended, Relay},
+    sessions::Sessions,
     tasks::Tasks,
 };
 
@@ -88,6 +89,8 @@ pub struct Parts {
     pub nodes: Nodes,
     /// The way there.
     pub dialer: Dialer,
+    /// Who is on.
+    pub sessions: Sessions,
     /// What moves the bytes of IMAP.
     pub imap_relay: Relay,
     /// What moves the bytes of POP3.
@@ -101,7 +104,8 @@ pub struct Parts {
 /// A client that is served.
 struct Session {
     begun: Begun,
-    report: Report,
+    /// On its own: it is what stays of the login, and of no use before the end.
+    report: Box<Report>,
     place: Place<Resident>,
 }
 
@@ -201,7 +205,7 @@ impl Proxy {
             Ok(begun) => {
                 let session = Box::new(Session {
                     begun,
-                    report,
+                    report: Box::new(report),
                     place: place.moves_in(),
                 });
                 self.0.tasks.clone().spawn("session", self.relay(session));
@@ -280,17 +284,16 @@ impl Proxy {
     async fn relay(self, session: Box<Session>) {
         let Session {
             begun,
-            report,
+            mut report,
             place,
-        } = *session;
+        } = session.unboxed();
         let Begun {
             client,
             server,
             to_client,
             to_server,
-            mut watch,
+            seated,
         } = begun;
-        let mut report = Box::new(report);
         let protocol = report.protocol.as_str();
         let open = self.0.metrics.sessions_open.with_label_values(&[protocol]);
         open.inc();
@@ -300,13 +303,15 @@ impl Proxy {
         };
         // Both stay here, and the relay has but a way to ask them.
         let mut cut = pin!(self.0.tasks.cut_requested());
-        let stop = poll_fn(|context| match watch.poll_revoked(context) {
+        let seat = seated.watch.seat();
+        let stop = poll_fn(|context| match seat.poll_ended(context) {
             Poll::Ready(()) => Poll::Ready(()),
             Poll::Pending => cut.as_mut().poll(context),
         });
         let ended = relay.run(client, server, stop).await;
         let ended = ended.after(to_client, to_server);
-        let revoked = watch.why();
+        let why = seated.watch.why();
+        drop(seated);
         open.dec();
         drop(place);
         if let Some(blame) = ended.blame() {
@@ -317,9 +322,9 @@ impl Proxy {
                 reason: ended.by.to_string(),
             });
         }
-        match revoked {
+        match why {
             Some(why) if matches!(ended.by, End::Stopped) => {
-                self.end(&report, Outcome::Revoked, Some((&ended, why.to_string())));
+                self.end(&report, why.outcome(), Some((&ended, why.to_string())));
             }
             _ => {
                 let by = ended.by.to_string();
@@ -375,6 +380,13 @@ impl Proxy {
             failure: None,
             started,
         })
+    }
+}
+
+impl Session {
+    /// The parts, and nothing left of the box while the session goes on.
+    fn unboxed(self: Box<Self>) -> Self {
+        *self
     }
 }
 

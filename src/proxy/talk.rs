@@ -20,7 +20,6 @@ use tokio::{
 };
 
 use crate::{
-    directory::Watch,
     names::Login,
     net::Stream,
     outcome::{Blame, Failure, Outcome, Report, Stage},
@@ -32,7 +31,10 @@ use crate::{
     },
 };
 
-use super::{Cleartext, ListenTls, Listener, Parts, balancer, login::Opened};
+use super::{
+    Cleartext, ListenTls, Listener, Parts, balancer,
+    login::{Opened, Seated},
+};
 
 /// One read; a login fits, and more than this is never taken from a client before it has logged in.
 const READ_BYTES: usize = 4096;
@@ -62,7 +64,7 @@ pub(super) struct Begun {
     pub(super) to_client: usize,
     pub(super) to_server: usize,
     /// Says when the session may not go on.
-    pub(super) watch: Watch,
+    pub(super) seated: Seated,
 }
 
 /// Why a conversation ended without a login.
@@ -200,7 +202,7 @@ impl<'a> Talk<'a> {
             server: opened.server,
             to_client: opened.early.len(),
             to_server: self.input.len(),
-            watch: opened.watch,
+            seated: opened.seated,
         })
     }
 

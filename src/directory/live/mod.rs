@@ -22,7 +22,7 @@
 //! directory that shows us little does not mean that everybody was deleted. What is said of one entry, that it is gone, is always
 //! believed.
 //!
-//! - `watch`: a session's seat and its ear.
+//! - `watch`: what a session is judged by, and its ear.
 //! - `refresh`: who has not been named yet.
 //!
 //! Limits: what was heard is remembered of entries that the cache has learned of, for as long as it may keep them, and of all
@@ -44,26 +44,31 @@ use std::{
 
 use moka::policy::EvictionPolicy;
 use prometheus::IntCounterVec;
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 pub(super) use refresh::Refresh;
-pub use watch::{Revoked, Watch};
+pub use watch::Watch;
 
-use self::watch::{Listening, Seat};
+use self::watch::Judged;
 use super::{
     CacheSettings, Found, Status, Visit,
     facts::{EntryId, Now},
 };
-use crate::{metrics::Metrics, names::NodeName, tasks::Tasks};
+use crate::{
+    metrics::Metrics,
+    names::NodeName,
+    sessions::{Ending, Seat},
+    tasks::Tasks,
+};
 
 /// How much later than a change a server that lags behind may still answer with what was before.
 pub(super) const LAG: Duration = Duration::from_secs(5);
 
 /// How long it is remembered what was heard of entries that nobody has asked for: an answer may be on its way.
 const RECENT: Duration = Duration::from_secs(15);
+
+/// Words of home attributes that sessions share: there are hardly more than nodes.
+const MAX_WORDS: usize = 1000;
 
 /// Which node the value of a home attribute means, or that there is none; none for no node.
 pub type Homes = Box<dyn Fn(Option<&str>) -> Option<NodeName> + Send + Sync>;
@@ -95,7 +100,9 @@ pub(super) struct Live {
     /// What was heard of all.
     recent: moka::sync::Cache<EntryId, Heard>,
     sessions: Sessions,
-    seats: Mutex<HashMap<EntryId, Seats>>,
+    judged: Mutex<HashMap<EntryId, Seats>>,
+    /// Home words, each of them once.
+    words: Mutex<HashSet<Arc<str>>>,
     changes: IntCounterVec,
     revoked: IntCounterVec,
     /// By base, when all that was learned before was taken for out of date, in milliseconds since `started`.
@@ -110,9 +117,9 @@ pub(super) struct Live {
 /// The sessions of an entry.
 #[derive(Default)]
 struct Seats {
-    all: Vec<Seat>,
-    /// What they will be judged by in a while.
-    pending: Option<(usize, Now)>,
+    all: Vec<Judged>,
+    /// What they will be judged by in a while. Boxed, since that is rare.
+    pending: Option<Box<(usize, Now)>>,
 }
 
 impl Live {
@@ -145,7 +152,8 @@ impl Live {
                 .time_to_live(RECENT)
                 .build(),
             sessions,
-            seats: Mutex::default(),
+            judged: Mutex::default(),
+            words: Mutex::default(),
             changes: metrics.directory_changes.clone(),
             revoked: metrics.sessions_revoked.clone(),
             outdated: (0..bases).map(|_| AtomicU64::new(0)).collect(),
@@ -213,26 +221,38 @@ impl Live {
             return Watch::default();
         }
         let entry = found.facts.entry;
-        let (revoke, revoked) = oneshot::channel();
-        let seat = Seat {
+        let seat = Seat::new();
+        let home_node = found.account.home_node.as_deref();
+        let judged = Judged {
             base: found.base,
             parts: found.facts.parts,
-            home_node: found.account.home_node.as_deref().map(Box::from),
+            home_node: home_node.map(|word| self.shared(word)),
             visit,
-            revoke,
+            seat: Arc::clone(&seat),
         };
         let mut all = self.lock();
         let seats = &mut all.entry(entry).or_default().all;
         // Most have one session or a few: room for four would be for nothing.
         seats.reserve_exact(1);
-        seats.push(seat);
+        seats.push(judged);
         drop(all);
-        Watch(Some(Listening {
-            entry,
-            live: Arc::clone(self),
-            revoked,
-            why: None,
-        }))
+        Watch {
+            seat,
+            judged: Some((entry, Arc::clone(self))),
+        }
+    }
+
+    /// The same word, which sessions have in common.
+    fn shared(&self, word: &str) -> Arc<str> {
+        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = words.get(word) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = Arc::from(word);
+        if words.len() < MAX_WORDS {
+            words.insert(Arc::clone(&new));
+        }
+        new
     }
 
     /// Runs something a little later, when a server that lags behind has caught up.
@@ -290,7 +310,7 @@ impl Live {
             return;
         };
         if seats.pending.is_some() {
-            seats.pending = Some((base, now));
+            seats.pending = Some(Box::new((base, now)));
             return;
         }
         let mut seated = seats.all.iter();
@@ -301,7 +321,7 @@ impl Live {
             self.revoke(&mut all, entry, base, &now);
             return;
         }
-        seats.pending = Some((base, now));
+        seats.pending = Some(Box::new((base, now)));
         drop(all);
         let live = Arc::clone(self);
         self.tasks.background("revocation", async move {
@@ -310,7 +330,7 @@ impl Live {
             let mut all = live.lock();
             // None where all sessions have ended meanwhile.
             let pending = all.get_mut(&entry).and_then(|seats| seats.pending.take());
-            if let Some((base, now)) = pending {
+            if let Some((base, now)) = pending.map(|pending| *pending) {
                 live.revoke(&mut all, entry, base, &now);
             }
         });
@@ -322,11 +342,11 @@ impl Live {
             return;
         };
         let mut left = Vec::new();
-        for seat in seats.all {
-            match self.judge(&seat, base, now) {
-                None => left.push(seat),
+        for judged in seats.all {
+            match self.judge(&judged, base, now) {
+                None => left.push(judged),
                 Some(why) => {
-                    if seat.revoke.send(why).is_ok() {
+                    if judged.seat.end(why) {
                         self.revoked.with_label_values(&[why.as_str()]).inc();
                     }
                 }
@@ -345,23 +365,23 @@ impl Live {
     }
 
     /// Why a session may not go on, if so.
-    fn judge(&self, seat: &Seat, base: usize, now: &Now) -> Option<Revoked> {
+    fn judge(&self, seat: &Judged, base: usize, now: &Now) -> Option<Ending> {
         let now = match now {
-            Now::Gone => return (seat.base == base).then_some(Revoked::Deleted),
+            Now::Gone => return (seat.base == base).then_some(Ending::Deleted),
             Now::Unreadable => return None,
             Now::Is(now) => now,
         };
         let mut access = now.access.iter();
         let is_barred = access.any(|access| access.check(seat.visit).is_err());
         if now.login == Status::Refused || is_barred {
-            return Some(Revoked::Disabled);
+            return Some(Ending::Disabled);
         }
         let (before, after) = (seat.home_node.as_deref(), now.home_node.as_deref());
         if seat.parts.has_moved(&now.facts.parts) || self.is_another_node(before, after) {
-            return Some(Revoked::Moved);
+            return Some(Ending::Moved);
         }
         let is_another = seat.parts.has_other_password(&now.facts.parts);
-        is_another.then_some(Revoked::Password)
+        is_another.then_some(Ending::Password)
     }
 
     /// Whether a session at one home would now be at another one. A value that is not shown any more, or that means no node, is
@@ -427,6 +447,6 @@ impl Live {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<EntryId, Seats>> {
         // A panic cannot leave it half changed.
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+        self.judged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

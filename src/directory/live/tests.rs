@@ -72,9 +72,9 @@ fn but(change: impl FnOnce(&mut Account)) -> Found {
     found(account, &[b"1"])
 }
 
-async fn verdict(watch: &mut Watch) -> Option<Revoked> {
+async fn verdict(watch: &mut Watch) -> Option<Ending> {
     // What was sent is there at once.
-    let _ = tokio::time::timeout(Duration::ZERO, watch.revoked()).await;
+    let _ = tokio::time::timeout(Duration::ZERO, watch.ended()).await;
     watch.why()
 }
 
@@ -99,31 +99,31 @@ async fn a_session_is_judged_by_what_concerns_it() {
         ),
         (
             but(|account| account.access.protocols = protocols("pop3")),
-            Some(Revoked::Disabled),
+            Some(Ending::Disabled),
         ),
         (
             but(|account| account.login = Status::Refused),
-            Some(Revoked::Disabled),
+            Some(Ending::Disabled),
         ),
         (
             but(|account| account.home_node = Some("node2".to_owned())),
-            Some(Revoked::Moved),
+            Some(Ending::Moved),
         ),
         (
             but(|account| account.home = "ann2".to_owned()),
-            Some(Revoked::Moved),
+            Some(Ending::Moved),
         ),
-        (but(|account| account.uid = 2), Some(Revoked::Moved)),
-        (but(|account| account.gid = 2), Some(Revoked::Moved)),
-        (found(account(), &[b"2"]), Some(Revoked::Password)),
-        (found(account(), &[b"1", b"2"]), Some(Revoked::Password)),
+        (but(|account| account.uid = 2), Some(Ending::Moved)),
+        (but(|account| account.gid = 2), Some(Ending::Moved)),
+        (found(account(), &[b"2"]), Some(Ending::Password)),
+        (found(account(), &[b"1", b"2"]), Some(Ending::Password)),
     ] {
         let live = live(Sessions::End(Duration::ZERO));
         let mut watch = live.watch(&usual(), VISIT);
         live.hear(0, UUID, Now::of(&now));
         assert_eq!(verdict(&mut watch).await, expected, "{:?}", now.account);
     }
-    for (now, expected) in [(Now::Gone, Some(Revoked::Deleted)), (Now::Unreadable, None)] {
+    for (now, expected) in [(Now::Gone, Some(Ending::Deleted)), (Now::Unreadable, None)] {
         let live = live(Sessions::End(Duration::ZERO));
         let mut watch = live.watch(&usual(), VISIT);
         live.hear(0, UUID, now);
@@ -161,7 +161,7 @@ async fn what_is_hidden_from_us_moves_nobody() {
         live.hear(0, UUID, Now::of(&showing(other(), all_hidden, &[b"1"])));
         assert_eq!(verdict(&mut watch).await, None);
         live.hear(0, UUID, Now::of(&showing(other(), shown, &[b"1"])));
-        assert_eq!(verdict(&mut watch).await, Some(Revoked::Moved), "{shown:?}");
+        assert_eq!(verdict(&mut watch).await, Some(Ending::Moved), "{shown:?}");
     }
 }
 
@@ -173,7 +173,7 @@ async fn what_was_said_before_is_said_to_later_sessions_too() {
     // Let in by a server that lags behind.
     let mut watch = live.watch(&usual(), VISIT);
     live.hear(0, UUID, Now::of(&disabled));
-    assert_eq!(verdict(&mut watch).await, Some(Revoked::Disabled));
+    assert_eq!(verdict(&mut watch).await, Some(Ending::Disabled));
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn gone_from_one_base_is_not_gone_from_another() {
     assert_eq!(verdict(&mut watch).await, None);
     assert!(!live.contradicts(&found));
     live.hear(0, UUID, Now::Gone);
-    assert_eq!(verdict(&mut watch).await, Some(Revoked::Deleted));
+    assert_eq!(verdict(&mut watch).await, Some(Ending::Deleted));
     assert!(live.contradicts(&found));
 }
 
@@ -275,11 +275,7 @@ async fn another_word_for_the_same_node_is_no_move() {
             assert_eq!(verdict(&mut watch).await, None, "{before:?} {same:?}");
         }
         live.hear(0, UUID, Now::of(&at(Some("node2"))));
-        assert_eq!(
-            verdict(&mut watch).await,
-            Some(Revoked::Moved),
-            "{before:?}"
-        );
+        assert_eq!(verdict(&mut watch).await, Some(Ending::Moved), "{before:?}");
     }
 }
 
@@ -350,7 +346,7 @@ async fn who_is_not_named_is_gone_unless_nobody_is() {
     let mut refresh = live.refresh(0);
     refresh.name(EntryId::Uuid([9; 16]));
     live.conclude(refresh);
-    assert_eq!(verdict(&mut watch).await, Some(Revoked::Deleted));
+    assert_eq!(verdict(&mut watch).await, Some(Ending::Deleted));
     assert_eq!(verdict(&mut late).await, None);
 }
 
@@ -393,7 +389,7 @@ async fn ends_are_spread_and_a_change_that_is_taken_back_ends_nothing() {
     );
     sleep(within).await;
     for (number, watch) in &mut watches {
-        let expected = (*number != 0).then_some(Revoked::Deleted);
+        let expected = (*number != 0).then_some(Ending::Deleted);
         assert_eq!(verdict(watch).await, expected, "{number}");
     }
 }

@@ -1,108 +1,49 @@
-//! A session's ear for changes of its account, and why it may have to end.
+//! What a session is judged by, and its ear for that.
 
-use std::{
-    fmt,
-    future::poll_fn,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
-
-use tokio::sync::oneshot;
+use std::{fmt, sync::Arc};
 
 use super::Live;
-use crate::directory::{
-    Visit,
-    facts::{EntryId, Parts},
+use crate::{
+    directory::{
+        Visit,
+        facts::{EntryId, Parts},
+    },
+    sessions::{Ending, Seat},
 };
 
-/// Why a session may not go on.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Revoked {
-    /// Its account is gone.
-    Deleted,
-    /// Its account may not log in any more, or not by this protocol or from there.
-    Disabled,
-    /// Its mailbox is elsewhere.
-    Moved,
-    /// Its password is another one.
-    Password,
-}
-
-/// A session.
-pub(super) struct Seat {
+/// What a session is judged by.
+pub(super) struct Judged {
     pub(super) base: usize,
     pub(super) parts: Parts,
-    pub(super) home_node: Option<Box<str>>,
+    pub(super) home_node: Option<Arc<str>>,
     pub(super) visit: Visit,
-    pub(super) revoke: oneshot::Sender<Revoked>,
+    pub(super) seat: Arc<Seat>,
 }
 
-/// A session's ear for changes of its account; dropping it leaves.
+/// A session's ear for changes of its account, and for all others who may end it; dropping it leaves.
 #[derive(Default)]
-pub struct Watch(pub(super) Option<Listening>);
-
-pub(super) struct Listening {
-    pub(super) entry: EntryId,
-    pub(super) live: Arc<Live>,
-    pub(super) revoked: oneshot::Receiver<Revoked>,
-    /// Once it has been heard.
-    pub(super) why: Option<Revoked>,
-}
-
-// === impl Revoked ===
-
-impl Revoked {
-    /// The word for metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Deleted => "deleted",
-            Self::Disabled => "disabled",
-            Self::Moved => "moved",
-            Self::Password => "password",
-        }
-    }
-}
-
-impl fmt::Display for Revoked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Deleted => "the account is not in the directory any more",
-            Self::Disabled => "the account may not log in any more",
-            Self::Moved => "the mailbox has moved",
-            Self::Password => "the password was changed",
-        })
-    }
+pub struct Watch {
+    pub(super) seat: Arc<Seat>,
+    /// None: changes of the account end nothing.
+    pub(super) judged: Option<(EntryId, Arc<Live>)>,
 }
 
 // === impl Watch ===
 
 impl Watch {
-    /// Ends when the session may not go on; never, if nobody listens.
-    pub async fn revoked(&mut self) {
-        poll_fn(|context| self.poll_revoked(context)).await;
+    /// Where the session sits, for those who may end it.
+    pub fn seat(&self) -> &Arc<Seat> {
+        &self.seat
     }
 
-    /// The same, for whoever waits for something else besides.
-    pub fn poll_revoked(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if let Some(listening) = &mut self.0
-            && listening.why.is_none()
-        {
-            match ready!(Pin::new(&mut listening.revoked).poll(context)) {
-                Ok(why) => {
-                    listening.why = Some(why);
-                    return Poll::Ready(());
-                }
-                // Nobody will say anything any more.
-                Err(_) => self.0 = None,
-            }
-        }
-        Poll::Pending
+    /// Ends when the session may not go on.
+    pub async fn ended(&self) {
+        self.seat.ended().await;
     }
 
-    /// Why [`revoked`](Self::revoked) has ended; none if it has not.
-    pub fn why(&self) -> Option<Revoked> {
-        self.0.as_ref()?.why
+    /// Why [`ended`](Self::ended) has ended; none if it has not.
+    pub fn why(&self) -> Option<Ending> {
+        self.seat.why()
     }
 }
 
@@ -112,14 +53,17 @@ impl fmt::Debug for Watch {
     }
 }
 
-impl Drop for Listening {
+impl Drop for Watch {
     fn drop(&mut self) {
-        self.revoked.close();
-        let mut seats = self.live.lock();
-        if let Some(here) = seats.get_mut(&self.entry) {
-            here.all.retain(|seat| !seat.revoke.is_closed());
+        self.seat.leave();
+        let Some((entry, live)) = &self.judged else {
+            return;
+        };
+        let mut judged = live.lock();
+        if let Some(here) = judged.get_mut(entry) {
+            here.all.retain(|one| !Arc::ptr_eq(&one.seat, &self.seat));
             if here.all.is_empty() {
-                seats.remove(&self.entry);
+                judged.remove(entry);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::{os::unix::fs::PermissionsExt as _, path::PathBuf};
 use prometheus::IntCounter;
 
 use super::*;
-use crate::directory::live::Revoked;
+use crate::sessions::Ending;
 
 /// What an accounts file says of one account besides its name.
 const REST: &str = "gid = 1\npassword = \"{SSHA}PfB9rFV/7lZGreagTN7g5YV70Wiw9Rjk\"\n";
@@ -44,15 +44,15 @@ async fn session(directory: &Directory, login: &str) -> Watch {
     admitted.unwrap().watch
 }
 
-async fn end_of(watch: &mut Watch) -> Revoked {
-    let ended = tokio::time::timeout(PATIENCE, watch.revoked()).await;
+async fn end_of(watch: &mut Watch) -> Ending {
+    let ended = tokio::time::timeout(PATIENCE, watch.ended()).await;
     ended.expect("the session goes on");
     watch.why().unwrap()
 }
 
 /// Whether it goes on for now.
 async fn goes_on(watch: &mut Watch) -> bool {
-    let ended = tokio::time::timeout(Duration::ZERO, watch.revoked()).await;
+    let ended = tokio::time::timeout(Duration::ZERO, watch.ended()).await;
     ended.is_err()
 }
 
@@ -68,7 +68,7 @@ async fn entries_that_are_found_by_a_dn_are_followed() {
     let (directory, _) = started(settings, "sync").await;
     let mut ann = session(&directory, "ann").await;
     slapd.replace("ann", "mailHost", "node2").await;
-    assert_eq!(end_of(&mut ann).await, Revoked::Moved);
+    assert_eq!(end_of(&mut ann).await, Ending::Moved);
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn entries_that_are_found_by_a_matching_rule_are_followed() {
     let (directory, _) = started(settings, "sync").await;
     let mut ann = session(&directory, "ann").await;
     slapd.replace("ann", "mailHost", "node2").await;
-    assert_eq!(end_of(&mut ann).await, Revoked::Moved);
+    assert_eq!(end_of(&mut ann).await, Ending::Moved);
 }
 
 /// What administrators hear of what is not shown.
@@ -172,10 +172,10 @@ async fn an_accounts_file_that_was_cut_off_for_a_moment_ends_no_session() {
     let mut cyd = session(&file.directory, "cyd").await;
     // What is there is told at once, what is not must stay away.
     file.write(&[("ann", 10)]).await;
-    assert_eq!(end_of(&mut ann).await, Revoked::Moved);
+    assert_eq!(end_of(&mut ann).await, Ending::Moved);
     file.write(&[("ann", 10), ("bob", 2)]).await;
     assert!(goes_on(&mut bob).await);
-    assert_eq!(end_of(&mut cyd).await, Revoked::Deleted);
+    assert_eq!(end_of(&mut cyd).await, Ending::Deleted);
     assert!(goes_on(&mut bob).await);
     assert_eq!(file.told[2].get(), 1);
 }
@@ -197,6 +197,6 @@ async fn who_sits_down_after_a_change_that_was_not_seen_is_judged_by_it() {
     // A password takes its time.
     let mut bob = inner.live.watch(&read[0], VISIT);
     let mut cyd = inner.live.watch(&read[1], VISIT);
-    assert_eq!(end_of(&mut bob).await, Revoked::Moved);
-    assert_eq!(end_of(&mut cyd).await, Revoked::Deleted);
+    assert_eq!(end_of(&mut bob).await, Ending::Moved);
+    assert_eq!(end_of(&mut cyd).await, Ending::Deleted);
 }

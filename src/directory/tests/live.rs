@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
-use crate::directory::live::Revoked;
+use crate::sessions::Ending;
 
 /// Long enough that nothing ends by its age.
 fn followed(uri: String, by: Follow) -> Settings {
@@ -52,14 +52,14 @@ async fn session(directory: &Directory, login: &str, password: &str) -> Watch {
 /// Whether it may go on, as far as was heard.
 async fn goes_on(watch: &mut Watch) -> bool {
     // What was said is there at once.
-    tokio::time::timeout(Duration::ZERO, watch.revoked())
+    tokio::time::timeout(Duration::ZERO, watch.ended())
         .await
         .is_err()
 }
 
 /// Why a session ends, which it does soon.
-async fn end_of(watch: &mut Watch) -> Revoked {
-    let ended = tokio::time::timeout(PATIENCE, watch.revoked()).await;
+async fn end_of(watch: &mut Watch) -> Ending {
+    let ended = tokio::time::timeout(PATIENCE, watch.ended()).await;
     ended.expect("the session goes on");
     watch.why().unwrap()
 }
@@ -84,13 +84,13 @@ async fn changes_are_heard(slapd: &Slapd, by: Follow, word: &str) {
     assert_eq!(misses.get(), before);
 
     slapd.replace("ann", "mailHost", "node2").await;
-    assert_eq!(end_of(&mut ann).await, Revoked::Moved);
+    assert_eq!(end_of(&mut ann).await, Ending::Moved);
     let login = Login::parse("ann").unwrap();
     let home = directory.find(&login).await.unwrap().home_node.clone();
     assert_eq!(home.as_deref(), Some("node2"));
 
     slapd.replace("big", "employeeType", "disabled").await;
-    assert_eq!(end_of(&mut big).await, Revoked::Disabled);
+    assert_eq!(end_of(&mut big).await, Ending::Disabled);
     // Administrators see that it does not count any more.
     let kept = directory.cached(&Login::parse("big").unwrap()).await.kept;
     let kept = kept.unwrap();
@@ -113,7 +113,7 @@ async fn changes_are_heard(slapd: &Slapd, by: Follow, word: &str) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     slapd.replace("bob", "title", "20261128230017Z").await;
-    assert_eq!(end_of(&mut bob).await, Revoked::Password);
+    assert_eq!(end_of(&mut bob).await, Ending::Password);
     assert!(goes_on(&mut other).await);
 }
 
@@ -126,7 +126,7 @@ async fn who_was_admitted_without_a_password_is_followed_too() {
     let mut watch = directory.admit(&ann, VISIT).await.unwrap().watch;
     assert!(goes_on(&mut watch).await);
     slapd.replace("ann", "employeeType", "disabled").await;
-    assert_eq!(end_of(&mut watch).await, Revoked::Disabled);
+    assert_eq!(end_of(&mut watch).await, Ending::Disabled);
     let again = directory.admit(&ann, VISIT).await.unwrap_err();
     assert_eq!(again.to_string(), "account may not log in");
 }
@@ -151,13 +151,13 @@ async fn who_is_deleted_or_renamed_away_is_gone() {
     let mut big = session(&directory, "big", "secret").await;
     slapd.rename("ann", "anne").await;
     slapd.delete("big").await;
-    assert_eq!(end_of(&mut big).await, Revoked::Deleted);
+    assert_eq!(end_of(&mut big).await, Ending::Deleted);
     assert_eq!(log_in(&directory, "big", "secret").await, "unknown user");
     // The entry has another DN, and is still the same account.
     assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
     assert!(goes_on(&mut ann).await);
     slapd.delete("anne").await;
-    assert_eq!(end_of(&mut ann).await, Revoked::Deleted);
+    assert_eq!(end_of(&mut ann).await, Ending::Deleted);
 }
 
 #[tokio::test]
@@ -176,8 +176,8 @@ async fn what_changed_while_the_server_was_away_is_heard_of_afterwards() {
     slapd.delete("big").await;
     slapd.replace("ann", "employeeType", "disabled").await;
     slapd.show(address);
-    assert_eq!(end_of(&mut ann).await, Revoked::Disabled);
-    assert_eq!(end_of(&mut big).await, Revoked::Deleted);
+    assert_eq!(end_of(&mut ann).await, Ending::Disabled);
+    assert_eq!(end_of(&mut big).await, Ending::Deleted);
     is_followed(&metrics, "sync", true).await;
     assert!(goes_on(&mut bob).await);
 }
@@ -189,10 +189,10 @@ async fn a_backup_without_an_account_ends_its_sessions_alone() {
     let mut ann = session(&directory, "ann", "secret").await;
     let mut big = session(&directory, "big", "secret").await;
     slapd.restore_without(&["cn: big"]);
-    assert_eq!(end_of(&mut big).await, Revoked::Deleted);
+    assert_eq!(end_of(&mut big).await, Ending::Deleted);
     is_followed(&metrics, "sync", true).await;
     slapd.replace("ann", "mailHost", "node2").await;
-    assert_eq!(end_of(&mut ann).await, Revoked::Moved);
+    assert_eq!(end_of(&mut ann).await, Ending::Moved);
 }
 
 #[tokio::test]
@@ -223,7 +223,7 @@ async fn a_silent_server_is_noticed_and_followed_again() {
     is_followed(&metrics, "sync", true).await;
     assert!(goes_on(&mut ann).await);
     slapd.replace("ann", "mailHost", "node2").await;
-    assert_eq!(end_of(&mut ann).await, Revoked::Moved);
+    assert_eq!(end_of(&mut ann).await, Ending::Moved);
 }
 
 #[tokio::test]
@@ -233,7 +233,7 @@ async fn a_server_that_does_not_show_everybody_is_polled() {
     let (directory, _) = following(followed(slapd.uri(), Follow::Auto), "poll").await;
     let mut ann = session(&directory, "ann", "secret").await;
     slapd.replace("ann", "mailHost", "node2").await;
-    assert_eq!(end_of(&mut ann).await, Revoked::Moved);
+    assert_eq!(end_of(&mut ann).await, Ending::Moved);
 }
 
 /// What is kept of an account is dropped for deliveries as for logins.
@@ -285,8 +285,8 @@ async fn sessions_of_the_file_end_too() {
         sessions.push(session(&directory, login, "secret").await);
     }
     write(&[("ann", 1), ("bob", 20)]);
-    assert_eq!(end_of(&mut sessions[1]).await, Revoked::Moved);
-    assert_eq!(end_of(&mut sessions[2]).await, Revoked::Deleted);
+    assert_eq!(end_of(&mut sessions[1]).await, Ending::Moved);
+    assert_eq!(end_of(&mut sessions[2]).await, Ending::Deleted);
     assert!(goes_on(&mut sessions[0]).await);
 }
 
@@ -373,7 +373,7 @@ async fn who_is_deleted_is_missed_by_polling() {
     let mut big = session(&directory, "big", "secret").await;
     slapd.delete("big").await;
     // The only one who has a session.
-    assert_eq!(end_of(&mut big).await, Revoked::Deleted);
+    assert_eq!(end_of(&mut big).await, Ending::Deleted);
 }
 
 /// Disabled, enabled and disabled again: each time counts, also for those who came in between.
@@ -384,7 +384,7 @@ async fn a_state_that_comes_back_ends_sessions_again() {
     for _ in 0..3 {
         let mut ann = session(&directory, "ann", "secret").await;
         slapd.replace("ann", "employeeType", "disabled").await;
-        assert_eq!(end_of(&mut ann).await, Revoked::Disabled);
+        assert_eq!(end_of(&mut ann).await, Ending::Disabled);
         slapd.replace("ann", "employeeType", "active").await;
     }
 }

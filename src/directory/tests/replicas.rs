@@ -14,6 +14,7 @@ use super::{
     slapd::{ADMIN, BASE, SYNCPROV},
     *,
 };
+use crate::sessions::Ending;
 
 /// One that tells others what changes.
 fn provider() -> Slapd {
@@ -209,9 +210,9 @@ async fn changes_are_followed_at_whichever_replica_is_up() {
             soon(|| followed.get() == 0).await;
         }
         provider.replace("ann", "mailHost", node).await;
-        let ended = tokio::time::timeout(PATIENCE, watch.revoked()).await;
+        let ended = tokio::time::timeout(PATIENCE, watch.ended()).await;
         ended.expect("nobody hears of it");
-        assert_eq!(watch.why(), Some(Revoked::Moved));
+        assert_eq!(watch.why(), Some(Ending::Moved));
         if let Some(replica) = replicas.get_mut(down) {
             replica.start();
             let back = [alone(replica)];
@@ -219,7 +220,7 @@ async fn changes_are_followed_at_whichever_replica_is_up() {
         }
     }
     assert_eq!(changes.get(), 0, "nobody was deleted");
-    kept.revoked().await;
+    kept.ended().await;
 }
 
 async fn soon(mut is_so: impl FnMut() -> bool) {
@@ -249,7 +250,7 @@ async fn a_replica_that_is_behind_ends_nothing() {
     replicas[1].kill();
     provider.replace("ann", "mailHost", "node2").await;
     let (login, password) = (Login::parse("ann").unwrap(), Secret::new("secret".into()));
-    let mut kept = loop {
+    let kept = loop {
         let admitted = directory.authenticate(&login, &password, VISIT).await;
         let admitted = admitted.unwrap();
         if admitted.account.home_node.as_deref() == Some("node2") {
@@ -269,15 +270,15 @@ async fn a_replica_that_is_behind_ends_nothing() {
     let behind = [alone(&replicas[1])];
     until(&behind, "ann", "secret", "ok Ann").await;
     for _ in 0..20 {
-        let left = tokio::time::timeout(Duration::from_millis(100), kept.revoked());
+        let left = tokio::time::timeout(Duration::from_millis(100), kept.ended());
         assert!(left.await.is_err(), "{:?}", kept.why());
         assert_eq!((followed("sync"), followed("poll")), (0, 0));
     }
     provider.start();
     soon(|| followed("sync") == 1).await;
-    let left = tokio::time::timeout(Duration::from_millis(100), kept.revoked());
+    let left = tokio::time::timeout(Duration::from_millis(100), kept.ended());
     assert!(left.await.is_err());
     provider.replace("ann", "mailHost", "node3").await;
-    let ended = tokio::time::timeout(PATIENCE, kept.revoked()).await;
+    let ended = tokio::time::timeout(PATIENCE, kept.ended()).await;
     ended.expect("nobody hears of it");
 }
