@@ -215,6 +215,8 @@ fn serve_clients(
     count: usize,
 ) -> Result<Workers, AppError> {
     let workers = Workers::start(count).map_err(AppError::Runtime)?;
+    let shown = i64::try_from(limit).unwrap_or(i64::MAX);
+    parts.metrics.connections_limit.set(shown);
     let limit = Arc::new(Semaphore::new(limit));
     let listeners = &parts.settings.listeners;
     for worker in workers.iter() {

@@ -26,6 +26,7 @@
 //! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
 //! | `rights` | the capabilities that the processes keep |
+//! | `seeing` | metrics by Prometheus' own checker |
 //! | `sessions` | after login it is bytes: large messages, IDLE, early commands, half-closed connections |
 //! | `single` | one machine without LDAP |
 //! | `stopping` | SIGTERM: what goes on, what is told, what is cut |
@@ -65,6 +66,7 @@ mod policy;
 mod pop3;
 mod refusals;
 mod rights;
+mod seeing;
 mod sessions;
 mod single;
 mod smtp;
