@@ -127,6 +127,7 @@ impl Front {
             Dialer::new(&nodes, dial, metrics.clone(), tasks.clone()).map_err(AppError::Link)?;
         let nodes = Nodes::new(&nodes);
         directory.know_homes(homes(nodes.clone()));
+        let about = admin::About::Front(nodes.clone());
         let requests = admin::Requests {
             directory: directory.clone(),
             nodes: nodes.clone(),
@@ -163,7 +164,7 @@ impl Front {
             serve_mtas(parts, self.delivery)?;
         }
         let administrators = self.administrators.map(|socket| (socket, requests));
-        process.answer(self.monitors, administrators, move || {
+        process.answer(self.monitors, administrators, about, move || {
             trouble(directory.clone())
         })?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "front is up");

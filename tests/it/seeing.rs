@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    browser::Browser,
     client::{Channel, Client, Method},
     lab::{Cluster, User, eventually, http_get},
     smtp::lmtp,
@@ -124,4 +125,101 @@ fn metrics_are_what_prometheus_wants() {
     let node = metrics(cluster.node_admin("n1"));
     let handed = "\npigeonair_stage_seconds_count{stage=\"hand-over\"} 1\n";
     assert!(node.contains(handed), "{node}");
+}
+
+/// The figure of a tile.
+fn tile(browser: &mut Browser, name: &str) -> String {
+    let expression = format!(
+        "[...document.querySelectorAll('.tile')].find(tile => tile.textContent.startsWith({name:?}))?.querySelector('b').textContent ?? ''"
+    );
+    browser.eval(&expression).as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_status_page_shows_what_is_counted_and_follows_it() {
+    let mut cluster = busy_cluster();
+    let ann = User::new("ann", "n1", 20001);
+    let front = cluster.front_admin();
+    let mut browser = Browser::start(1600, 1000, false);
+    browser.open(&format!("http://{front}/"));
+    browser.says("#state", "ready");
+    assert_eq!(tile(&mut browser, "Sessions"), "0");
+    let nodes = browser.text("#nodes tbody");
+    assert!(nodes.contains("n1") && nodes.contains("n2"), "{nodes}");
+    for (selector, words) in [
+        (
+            "#failures",
+            "client: wrong or refused3 of 3 since the start",
+        ),
+        ("#failures", "directory, at resolve1 of 1 since the start"),
+        ("#deliveries", "delivered2 of 2 since the start"),
+        ("#directory", "followed by"),
+        ("#process", "panics\u{2713} none"),
+        ("#nodes tbody tr", "\u{2713} up"),
+        ("#stages", "authenticate"),
+    ] {
+        browser.says(selector, words);
+    }
+    // Somebody logs in, and leaves.
+    let client = Client::logged_in(&cluster, Channel::Implicit, &ann);
+    eventually("one session", || tile(&mut browser, "Sessions") == "1");
+    let label = "document.querySelector('#sessions svg').getAttribute('aria-label')";
+    let label = browser.eval(label);
+    assert!(
+        label
+            .as_str()
+            .unwrap()
+            .starts_with("Sessions: now sessions 1,"),
+        "{label}"
+    );
+    drop(client);
+    eventually("none again", || tile(&mut browser, "Sessions") == "0");
+    // The same figures by the other way.
+    let counted = browser.eval("fetch('metrics').then(answer => answer.text())");
+    let counted = counted.as_str().unwrap();
+    assert!(counted.contains("pigeonair_logins_total{protocol=\"imap\",result=\"ok\"} 3\n"));
+    let logins = "last.counts.logins.find(row => row.result === 'ok').total";
+    assert_eq!(browser.eval(logins), 3);
+    assert_eq!(browser.troubles, [""; 0]);
+    let own = format!("http://{front}/");
+    for request in &browser.requests {
+        assert!(
+            request.starts_with(&own) || request == "data:,",
+            "{request}"
+        );
+    }
+    assert!(
+        browser
+            .requests
+            .iter()
+            .filter(|url| url.ends_with("/status.json"))
+            .count()
+            > 1
+    );
+    // It says so when nobody answers any more, and when somebody does again.
+    cluster.front().stop();
+    browser.says("#alarm", "No answer since ");
+    browser.says("#state", "no answer");
+    cluster.restart_front();
+    browser.says("#state", "\u{2713} ready");
+    assert_eq!(
+        browser.eval("document.getElementById('alarm').hidden"),
+        true
+    );
+}
+
+#[test]
+fn a_node_has_a_page_of_its_own() {
+    let cluster = busy_cluster();
+    let node = cluster.node_admin("n1");
+    let mut browser = Browser::start(390, 844, true);
+    browser.open(&format!("http://{node}/status"));
+    browser.says("#who", "node n1 on ");
+    browser.says("#handovers", "login: ok1 of 1 since the start");
+    browser.says("#stored", "maildir: stored1 of 1 since the start");
+    browser.says("#stages", "hand-over");
+    // It fits a telephone: nothing is wider than the screen.
+    let width = browser.eval("document.documentElement.scrollWidth");
+    assert_eq!(width, 390);
+    assert_eq!(browser.troubles, [""; 0]);
 }
