@@ -25,9 +25,10 @@
 //! | `outside` | metrics, health, and the log's line of a session |
 //! | `policy` | whom a policy server refuses or delays, and what it hears of everybody |
 //! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
+//! | `prometheus` | rules, alerts and dashboard: by promtool, and by a Prometheus that scrapes a cluster |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
 //! | `rights` | the capabilities that the processes keep |
-//! | `seeing` | metrics, rules and dashboard by Prometheus' own checkers; the status page in a browser |
+//! | `seeing` | metrics by Prometheus' own checker; the status page in a browser |
 //! | `sessions` | after login it is bytes: large messages, IDLE, early commands, half-closed connections |
 //! | `single` | one machine without LDAP |
 //! | `stopping` | SIGTERM: what goes on, what is told, what is cut |
@@ -66,6 +67,7 @@ mod mail;
 mod outside;
 mod policy;
 mod pop3;
+mod prometheus;
 mod refusals;
 mod rights;
 mod seeing;

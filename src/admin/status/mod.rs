@@ -15,8 +15,8 @@
 //!   history                          times, and curves with a value for each
 //! ```
 //!
-//! A node's `state` is `up`, `down` (nothing but failures lately), `troubled` (some) or `quiet` (nobody wanted it); where it
-//! is probed, that decides over up and down.
+//! A node's `state` is `up`, `down` (nothing but failures lately), `troubled` (some, or connections that lead to nothing) or `quiet`
+//! (nobody wanted it); where it is probed, that decides over up and down.
 //!
 //! It changes nothing and names no user and no client: TCP has no access control. Nothing is loaded from elsewhere, which
 //! the page's own policy forbids as well. Limits: a sample every five seconds, for five minutes.
@@ -246,33 +246,31 @@ fn nodes(nodes: &Nodes, figures: &Figures, now: &Sample, then: &Sample) -> Vec<V
     let each = nodes.names().into_iter().map(|name| {
         let name = name.as_str();
         let mut links = BTreeMap::from([("ok", 0.0), ("failed", 0.0)]);
-        for key in dialled
+        let own = dialled
             .keys()
-            .filter(|key| key.first().is_some_and(|one| one == name))
-        {
+            .filter(|key| key.first().is_some_and(|one| one == name));
+        for key in own {
             let labels: Vec<&str> = key.iter().map(String::as_str).collect();
-            let added = now.added(then, "links", &labels);
-            // A node that refuses somebody is there.
-            let result = if matches!(labels.last(), Some(&("ok" | "refused"))) {
-                "ok"
-            } else {
-                "failed"
-            };
-            *links.entry(result).or_default() += added;
+            let is_ok = labels.last() == Some(&"ok");
+            let sum = links.entry(if is_ok { "ok" } else { "failed" });
+            *sum.or_default() += now.added(then, "links", &labels);
         }
+        let (connected, failed) = (links["ok"] > 0.0, links["failed"] > 0.0);
         let open = now.opens(then, name);
-        let is_used = links["ok"] > 0.0 || open["count"].as_u64().is_some_and(|count| count > 0);
-        let state = match (of(&probed, name), is_used, links["failed"] > 0.0) {
+        let ready = of(&ready, name).unwrap_or(0.0);
+        let serves = ready > 0.0 || open["count"].as_u64().is_some_and(|count| count > 0);
+        let state = match (of(&probed, name), serves, failed) {
             (Some(0.0), _, _) | (None, false, true) => "down",
             (_, true, true) => "troubled",
             (Some(_), _, _) | (None, true, false) => "up",
+            (None, false, false) if connected => "troubled",
             (None, false, false) => "quiet",
         };
         json!({
             "name": name,
             "state": state,
             "sessions": protocols(figures, "node_sessions_open", Some(name)),
-            "links_ready": number(of(&ready, name).unwrap_or(0.0)),
+            "links_ready": number(ready),
             "links": { "ok": number(links["ok"]), "failed": number(links["failed"]) },
             "open": open,
         })

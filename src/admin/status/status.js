@@ -4,7 +4,7 @@
 
 const PERIOD = 2000; // ms between two questions
 const PATIENCE = 5000; // ms until an answer is given up
-const WIDTH = 600, HEIGHT = 170, LEFT = 44, BOTTOM = 20, TOP = 8; // of a chart, in its own units
+const KIB = 1024;
 const SVG = 'http://www.w3.org/2000/svg';
 
 let heard = null; // when the last answer came
@@ -38,21 +38,25 @@ function count(value) {
 
 function rate(value) {
   if (value >= 100) return count(value);
-  return value >= 10 ? value.toFixed(1) : value.toFixed(2).replace(/0$/, '');
+  return String(Number(value.toFixed(value >= 10 ? 1 : 2)));
+}
+
+function speed(value) {
+  return `${octets(value).join(' ')}/s`;
 }
 
 function octets(value) {
   if (value === null || value === undefined) return ['–', ''];
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   let unit = 0;
-  while (value >= 1024 && unit < units.length - 1) { value /= 1024; unit += 1; }
+  while (value >= KIB && unit < units.length - 1) { value /= KIB; unit += 1; }
   return [value >= 100 || unit === 0 ? value.toFixed(0) : value.toFixed(1), units[unit]];
 }
 
 function span(seconds) {
-  if (seconds < 0.001) return `${Math.round(seconds * 1e6)} µs`;
-  if (seconds < 0.01) return `${(seconds * 1000).toFixed(1)} ms`;
-  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 0.001) return `${Math.round(seconds * 1e6)}\u00a0µs`;
+  if (seconds < 0.01) return `${(seconds * 1000).toFixed(1)}\u00a0ms`;
+  if (seconds < 1) return `${Math.round(seconds * 1000)}\u00a0ms`;
   if (seconds < 120) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
   if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
   if (seconds < 172800) return `${Math.round(seconds / 3600)} h`;
@@ -90,30 +94,35 @@ function stack(shares) {
   return picture;
 }
 
-/** The least of 1, 2, 5 times a power of ten that is not below it. */
+/** The least of 1, 2, 5 times a power of ten that is not below it; of octets, times 1024 and so on. */
 function roof(value, least) {
   if (value <= least) return least;
-  const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map(step => step * power).find(step => step >= value * 0.999);
+  const unit = least === KIB ? KIB ** Math.floor(Math.log(value) / Math.log(KIB)) : 1;
+  const power = 10 ** Math.floor(Math.log10(value / unit));
+  return unit * [1, 2, 5, 10].map(step => step * power).find(step => step >= value / unit * 0.999);
 }
 
 /** Curves over the last minutes: { name, values, show }. What they say stands in the legend and in the label as well. */
 function chart(id, title, times, curves, least) {
+  // In pixels of this screen, so that its words are as large as all others.
+  const width = Math.max(200, document.getElementById(id).clientWidth), em = parseFloat(getComputedStyle(document.body).fontSize);
+  const height = 11 * em, bottom = 1.4 * em, top = 0.6 * em;
   const now = times[times.length - 1];
   const since = Math.min(now - 60, times[0]);
   const most = roof(Math.max(0, ...curves.flatMap(curve => curve.values)), least);
-  const x = time => LEFT + (WIDTH - LEFT) * (time - since) / (now - since);
-  const y = value => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / most);
+  const left = (1 + 0.45 * Math.max(...[0.5, 1].map(part => curves[0].show(most * part).length))) * em;
+  const x = time => left + (width - left) * (time - since) / (now - since);
+  const y = value => top + (height - top - bottom) * (1 - value / most);
   const said = curves.map(curve => `${curve.name} ${curve.show(curve.values[curve.values.length - 1])}`).join(', ');
-  const picture = shape('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', 'aria-label': `${title}: now ${said}` });
+  const picture = shape('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': `${title}: now ${said}` });
   for (const part of [0, 0.5, 1]) {
-    picture.append(shape('line', { class: 'grid', x1: LEFT, x2: WIDTH, y1: y(most * part), y2: y(most * part) }));
-    picture.append(shape('text', { x: LEFT - 6, y: y(most * part) + 4, 'text-anchor': 'end' }, curves[0].show(most * part)));
+    picture.append(shape('line', { class: 'grid', x1: left, x2: width, y1: y(most * part), y2: y(most * part) }));
+    picture.append(shape('text', { x: left - 0.4 * em, y: y(most * part) + 0.27 * em, 'text-anchor': 'end' }, curves[0].show(most * part)));
   }
   for (const [part, anchor] of [[0, 'start'], [0.5, 'middle'], [1, 'end']]) {
     const time = since + (now - since) * part;
     const text = part === 1 ? 'now' : `${span(now - time)} ago`;
-    picture.append(shape('text', { x: x(time), y: HEIGHT - 4, 'text-anchor': anchor }, text));
+    picture.append(shape('text', { x: x(time), y: height - 0.2 * em, 'text-anchor': anchor }, text));
   }
   curves.forEach((curve, index) => {
     const points = curve.values.map((value, at) => `${x(times[at]).toFixed(1)},${y(value).toFixed(1)}`);
@@ -165,7 +174,7 @@ function rows(list, nothing) {
   const most = Math.max(1, ...shown.map(row => row.recent));
   const made = element('div', { class: 'rows' });
   for (const row of shown) {
-    const value = element('b', {}, count(row.recent), ' ', element('i', {}, `of ${count(row.total)} since the start`));
+    const value = element('b', {}, count(row.recent), ' ', element('i', {}, `of ${count(row.total)} in all`));
     made.append(element('div', {}, element('p', {}, element('span', {}, row.label), value), bar(row.recent / most, row.kind)));
   }
   return made;
@@ -196,21 +205,22 @@ function tiles(status, now) {
   const moved = octets(now.bytes);
   if (status.process === 'front') {
     made.push(tile('Logins', rate(now.logins_ok), 'per s', `${rate(now.logins_client)} refused per s`));
-    made.push(tile('Failures of ours', rate(now.logins_other), 'per s', 'directory, nodes, policy, this process', now.logins_other > 0 ? 'bad' : ''));
+    made.push(tile('Failures of ours', rate(now.logins_other), 'per s', 'directory, nodes, ourselves', now.logins_other > 0 ? 'bad' : ''));
     const login = stages.login;
     made.push(tile('A login takes', login && login.p50_s !== null ? span(login.p50_s) : '–', '',
-      login && login.p99_s !== null ? `95 % ${span(login.p95_s)} · 99 % ${span(login.p99_s)}` : 'nobody has logged in lately'));
+      login && login.p99_s !== null ? `95\u00a0% ${span(login.p95_s)} · 99\u00a0% ${span(login.p99_s)}` : 'nobody has logged in lately'));
     const down = status.nodes.filter(node => node.state === 'down').length;
     made.push(tile('Nodes', `${status.nodes.length - down}`, `of ${status.nodes.length}`, down ? `${down} down` : 'none is known to be down', down ? 'bad' : ''));
   } else {
     made.push(tile('Hand-overs', rate(now.handed_over), 'per s', `${rate(now.handovers - now.handed_over)} refused per s`));
     const over = stages['hand-over'];
     made.push(tile('A hand-over takes', over && over.p50_s !== null ? span(over.p50_s) : '–', '',
-      over && over.p99_s !== null ? `95 % ${span(over.p95_s)} · 99 % ${span(over.p99_s)}` : 'none was made lately'));
+      over && over.p99_s !== null ? `95\u00a0% ${span(over.p95_s)} · 99\u00a0% ${span(over.p99_s)}` : 'none was made lately'));
     const stored = sum(counts.stored, row => row.result === 'stored');
     made.push(tile('Messages stored', rate(now.stored), 'per s', `${count(stored.recent)} lately · ${count(stored.total)} in all`));
   }
-  made.push(tile('Relayed', moved[0], `${moved[1]}/s`, `${count(status.connections.open)} connections`));
+  const connections = status.process === 'front' ? `${count(status.connections.open)} connections` : 'to and from real servers';
+  made.push(tile('Relayed', moved[0], `${moved[1]}/s`, connections));
   put('tiles', ...made);
 }
 
@@ -224,18 +234,20 @@ function nodes(status) {
   const list = status.nodes;
   if (list.length === 0) return put('nodes', element('p', { class: 'none' }, 'The table of nodes is empty.'));
   const most = Math.max(1, ...list.map(node => node.sessions.imap + node.sessions.pop3));
+  const order = ['down', 'troubled', 'up', 'quiet'];
+  list.sort((a, b) => order.indexOf(a.state) - order.indexOf(b.state) || a.name.localeCompare(b.name, 'en', { numeric: true }));
   const kinds = { up: 'good', down: 'bad', troubled: 'warn' };
   const body = element('tbody', {});
   for (const node of list) {
-    const all = node.sessions.imap + node.sessions.pop3;
-    const picture = stack([node.sessions.imap / most, node.sessions.pop3 / most]);
-    const open = node.open.count > 0 ? `${span(node.open.p50_s)} / ${span(node.open.p95_s)}` : '–';
+    const { imap, pop3 } = node.sessions;
+    const open = node.open.count > 0 ? `${span(node.open.p50_s)}, ${span(node.open.p95_s)}` : '–';
     const failed = node.links.failed > 0 ? count(node.links.failed) : '0';
     body.append(element('tr', {}, element('td', {}, element('b', {}, node.name)), element('td', {}, badge(kinds[node.state], node.state)),
-      element('td', { class: 'n' }, count(all)), element('td', { class: 'fill', title: `IMAP ${node.sessions.imap}, POP3 ${node.sessions.pop3}` }, picture),
+      element('td', { class: 'n' }, count(imap)), element('td', { class: 'n' }, count(pop3)),
+      element('td', { class: 'fill' }, stack([imap / most, pop3 / most])),
       element('td', { class: 'n' }, count(node.links_ready)), element('td', { class: 'n' }, open), element('td', { class: 'n' }, failed)));
   }
-  const names = [['home'], ['state'], ['sessions', 'n'], ['IMAP, POP3'], ['links ready', 'n'], ['opens in, 50 % / 95 %', 'n'], ['failed links', 'n']];
+  const names = [['home'], ['state'], ['IMAP', 'n'], ['POP3', 'n'], ['sessions', 'fill'], ['links ready', 'n'], ['opens in (50 %, 95 %)', 'n'], ['failed', 'n']];
   const head = element('tr', {}, ...names.map(([name, kind]) => element('th', { scope: 'col', class: kind || '' }, name)));
   put('nodes', element('div', { class: 'scroll' }, element('table', {}, element('thead', {}, head), body)));
 }
@@ -250,15 +262,17 @@ function stages(status) {
   for (const name of found) {
     const times = status.stages[name];
     const picture = bar(0);
-    const [from, mid, to] = [times.p50_s, times.p95_s, times.p99_s].map(place);
-    picture.append(shape('rect', { class: 'f1', x: 0, width: from, height: 10 }));
-    picture.append(shape('rect', { class: 'f2', x: from, width: Math.max(mid - from, 0), height: 10 }));
-    picture.append(shape('rect', { class: 'f3', x: mid, width: Math.max(to - mid, 0), height: 10 }));
+    let from = 0;
+    [times.p50_s, times.p95_s, times.p99_s].map(place).forEach((to, index) => {
+      picture.append(shape('rect', { class: `f1 part${index}`, x: from, width: Math.max(to - from, 0), height: 10 }));
+      from = Math.max(from, to);
+    });
     body.append(element('tr', {}, element('td', {}, name), element('td', { class: 'fill' }, picture),
       ...[times.p50_s, times.p95_s, times.p99_s].map(time => element('td', { class: 'n' }, span(time)))));
   }
-  const head = element('tr', {}, ...['stage', '', '50 %', '95 %', '99 %'].map((name, at) => element('th', { scope: 'col', class: at > 1 ? 'n' : '' }, name)));
-  put('stages', element('div', { class: 'scroll' }, element('table', {}, element('thead', {}, head), body)));
+  const head = element('tr', {}, ...['stage', '', '50 %', '95 %', '99 %'].map((name, at) => element('th', { scope: 'col', class: ['', 'fill', 'n', 'n', 'n'][at] }, name)));
+  const scale = element('p', { class: 'none' }, 'Half of them, 95 % and 99 % took no longer. Bars are logarithmic.');
+  put('stages', element('div', { class: 'scroll' }, element('table', {}, element('thead', {}, head), body)), scale);
 }
 
 function failures(status) {
@@ -267,7 +281,7 @@ function failures(status) {
     recent: row.recent, total: row.total, kind: row.blame === 'client' ? 'f1' : 'f3',
   }));
   const held = sum(status.counts.logins, row => row.result === 'held');
-  const part = element('div', { class: 'part' }, facts([['held, not tried', `${count(held.recent)} lately, ${count(held.total)} in all`]]));
+  const part = element('div', {}, facts([['held, not tried', `${count(held.recent)} lately, ${count(held.total)} in all`]]));
   put('failures', rows(list, 'No login has failed.'), part);
 }
 
@@ -307,7 +321,7 @@ function defence(status) {
   const shaken = status.counts.handshakes.filter(row => row.result !== 'ok')
     .map(row => ({ label: `link handshake: ${row.result}`, recent: row.recent, total: row.total, kind: 'f3' }));
   const policy = status.counts.policy.map(row => ({ label: `policy ${row.command}: ${row.result}`, recent: row.recent, total: row.total, kind: 'f1' }));
-  const part = element('div', { class: 'part' }, rows([...shed, ...shaken, ...policy], 'Nobody was sent away.'));
+  const part = element('div', {}, rows([...shed, ...shaken, ...policy], 'Nobody was sent away.'));
   put('defence', ...(list.length ? [facts(list)] : []), part);
 }
 
@@ -344,6 +358,7 @@ function head(status) {
 
 function draw(status) {
   const { history, counts } = status;
+  document.body.className = status.process;
   const now = {};
   const curves = {};
   for (const name of Object.keys(history.tracks)) {
@@ -373,6 +388,9 @@ function draw(status) {
       ...(status.process === 'front' ? [{ name: 'connections, logged in or not', values: history.tracks.connections, show: count }] : []),
     ], 10);
   }
+  if (times.length > 0) {
+    chart('traffic', 'Relayed', times, [{ name: 'to clients and servers', values: curves.bytes, show: speed }], KIB);
+  }
   stages(status);
   defence(status);
   processFacts(status, now);
@@ -383,7 +401,7 @@ function draw(status) {
     const { uncertain, connections } = status.delivery;
     const more = facts([['MTA connections', count(connections)],
       ['uncertain', uncertain > 0 ? badge('warn', `${count(uncertain)}: may be there twice`) : badge('good', 'none')]]);
-    results('deliveries', counts.deliveries, 'delivered', 'No mail has come.', [element('div', { class: 'part' }, more)]);
+    results('deliveries', counts.deliveries, 'delivered', 'No mail has come.', [element('div', {}, more)]);
   } else {
     results('handovers', counts.handovers, 'ok', 'No session has come.', []);
     results('stored', counts.stored, 'stored', 'No mail has come.', []);
