@@ -4,7 +4,11 @@
 //! name does not count. Only nodes of the table are ever dialled: a value that is not in it is a refusal, never an
 //! address. An account without the attribute lives on the default node, if there is one.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use crate::{
     directory::Account,
@@ -96,6 +100,14 @@ impl Nodes {
             by_word: Arc::new(by_word),
             default,
         }
+    }
+
+    /// The names of all, in order.
+    pub fn names(&self) -> BTreeSet<NodeName> {
+        self.by_word
+            .values()
+            .map(|node| node.name.clone())
+            .collect()
     }
 
     /// The node where an account's mailbox is.

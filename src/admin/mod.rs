@@ -4,6 +4,7 @@
 //! TCP, Unix socket:  GET /metrics   200  the counters, Prometheus text format 0.0.4
 //!                    GET /healthz   200  "ok": the process answers
 //!                    GET /readyz    200  "ready", or 503 with one reason per line
+//!                    GET /          200  the status page; `status` has its files and figures
 //! Unix socket only:  what `socket` has, for the commands of this program (`client`)
 //! ```
 //!
@@ -17,6 +18,7 @@ mod account;
 mod client;
 mod http;
 mod socket;
+mod status;
 
 use std::{
     future::Future,
@@ -35,12 +37,13 @@ pub use self::{
     account::{Fields, fields},
     client::{AskError, cached},
     socket::Requests,
+    status::{About, Status},
 };
 use self::{
     http::{Listener, Response, TEXT, not_allowed, response},
     socket::Caller,
 };
-use crate::{metrics::Metrics, tasks::Tasks};
+use crate::tasks::Tasks;
 
 /// Where the processes answer.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -69,14 +72,14 @@ const READINESS_TIMEOUT: Duration = Duration::from_secs(4);
 /// Answers monitors on `listener`, through a drain as well: a balancer must be told that this process is not ready.
 ///
 /// `readiness` gives the reasons why the process cannot serve now; none means that it can.
-pub async fn serve<R, F>(listener: TcpListener, metrics: Metrics, readiness: R, tasks: Tasks)
+pub async fn serve<R, F>(listener: TcpListener, status: Status, readiness: R, tasks: Tasks)
 where
     R: Fn() -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Vec<String>> + Send + 'static,
 {
     let answer = move |request: Request<_>, _| {
-        let (metrics, readiness) = (metrics.clone(), readiness.clone());
-        async move { monitor(&request, &metrics, readiness).await }
+        let (status, readiness) = (status.clone(), readiness.clone());
+        async move { monitor(&request, &status, readiness).await }
     };
     http::serve(Listener::Tcp(listener), answer, tasks).await;
 }
@@ -84,7 +87,7 @@ where
 /// Answers the same on a Unix socket, and requests that only a socket answers.
 pub async fn serve_socket<R, F>(
     listener: UnixListener,
-    metrics: Metrics,
+    status: Status,
     readiness: R,
     requests: Requests,
     tasks: Tasks,
@@ -93,12 +96,12 @@ pub async fn serve_socket<R, F>(
     F: Future<Output = Vec<String>> + Send + 'static,
 {
     let answer = move |request: Request<_>, peer| {
-        let (metrics, readiness) = (metrics.clone(), readiness.clone());
+        let (status, readiness) = (status.clone(), readiness.clone());
         let requests = requests.clone();
         async move {
             match requests.answer(request, Caller(peer)).await {
                 Ok(response) => response,
-                Err(request) => monitor(&request, &metrics, readiness).await,
+                Err(request) => monitor(&request, &status, readiness).await,
             }
         }
     };
@@ -106,28 +109,35 @@ pub async fn serve_socket<R, F>(
 }
 
 /// What everybody is answered.
-async fn monitor<B, R, F>(request: &Request<B>, metrics: &Metrics, readiness: R) -> Response
+async fn monitor<B, R, F>(request: &Request<B>, status: &Status, readiness: R) -> Response
 where
     R: Fn() -> F,
     F: Future<Output = Vec<String>>,
 {
     let path = request.uri().path();
-    if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
+    let file = Status::file(path);
+    if file.is_none() && !matches!(path, "/metrics" | "/healthz" | "/readyz" | status::FIGURES) {
         return response(StatusCode::NOT_FOUND, TEXT, "not found\n".to_owned());
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return not_allowed("GET, HEAD");
     }
+    if let Some(file) = file {
+        return file;
+    }
+    let trouble = async || {
+        let reasons = timeout(READINESS_TIMEOUT, readiness()).await;
+        reasons.unwrap_or_else(|_| vec!["the question took too long".to_owned()])
+    };
     match path {
         "/metrics" => response(
             StatusCode::OK,
             "text/plain; version=0.0.4",
-            metrics.render(),
+            status.metrics.render(),
         ),
+        status::FIGURES => status.answer(&trouble().await),
         "/readyz" => {
-            let reasons = timeout(READINESS_TIMEOUT, readiness())
-                .await
-                .unwrap_or_else(|_| vec!["the question took too long".to_owned()]);
+            let reasons = trouble().await;
             if reasons.is_empty() {
                 response(StatusCode::OK, TEXT, "ready\n".to_owned())
             } else {

@@ -16,6 +16,7 @@ use crate::{
     directory::{
         AddressSettings, CacheSettings, Directory, FileSettings, Settings as Accounts, Source,
     },
+    metrics::Metrics,
     names::Login,
     nodes::{self, Nodes},
     proto::lmtp::Address,
@@ -45,7 +46,9 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let metrics = Metrics::new().unwrap();
         let tasks = Tasks::new();
-        let serving = serve(listener, metrics.clone(), readiness, tasks.clone());
+        let about = About::Front(Nodes::new(&nodes::Settings::default()));
+        let status = Status::new(about, metrics.clone());
+        let serving = serve(listener, status, readiness, tasks.clone());
         tasks.background("admin", serving);
         Self {
             address,
@@ -111,7 +114,7 @@ async fn readiness_names_every_reason_on_its_own_line() {
 #[tokio::test]
 async fn other_paths_and_methods_are_refused() {
     let server = Server::start().await;
-    assert_eq!(server.get("/").await.0, "HTTP/1.1 404 Not Found");
+    assert_eq!(server.get("/x").await.0, "HTTP/1.1 404 Not Found");
     assert_eq!(server.get("/metrics/x").await.0, "HTTP/1.1 404 Not Found");
     let request = "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
     let (status, header, _) = server.ask(request).await;
@@ -194,7 +197,9 @@ fn serve_in(folder: &std::path::Path, tasks: &Tasks) -> PathBuf {
     let path = folder.join("front.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let readiness = || ready(Vec::new());
-    let serving = serve_socket(listener, metrics, readiness, requests, tasks.clone());
+    let about = About::Front(requests.nodes.clone());
+    let status = Status::new(about, metrics);
+    let serving = serve_socket(listener, status, readiness, requests, tasks.clone());
     tasks.background("admin", serving);
     path
 }
@@ -291,5 +296,45 @@ async fn commands_understand_the_answer() {
     assert!(
         matches!(error, AskError::Failed { .. } | AskError::Stranger(_)),
         "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_status_page_has_its_files_and_figures_and_may_load_no_others() {
+    let server = Server::start().await;
+    for (path, content, word) in [
+        ("/", "text/html", "<!doctype html>"),
+        ("/status", "text/html", "<!doctype html>"),
+        ("/status.css", "text/css", "prefers-color-scheme"),
+        ("/status.js", "text/javascript", "status.json"),
+        ("/status.json", "application/json", "\"process\":\"front\""),
+    ] {
+        let (status, header, body) = server.get(path).await;
+        assert_eq!(status, "HTTP/1.1 200 OK", "{path}");
+        assert!(
+            header.contains(&format!("content-type: {content}")),
+            "{header}"
+        );
+        assert!(header.contains("content-security-policy: default-src 'none'; "));
+        assert!(!header.contains("unsafe"), "{header}");
+        assert!(header.contains("x-content-type-options: nosniff"));
+        assert!(body.contains(word), "{path}: {body}");
+        let post = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(server.ask(&post).await.0, "HTTP/1.1 405 Method Not Allowed");
+    }
+    *server.reasons.lock().unwrap() = vec!["directory is away".to_owned()];
+    server.metrics.connections_open.set(7);
+    let (_, _, body) = server.get("/status.json").await;
+    let figures: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(figures["ready"], false);
+    assert_eq!(figures["trouble"][0], "directory is away");
+    assert_eq!(figures["connections"]["open"], 7);
+    assert_eq!(
+        figures["history"]["tracks"]["connections"]
+            .as_array()
+            .unwrap()
+            .last()
+            .unwrap(),
+        7
     );
 }

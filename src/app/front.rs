@@ -133,6 +133,7 @@ impl Front {
             nodes: nodes.clone(),
         });
         let sessions = Sessions::new(metrics, tasks.clone());
+        let about = admin::About::Front(nodes.clone());
         let requests = admin::Requests {
             directory: directory.clone(),
             nodes: nodes.clone(),
@@ -170,7 +171,7 @@ impl Front {
             serve_mtas(parts, self.delivery)?;
         }
         let administrators = self.administrators.map(|socket| (socket, requests));
-        process.answer(self.monitors, administrators, move || {
+        process.answer(self.monitors, administrators, about, move || {
             trouble(directory.clone())
         })?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "front is up");
@@ -222,6 +223,8 @@ fn serve_clients(
     count: usize,
 ) -> Result<Workers, AppError> {
     let workers = Workers::start(count).map_err(AppError::Runtime)?;
+    let shown = i64::try_from(limit).unwrap_or(i64::MAX);
+    parts.metrics.connections_limit.set(shown);
     let limit = Arc::new(Semaphore::new(limit));
     let listeners = &parts.settings.listeners;
     for worker in workers.iter() {

@@ -246,6 +246,7 @@ impl Process {
         &self,
         monitors: Option<Tcp>,
         administrators: Option<(Unix, admin::Requests)>,
+        about: admin::About,
         trouble: impl Fn() -> F + Clone + Send + Sync + 'static,
     ) -> Result<(), AppError>
     where
@@ -257,16 +258,19 @@ impl Process {
             let trouble = trouble();
             async move { stopping.into_iter().chain(trouble.await).collect() }
         };
-        let (metrics, tasks) = (&self.metrics, &self.tasks);
+        let tasks = &self.tasks;
+        let status = admin::Status::new(about, self.metrics.clone());
+        if monitors.is_some() || administrators.is_some() {
+            tasks.background("status", status.clone().watch(tasks.clone()));
+        }
         if let Some(mut socket) = monitors {
             let (socket, readiness) = (socket.listen()?, readiness.clone());
-            let answers = admin::serve(socket, metrics.clone(), readiness, tasks.clone());
+            let answers = admin::serve(socket, status.clone(), readiness, tasks.clone());
             tasks.background("admin", answers);
         }
         if let Some((socket, requests)) = administrators {
             let socket = socket.listen()?;
-            let answers =
-                admin::serve_socket(socket, metrics.clone(), readiness, requests, tasks.clone());
+            let answers = admin::serve_socket(socket, status, readiness, requests, tasks.clone());
             tasks.background("admin socket", answers);
         }
         Ok(())

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     acceptor::{self, Acceptor},
-    config,
+    admin, config,
     handover::Handover,
     link::{Admitted, Admitter, Gate, GateParts, Listener},
     mailstore::{self, Mailstore},
@@ -109,7 +109,8 @@ impl Node {
             mailstore,
         };
         let _workers = serve_links(self.links, self.workers, &gate, &services, tasks)?;
-        process.answer(self.admin, None, || std::future::ready(None))?;
+        let about = admin::About::Node(name.clone());
+        process.answer(self.admin, None, about, || std::future::ready(None))?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %name, "node is up");
         process.run(drain_timeout).await;
         Ok(())

@@ -341,6 +341,8 @@ impl Handover {
     ) -> Result<Handed, Refused> {
         let kind = self.settings.kind(service);
         let label = kind.map_or("none", Kind::as_str);
+        let seconds = self.metrics.stage_seconds.with_label_values(&["hand-over"]);
+        let timer = seconds.start_timer();
         let result = match kind {
             Some(kind) => self.start(link, service, kind, context, &verdict).await,
             None => Err(Failed::new(link, Refused::Service(service))),
@@ -353,10 +355,12 @@ impl Handover {
         };
         match result {
             Ok(handed) => {
+                timer.observe_duration();
                 count("ok");
                 Ok(handed)
             }
             Err(Failed { refused, link }) => {
+                timer.stop_and_discard();
                 let refusal = refused.refusal();
                 count(result_label(refusal));
                 if let Some(mut link) = link {

@@ -365,16 +365,22 @@ fn context(account: &Account, report: &Report) -> Context {
 
 async fn open_link(parts: &Parts, node: &Node, context: &Context) -> Result<link::Opened, Failure> {
     let _timer = timer(parts, Stage::Link);
-    parts
-        .dialer
-        .open(node, context)
-        .await
-        .map_err(|error| Failure {
-            stage: Stage::Link,
-            blame: error.blame(),
-            denial: error.denial(),
-            reason: chain(&error),
-        })
+    let seconds = &parts.metrics.node_open_seconds;
+    let open = seconds
+        .with_label_values(&[node.name.as_str()])
+        .start_timer();
+    let opened = parts.dialer.open(node, context).await;
+    // How long a node that does not answer is waited for says nothing about how fast it is.
+    match &opened {
+        Ok(_) => open.observe_duration(),
+        Err(_) => drop(open.stop_and_discard()),
+    }
+    opened.map_err(|error| Failure {
+        stage: Stage::Link,
+        blame: error.blame(),
+        denial: error.denial(),
+        reason: chain(&error),
+    })
 }
 
 async fn read_opening(

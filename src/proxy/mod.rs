@@ -49,7 +49,7 @@ use crate::{
     directory::Directory,
     link::Dialer,
     metrics::Metrics,
-    names::{Protocol, SessionId},
+    names::{NodeName, Protocol, SessionId},
     net::{Accepted, accept_each, refuse, tls::Tls},
     nodes::Nodes,
     outcome::{Failure, Outcome, Report, Stage},
@@ -130,6 +130,13 @@ impl Parts {
             ..self.clone()
         }
     }
+
+    /// Notes how long a stage took that is over now.
+    fn took(&self, stage: &str, since: Instant) {
+        let seconds = &self.metrics.stage_seconds;
+        let took = since.elapsed().as_secs_f64();
+        seconds.with_label_values(&[stage]).observe(took);
+    }
 }
 
 impl Proxy {
@@ -153,7 +160,8 @@ impl Proxy {
             tasks.clone(),
             move |accepted| {
                 if self.may_come(&accepted, listener) {
-                    tasks.spawn("login", self.clone().serve(accepted, listener));
+                    let serve = self.clone().serve(accepted, listener, Instant::now());
+                    tasks.spawn("login", serve);
                 }
             },
         )
@@ -172,8 +180,7 @@ impl Proxy {
     }
 
     /// One client, from accept to its log line.
-    async fn serve(self, accepted: Accepted, listener: Listener) {
-        let started = Instant::now();
+    async fn serve(self, accepted: Accepted, listener: Listener, started: Instant) {
         let Accepted {
             mut stream,
             client,
@@ -193,6 +200,7 @@ impl Proxy {
         let Some(mut report) = self.report(introduced, listener, started) else {
             return;
         };
+        self.0.took("accept", started);
         let talk = self.log_in(stream, listener, &mut report, &mut place.counted);
         let begun = tokio::select! {
             biased;
@@ -263,12 +271,17 @@ impl Proxy {
                 Ok(opened) => {
                     report.failure = None;
                     self.count_login(report, "ok");
-                    return talk.hand_over(opened).await;
+                    let begun = talk.hand_over(opened).await?;
+                    self.0.took("login", arrived.into_std());
+                    return Ok(begun);
                 }
                 Err(Denied { failure, after }) => {
                     guest.waits();
                     let denial = failure.denial;
                     self.count_login(report, denial.as_str());
+                    let cause = [failure.stage.as_str(), failure.blame.as_str()];
+                    let failures = &self.0.metrics.login_failures;
+                    failures.with_label_values(&cause).inc();
                     report.failed(failure);
                     tokio::select! {
                         () = tokio::time::sleep_until(arrived + after) => {}
@@ -295,8 +308,16 @@ impl Proxy {
             seated,
         } = begun;
         let protocol = report.protocol.as_str();
-        let open = self.0.metrics.sessions_open.with_label_values(&[protocol]);
-        open.inc();
+        let metrics = &self.0.metrics;
+        let node = report.node.as_ref().map_or("", NodeName::as_str);
+        let open = [
+            Open::new(metrics.sessions_open.with_label_values(&[protocol])),
+            Open::new(
+                metrics
+                    .node_sessions_open
+                    .with_label_values(&[node, protocol]),
+            ),
+        ];
         let relay = match report.protocol {
             Protocol::Imap => &self.0.imap_relay,
             Protocol::Pop3 => &self.0.pop3_relay,
@@ -312,7 +333,7 @@ impl Proxy {
         let ended = ended.after(to_client, to_server);
         let why = seated.watch.why();
         drop(seated);
-        open.dec();
+        drop(open);
         drop(place);
         if let Some(blame) = ended.blame() {
             report.failure = Some(Failure {
@@ -334,10 +355,11 @@ impl Proxy {
     }
 
     fn end(&self, report: &Report, outcome: Outcome, ended: Option<(&Ended, String)>) {
+        let node = report.node.as_ref().map_or("", NodeName::as_str);
         self.0
             .metrics
             .sessions
-            .with_label_values(&[report.protocol.as_str(), outcome.as_str()])
+            .with_label_values(&[report.protocol.as_str(), outcome.as_str(), node])
             .inc();
         match ended {
             Some((ended, why)) => {
@@ -409,9 +431,9 @@ impl Place<Guest> {
 }
 
 impl Open {
-    fn new(connections: prometheus::IntGauge) -> Self {
-        connections.inc();
-        Self(connections)
+    fn new(gauge: prometheus::IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
     }
 }
 

@@ -11,6 +11,10 @@ use crate::{
 
 /// Looks at the files for as long as the process runs.
 pub async fn keep(mut keeper: Keeper, metrics: Metrics) {
+    // Both are there from the start: a counter that begins at 1 does not look as if it had grown.
+    for result in ["ok", "failed"] {
+        metrics.tls_reloads.with_label_values(&[result]);
+    }
     show_ends(&keeper, &metrics);
     loop {
         let every = keeper.every();

@@ -214,8 +214,10 @@ impl<'a> Talk<'a> {
         // STARTTLS buys no time: the deadline is that of all that comes before a login.
         let left = self.deadline.saturating_duration_since(Instant::now());
         let limit = self.parts.settings.tls_timeout.min(left);
+        let started = std::time::Instant::now();
         match tls.accept(self.listener.oldest, stream, limit).await {
             Ok((stream, agreed, certified)) => {
+                self.parts.took(Stage::Tls.as_str(), started);
                 report.tls = Some(agreed);
                 self.stream = Some(Stream::TlsServer(Box::new(stream)));
                 Ok(certified)

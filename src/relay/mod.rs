@@ -41,7 +41,7 @@ use std::{
     time::Duration,
 };
 
-use prometheus::IntCounter;
+use prometheus::{Histogram, IntCounter};
 
 use self::{idle::Idle, pipes::Pipes, session::Session};
 use crate::{
@@ -160,6 +160,7 @@ struct Shared {
     pipes: Arc<Pipes>,
     to_client: Counters,
     to_server: Counters,
+    first_answer: Histogram,
 }
 
 /// Octets moved in one direction, by how.
@@ -189,6 +190,7 @@ impl Relay {
                 pipes: Arc::new(Pipes::new(limit)),
                 to_client: counters("to_client"),
                 to_server: counters("to_server"),
+                first_answer: metrics.stage_seconds.with_label_values(&["first-byte"]),
             }),
         }
     }

@@ -14,6 +14,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use tokio::io::AsyncWrite as _;
@@ -36,6 +37,18 @@ pub(super) struct Session {
     to_server: Way,
     /// What happened first, of the things that end a session.
     first: Option<End>,
+    answer: Answer,
+}
+
+/// How far a session is with the first answer of its server, which is timed.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    /// Nobody has said anything.
+    Unasked,
+    /// The client has, at that time.
+    Asked(Instant),
+    /// The server has.
+    Heard,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +67,7 @@ impl Session {
             to_client: Way::default(),
             to_server: Way::default(),
             first: None,
+            answer: Answer::Unasked,
         }
     }
 
@@ -70,6 +84,7 @@ impl Session {
         };
         if self.to_client.moved() + self.to_server.moved() != before {
             self.watch.touch();
+            self.time_answer();
         }
         if done {
             let by = self.first.take().unwrap_or(End::Stopped);
@@ -85,6 +100,21 @@ impl Session {
             return Poll::Ready(self.ended(by));
         }
         Poll::Pending
+    }
+
+    /// Notes how long the server took for its first answer.
+    fn time_answer(&mut self) {
+        let is_heard = self.to_client.moved() > 0;
+        self.answer = match self.answer {
+            Answer::Unasked if !is_heard => Answer::Asked(Instant::now()),
+            Answer::Asked(since) if is_heard => {
+                let took = since.elapsed().as_secs_f64();
+                self.shared.first_answer.observe(took);
+                Answer::Heard
+            }
+            Answer::Asked(since) => Answer::Asked(since),
+            Answer::Unasked | Answer::Heard => Answer::Heard,
+        };
     }
 
     /// Ends the session because the caller wants it.

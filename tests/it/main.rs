@@ -9,6 +9,7 @@
 //! | `accounts` | who is served: added while running, many uids, uids and homes that are refused |
 //! | `attacks` | flaws that were published of other servers, each tried on this one by name |
 //! | `balancer` | the PROXY protocol: HAProxy in front, and whoever says to be somebody else |
+//! | `browser` | is no test: a headless Chromium for those that need one |
 //! | `defence` | guessing, and too many connections: who is held and who is not, and what fail2ban reads |
 //! | `descriptors` | front and node without a file descriptor left |
 //! | `directory` | LDAP under TLS, and password hashes that other programs made |
@@ -25,8 +26,10 @@
 //! | `outside` | metrics, health, and the log's line of a session |
 //! | `policy` | whom a policy server refuses or delays, and what it hears of everybody |
 //! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
+//! | `prometheus` | rules, alerts and dashboard: by promtool, and by a Prometheus that scrapes a cluster |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
 //! | `rights` | the capabilities that the processes keep |
+//! | `seeing` | metrics by Prometheus' own checker; the status page in a browser |
 //! | `sessions` | after login it is bytes: large messages, IDLE, early commands, half-closed connections |
 //! | `single` | one machine without LDAP |
 //! | `stopping` | SIGTERM: what goes on, what is told, what is cut |
@@ -46,6 +49,7 @@
 mod accounts;
 mod attacks;
 mod balancer;
+mod browser;
 mod changes;
 mod client;
 mod defence;
@@ -65,8 +69,10 @@ mod node_health;
 mod outside;
 mod policy;
 mod pop3;
+mod prometheus;
 mod refusals;
 mod rights;
+mod seeing;
 mod sessions;
 mod single;
 mod smtp;

@@ -20,8 +20,10 @@ fn sessions_are_counted() {
         .login(Method::Login, "ann", "wrong")
         .no("AUTHENTICATIONFAILED");
     drop(client);
-    for outcome in ["served", "denied"] {
-        let line = format!("pigeonair_sessions_total{{outcome=\"{outcome}\",protocol=\"imap\"}}");
+    for (node, outcome) in [("n1", "served"), ("", "denied")] {
+        let line = format!(
+            "pigeonair_sessions_total{{node=\"{node}\",outcome=\"{outcome}\",protocol=\"imap\"}}"
+        );
         eventually(&line, || metric(admin, &line) == Some(1.0));
     }
 }

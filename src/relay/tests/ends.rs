@@ -137,3 +137,25 @@ async fn the_last_words_of_a_server_that_is_cut_off_reach_the_client() {
     assert!(matches!(ended.by, End::ServerError(_)), "{ended:?}");
     assert_eq!((ended.to_client, ended.to_server), (7, 8));
 }
+
+/// One that speaks unasked was not asked; what is said later is not timed.
+#[tokio::test]
+async fn the_first_answer_of_a_server_is_timed_once() {
+    let rig = Rig::new();
+    let timed = || rig.relay.shared.first_answer.get_sample_count();
+    for (server_begins, expected) in [(true, 0), (false, 1)] {
+        let (mut client, mut server, _run) = rig.session(Kind::Tcp, Kind::Tcp).await;
+        let mut octet = [0];
+        if server_begins {
+            server.write_all(b"*").await.unwrap();
+            client.read_exact(&mut octet).await.unwrap();
+        }
+        for _ in 0..3 {
+            client.write_all(b"?").await.unwrap();
+            server.read_exact(&mut octet).await.unwrap();
+            server.write_all(b"!").await.unwrap();
+            client.read_exact(&mut octet).await.unwrap();
+        }
+        assert_eq!(timed(), expected);
+    }
+}

@@ -1354,7 +1354,7 @@ pub(crate) fn metric_sum(admin: SocketAddr, name: &str, label: &str) -> f64 {
 }
 
 /// A whole response, head and body.
-fn http_get(address: SocketAddr, path: &str) -> Option<String> {
+pub(crate) fn http_get(address: SocketAddr, path: &str) -> Option<String> {
     use std::io::{Read as _, Write as _};
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;

@@ -2,14 +2,20 @@
 //!
 //! One [`Metrics`] per process, cloned freely (clones count into the same cells). Names follow the Prometheus
 //! conventions: prefix `pigeonair_`, base units, `_total` on counters; label values come from closed sets, never from
-//! what a peer sent (no login, no client address). `docs/manual.md` lists every name.
+//! what a peer sent (no login, no client address); names of nodes and servers are those of the configuration. What every
+//! process has (`process_` without the prefix: CPU time, memory, descriptors) is read from the system at each scrape.
+//! `docs/manual.md` lists every name.
+
+mod process;
 
 use std::sync::atomic::AtomicU64;
 
 use prometheus::{
     Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder, core::Collector,
+    Opts, Registry, TextEncoder, core::Collector, proto::MetricFamily,
 };
+
+use self::process::Facts;
 
 /// Tasks that ended by panicking. A process-wide cell, since the guard that counts runs while a task unwinds.
 pub static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -18,23 +24,30 @@ pub static PANICS: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// `sessions_total{protocol,outcome}`: finished client sessions.
+    process: Facts,
+    /// `sessions_total{protocol,outcome,node}`: finished client sessions; node empty for those that reached none.
     pub sessions: IntCounterVec,
     /// `logins_total{protocol,result}`: login attempts; result `ok` or the denial.
     pub logins: IntCounterVec,
+    /// `login_failures_total{stage,blame}`: those of them that failed, by where and whose doing it was.
+    pub login_failures: IntCounterVec,
     /// `sessions_open{protocol}`: client sessions past login, on a front; sessions being served, on a node.
     pub sessions_open: IntGaugeVec,
+    /// `node_sessions_open{node,protocol}`: the same by home node, on a front.
+    pub node_sessions_open: IntGaugeVec,
     /// `connections_open`: client connections, logged in or not.
     pub connections_open: IntGauge,
     /// `connections_unauthenticated`: those of them that have not logged in.
     pub connections_unauthenticated: IntGauge,
+    /// `connections_limit`: how many of them there may be.
+    pub connections_limit: IntGauge,
     /// `connections_shed_total{reason}`: connections closed unserved.
     pub connections_shed: IntCounterVec,
     /// `memory_bytes`: resident memory of a front.
     pub memory: IntGauge,
     /// `memory_limit_bytes`: from where on it lets nobody in.
     pub memory_limit: IntGauge,
-    /// `stage_seconds{stage}`: time spent in each stage of a login.
+    /// `stage_seconds{stage}`: how long each stage of a session takes, up to the server's first answer.
     pub stage_seconds: HistogramVec,
     /// `relay_bytes_total{direction,mode}`: octets relayed; direction `to_client`/`to_server`, mode `splice`/`copy`.
     pub relay_bytes: IntCounterVec,
@@ -64,6 +77,8 @@ pub struct Metrics {
     pub node_up: IntGaugeVec,
     /// `node_probes_total{node,result}`: what the prober found; result `ok`, `login` or why there was no link.
     pub node_probes: IntCounterVec,
+    /// `node_open_seconds{node}`: from asking for a link until the node has accepted a session on it.
+    pub node_open_seconds: HistogramVec,
     /// `handshakes_total{side,result}`: link handshakes; side `dialer`/`node`.
     pub handshakes: IntCounterVec,
     /// `links_ready{node}`: links made ahead and waiting.
@@ -91,8 +106,9 @@ pub struct Metrics {
 }
 
 /// Stage latencies span a cached login (tens of microseconds) to a deadline (tens of seconds).
-const STAGE_BUCKETS: [f64; 14] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
+const BUCKETS: [f64; 17] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0,
 ];
 
 impl Metrics {
@@ -111,10 +127,20 @@ impl Metrics {
             sessions: new.counters(
                 "sessions_total",
                 "Finished client sessions.",
-                &["protocol", "outcome"],
+                &["protocol", "outcome", "node"],
             )?,
             logins: new.counters("logins_total", "Login attempts.", &["protocol", "result"])?,
+            login_failures: new.counters(
+                "login_failures_total",
+                "Logins that failed, by where and whose doing it was.",
+                &["stage", "blame"],
+            )?,
             sessions_open: new.gauges("sessions_open", "Sessions being served.", &["protocol"])?,
+            node_sessions_open: new.gauges(
+                "node_sessions_open",
+                "Sessions past login, by home node.",
+                &["node", "protocol"],
+            )?,
             connections_open: new.add(IntGauge::new(
                 "connections_open",
                 "Client connections, logged in or not.",
@@ -122,6 +148,10 @@ impl Metrics {
             connections_unauthenticated: new.add(IntGauge::new(
                 "connections_unauthenticated",
                 "Client connections that have not logged in.",
+            )?)?,
+            connections_limit: new.add(IntGauge::new(
+                "connections_limit",
+                "Client connections that there may be at one time.",
             )?)?,
             connections_shed: new.counters(
                 "connections_shed_total",
@@ -138,7 +168,7 @@ impl Metrics {
             )?)?,
             stage_seconds: new.histogram(
                 "stage_seconds",
-                "Time spent in each stage of a login.",
+                "How long each stage of a session takes, up to the server's first answer.",
                 &["stage"],
             )?,
             relay_bytes: new.counters(
@@ -210,6 +240,11 @@ impl Metrics {
                 "Probes of nodes.",
                 &["node", "result"],
             )?,
+            node_open_seconds: new.histogram(
+                "node_open_seconds",
+                "From asking for a link until the node has accepted a session on it.",
+                &["node"],
+            )?,
             handshakes: new.counters(
                 "handshakes_total",
                 "Link handshakes.",
@@ -258,18 +293,26 @@ impl Metrics {
                 "panics_total",
                 "Tasks that ended by panicking.",
             )?)?,
+            process: Facts::new()?,
             registry: new.0,
         })
     }
 
-    /// The exposition text (Prometheus text format 0.0.4).
-    pub fn render(&self) -> String {
+    /// Everything there is to count, as it is now.
+    pub fn gather(&self) -> Vec<MetricFamily> {
         let seen = PANICS.load(std::sync::atomic::Ordering::Relaxed);
         self.panics.inc_by(seen.saturating_sub(self.panics.get()));
+        let mut families = self.registry.gather();
+        families.extend(self.process.gather());
+        families
+    }
+
+    /// The exposition text (Prometheus text format 0.0.4).
+    pub fn render(&self) -> String {
         let mut text = Vec::new();
         // Encoding into memory fails only for a metric family without metrics, which the registry never gathers.
         if TextEncoder::new()
-            .encode(&self.registry.gather(), &mut text)
+            .encode(&self.gather(), &mut text)
             .is_err()
         {
             text.clear();
@@ -311,7 +354,7 @@ impl Registrar {
         help: &str,
         labels: &[&str],
     ) -> Result<HistogramVec, prometheus::Error> {
-        let options = HistogramOpts::new(name, help).buckets(STAGE_BUCKETS.to_vec());
+        let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
         self.add(HistogramVec::new(options, labels)?)
     }
 }
@@ -323,11 +366,9 @@ mod tests {
     #[test]
     fn every_counter_has_its_own_name() {
         let metrics = Metrics::new().unwrap();
-        metrics.sessions.with_label_values(&["imap", "ok"]).inc();
-        assert!(
-            metrics
-                .render()
-                .contains("pigeonair_sessions_total{outcome=\"ok\",protocol=\"imap\"} 1")
-        );
+        let sessions = metrics.sessions.with_label_values(&["imap", "ok", "n1"]);
+        sessions.inc();
+        let line = "pigeonair_sessions_total{node=\"n1\",outcome=\"ok\",protocol=\"imap\"} 1";
+        assert!(metrics.render().contains(line));
     }
 }
