@@ -249,9 +249,10 @@ fn a_dead_real_server_is_found_out_by_a_probe_login() {
             .user(&bob)
             .user(&probe)
             .start();
+        let admin = cluster.front_admin();
         let count = |result: &str| {
             let line = format!("pigeonair_node_probes_total{{node=\"n1\",result=\"{result}\"}}");
-            metric(cluster.front_admin(), &line).unwrap_or(0.0)
+            metric(admin, &line).unwrap_or(0.0)
         };
         eventually("it has logged in", || {
             let log = cluster.node_log("n1");
@@ -262,10 +263,6 @@ fn a_dead_real_server_is_found_out_by_a_probe_login() {
                 })
         });
         cluster.node("n1").dovecot.process.stop();
-        let count = |result: &str| {
-            let line = format!("pigeonair_node_probes_total{{node=\"n1\",result=\"{result}\"}}");
-            metric(cluster.front_admin(), &line).unwrap_or(0.0)
-        };
         eventually("the node is down", || !is_up(&cluster, "n1"));
         assert!(count("login") >= 3.0);
         let down = lines(&cluster, "ERROR node is down", "n1");
@@ -299,7 +296,7 @@ fn an_account_that_is_of_no_use_to_probes_is_said_once_and_hurts_nobody() {
     eventually("both are probed", || {
         probes(&cluster, "n1") >= 3.0 && probes(&cluster, "n2") >= 3.0
     });
-    for (node, reason) in [("n1", "its home is n2"), ("n2", "no such account")] {
+    for (node, reason) in [("n1", "its home is n2"), ("n2", "unknown user")] {
         let warnings = lines(&cluster, "no probe login", node);
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(
