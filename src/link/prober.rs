@@ -195,7 +195,8 @@ async fn raise(dial: &Dial) {
 
 /// A session from this process itself.
 fn context_of(account: &Account) -> Option<Context> {
-    let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    // Real servers take no port 0.
+    let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 143));
     let mut id = [0; 12];
     getrandom::fill(&mut id).ok()?;
     Some(Context {

@@ -82,7 +82,7 @@ fn costs_nothing(cluster: &Cluster, user: &User) {
             "{line}"
         );
     }
-    assert_eq!(lines(cluster, "node is down", &user.node).len(), 1);
+    assert_eq!(lines(cluster, "ERROR node is down", &user.node).len(), 1);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_node_that_is_killed_costs_nothing_once_that_is_known() {
     eventually("the node is known to be down", || !is_up(&cluster, "n1"));
     costs_nothing(&cluster, &ann);
     served(&cluster, &bob);
-    let down = lines(&cluster, "node is down", "n1");
+    let down = lines(&cluster, "ERROR node is down", "n1");
     assert!(
         down[0].contains("ERROR ")
             && down[0].contains(" outage=everything ")
@@ -122,7 +122,7 @@ fn a_node_that_is_killed_costs_nothing_once_that_is_known() {
         served(&cluster, &ann);
     }
     assert_eq!(lines(&cluster, "login failed", "n1").len(), failed);
-    assert_eq!(lines(&cluster, "node is down", "n1").len(), 1);
+    assert_eq!(lines(&cluster, "ERROR node is down", "n1").len(), 1);
     let up = lines(&cluster, "node is up again", "n1");
     assert!(up.len() == 1 && up[0].contains(" down_s="), "{up:?}");
 }
@@ -137,7 +137,7 @@ fn a_frozen_node_is_waited_for_by_those_alone_who_came_before_it_was_known() {
         .map(|_| Client::connect(&cluster, Channel::Plain))
         .collect();
     for client in &mut waiting {
-        client.send(format!("a LOGIN {} {}\r\n", ann.name, ann.password));
+        client.send(format!("a LOGIN {} \"{}\"\r\n", ann.name, ann.password));
     }
     // A hundred in front of him, and bob is served.
     served(&cluster, &bob);
@@ -146,7 +146,7 @@ fn a_frozen_node_is_waited_for_by_those_alone_who_came_before_it_was_known() {
     }
     eventually("the node is known to be down", || !is_up(&cluster, "n1"));
     costs_nothing(&cluster, &ann);
-    let down = lines(&cluster, "node is down", "n1");
+    let down = lines(&cluster, "ERROR node is down", "n1");
     assert!(down[0].contains("took too long for"), "{down:?}");
     cluster.node("n1").acceptor().thaw();
     eventually("the node is known to be up", || is_up(&cluster, "n1"));
@@ -215,7 +215,7 @@ fn a_wrong_key_is_found_out_by_a_probe() {
     eventually("the node is down", || !is_up(&cluster, "n1"));
     let before = probes(&cluster, "n1");
     eventually("it is tried again", || probes(&cluster, "n1") > before);
-    let down = lines(&cluster, "node is down", "n1");
+    let down = lines(&cluster, "ERROR node is down", "n1");
     assert!(
         down.len() == 1 && down[0].contains("closed the link on our proof"),
         "{down:?}"
@@ -249,9 +249,10 @@ fn a_dead_real_server_is_found_out_by_a_probe_login() {
             .user(&bob)
             .user(&probe)
             .start();
+        let admin = cluster.front_admin();
         let count = |result: &str| {
             let line = format!("pigeonair_node_probes_total{{node=\"n1\",result=\"{result}\"}}");
-            metric(cluster.front_admin(), &line).unwrap_or(0.0)
+            metric(admin, &line).unwrap_or(0.0)
         };
         eventually("it has logged in", || {
             let log = cluster.node_log("n1");
@@ -262,13 +263,9 @@ fn a_dead_real_server_is_found_out_by_a_probe_login() {
                 })
         });
         cluster.node("n1").dovecot.process.stop();
-        let count = |result: &str| {
-            let line = format!("pigeonair_node_probes_total{{node=\"n1\",result=\"{result}\"}}");
-            metric(cluster.front_admin(), &line).unwrap_or(0.0)
-        };
         eventually("the node is down", || !is_up(&cluster, "n1"));
         assert!(count("login") >= 3.0);
-        let down = lines(&cluster, "node is down", "n1");
+        let down = lines(&cluster, "ERROR node is down", "n1");
         assert!(
             down.len() == 1
                 && down[0].contains(" outage=logins ")
@@ -299,7 +296,7 @@ fn an_account_that_is_of_no_use_to_probes_is_said_once_and_hurts_nobody() {
     eventually("both are probed", || {
         probes(&cluster, "n1") >= 3.0 && probes(&cluster, "n2") >= 3.0
     });
-    for (node, reason) in [("n1", "its home is n2"), ("n2", "no such account")] {
+    for (node, reason) in [("n1", "its home is n2"), ("n2", "unknown user")] {
         let warnings = lines(&cluster, "no probe login", node);
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(
