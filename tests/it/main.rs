@@ -9,6 +9,7 @@
 //! | `accounts` | who is served: added while running, many uids, uids and homes that are refused |
 //! | `attacks` | flaws that were published of other servers, each tried on this one by name |
 //! | `balancer` | the PROXY protocol: HAProxy in front, and whoever says to be somebody else |
+//! | `commands` | who is on, and what administrators do about it: kick, hold, drain, flush |
 //! | `defence` | guessing, and too many connections: who is held and who is not, and what fail2ban reads |
 //! | `descriptors` | front and node without a file descriptor left |
 //! | `directory` | LDAP under TLS, and password hashes that other programs made |
@@ -47,6 +48,7 @@ mod attacks;
 mod balancer;
 mod changes;
 mod client;
+mod commands;
 mod defence;
 mod descriptors;
 mod directory;
