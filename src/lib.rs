@@ -33,7 +33,7 @@
 //! main -> cli -> app -> config -> admin, log  start-up, commands, wiring, drain
 //! proxy  acceptor  delivery  mailstore        the stories; each `serve` reads top to bottom
 //! link  relay  handover  lmtp  spool  store   dial / admit; splice or copy; start a real server; messages: move, hold, store
-//! net  outcome  sessions  directory  nodes  home  policy  defence   sockets, TLS; how it ended; who is on; accounts; their nodes, folders; may they try
+//! net  outcome  sessions  orders  directory  nodes  home  policy  defence   sockets, TLS; how it ended; who is on, what was ordered; accounts; their nodes, folders; may they try
 //! proto                                       protocols as bytes in, events and bytes out
 //! names   secret   metrics   tasks   user     words that cannot be invalid; secrets; counters; tasks; another user
 //! ```
@@ -56,6 +56,7 @@ pub mod metrics;
 pub mod names;
 pub mod net;
 pub mod nodes;
+pub mod orders;
 pub mod outcome;
 pub mod policy;
 pub mod proto;

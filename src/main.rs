@@ -4,9 +4,10 @@
 //! helps), 70 to 73 may pass. To MTAs that run `deliver`, 75 means "try again"; 71, 73 and 74 do to some and not to others, so
 //! they are not used there; all else returns the message to its sender.
 
-use std::process::ExitCode;
+use std::{io::ErrorKind, process::ExitCode};
 
 use pigeonair::{
+    admin::AskError,
     app::AppError,
     cli::{self, Failed, NotDelivered},
     proto::lmtp::Reply,
@@ -30,11 +31,12 @@ fn exit_code(failed: &Failed) -> u8 {
     const TEMPFAIL: u8 = 75;
     const CONFIG: u8 = 78;
     match failed {
+        Failed::Ask(error) => ask_code(error),
         Failed::CommandLine(_) => USAGE,
-        Failed::Configuration(_) => CONFIG,
+        Failed::Configuration(_) | Failed::NoSocket(_) => CONFIG,
         Failed::Deliver(NotDelivered::Refused(reply)) => refusal_code(reply),
         Failed::Deliver(_) => TEMPFAIL,
-        Failed::Nobody(_) => NOUSER,
+        Failed::Nobody(_) | Failed::NoSession => NOUSER,
         Failed::Online | Failed::Unexplained => UNAVAILABLE,
         Failed::Output { .. } => CANTCREAT,
         Failed::Random(_) => OS,
@@ -50,11 +52,26 @@ fn exit_code(failed: &Failed) -> u8 {
             | AppError::Handover(_)
             | AppError::Inherited(_)
             | AppError::Mailstore(_)
+            | AppError::Orders(_)
             | AppError::Policy(_)
             | AppError::Role(_)
             | AppError::Tls(_)
             | AppError::Unwanted(_) => CONFIG,
         },
+    }
+}
+
+/// A front that was asked and did not: who asks may not, there is nobody of that name, or it cannot now.
+fn ask_code(error: &AskError) -> u8 {
+    const NOUSER: u8 = 67;
+    const UNAVAILABLE: u8 = 69;
+    const NOPERM: u8 = 77;
+    match error {
+        AskError::Failed { source, .. } if source.kind() == ErrorKind::PermissionDenied => NOPERM,
+        AskError::Failed { .. } | AskError::Stranger(_) => UNAVAILABLE,
+        AskError::Refused { status: 403, .. } => NOPERM,
+        AskError::Refused { status: 404, .. } => NOUSER,
+        AskError::Refused { .. } => UNAVAILABLE,
     }
 }
 

@@ -5,7 +5,7 @@
 //! writes `login failed` the moment a login fails (a watcher of logs must not wait for the client to hang up) and
 //! exactly one `session ended` line. Nothing here decides anything.
 //!
-//! Levels: a client's mistake is info; what an operator must look at (directory, node, policy server, ourselves) is error.
+//! Levels: a client's mistake is info, and so is what was ordered; what an operator must look at (directory, node, policy server, ourselves) is error.
 
 use std::time::Instant;
 
@@ -56,6 +56,8 @@ impl Stage {
 /// Whose doing a failure is.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Blame {
+    /// An administrator, who has ordered it.
+    Administrator,
     /// The client.
     Client,
     /// The LDAP server or accounts file, or what it says.
@@ -72,6 +74,7 @@ impl Blame {
     /// The word for logs.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Administrator => "administrator",
             Self::Client => "client",
             Self::Directory => "directory",
             Self::Local => "local",
@@ -204,7 +207,7 @@ impl Report {
             };
         }
         match failure.blame {
-            Blame::Client => line!(info),
+            Blame::Administrator | Blame::Client => line!(info),
             Blame::Directory | Blame::Local | Blame::Node | Blame::Policy => line!(error),
         }
         self.failure = Some(failure);

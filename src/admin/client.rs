@@ -3,7 +3,8 @@
 //! HTTP by hand, since there is one server to understand and that is ours: it closes the connection after its answer,
 //! which is never sent in chunks. (The HTTP library's own client needs an event loop, which a command has not.)
 //!
-//! Limits: 5 seconds of silence, 1 MiB of answer. On failure an [`AskError`], which says in one line what to look at.
+//! Limits: 10 seconds of silence, since the front may have to ask the directory; 1 MiB of answer, which is more than a page of
+//! sessions. On failure an [`AskError`], which says in one line what to look at.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -15,10 +16,10 @@ use std::{
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::socket::{CACHED, Whom};
+use super::request::{Question, Whom};
 use crate::{names::Login, proto::lmtp::Address};
 
-const SILENCE: Duration = Duration::from_secs(5);
+const SILENCE: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
 /// Why the front did not answer.
@@ -34,8 +35,13 @@ pub enum AskError {
         source: io::Error,
     },
     /// It does not understand or does not want to.
-    #[error("the front refuses: {0}")]
-    Refused(String),
+    #[error("the front refuses: {words} ({status})")]
+    Refused {
+        /// The status of its answer, as in HTTP.
+        status: u16,
+        /// What it says.
+        words: String,
+    },
     /// What answers there is no front of this version.
     #[error("what answers at {0} is no front of this version")]
     Stranger(PathBuf),
@@ -55,16 +61,25 @@ pub fn cached(
         login: login.map(ToString::to_string),
         address: address.map(ToString::to_string),
     };
+    ask(socket, &whom)
+}
+
+/// Asks the front, or has it do something: what it answers.
+///
+/// # Errors
+///
+/// When it cannot be asked, or does not want to.
+pub fn ask<Q: Question>(socket: &Path, question: &Q) -> Result<Value, AskError> {
     let stranger = || AskError::Stranger(socket.to_owned());
-    let request = serde_json::to_string(&whom).map_err(|_| stranger())?;
-    let answer = post(socket, CACHED, &request).map_err(|source| AskError::Failed {
+    let request = serde_json::to_string(question).map_err(|_| stranger())?;
+    let answer = post(socket, Q::PATH, &request).map_err(|source| AskError::Failed {
         path: socket.to_owned(),
         source,
     })?;
     let (status, text) = read(&answer).ok_or_else(stranger)?;
     if status != 200 {
         let words = text.trim_end().replace(char::is_control, " ");
-        return Err(AskError::Refused(format!("{words} ({status})")));
+        return Err(AskError::Refused { status, words });
     }
     serde_json::from_str(text).map_err(|_| stranger())
 }

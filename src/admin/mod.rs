@@ -12,13 +12,16 @@
 //! nothing; what names somebody or acts is answered on the Unix socket alone, which only root and the front's own user
 //! may open, and leaves a line in the log with who asked.
 //!
-//! `http` has the limits of both. `account` has the words that answers have for an account.
+//! `http` has the limits of both. `account` has the words that answers have for an account, `act` who may do what.
 
 mod account;
+mod act;
 mod client;
 mod http;
+mod request;
 mod socket;
 mod status;
+mod who;
 
 use std::{
     future::Future,
@@ -35,7 +38,8 @@ use tokio::{
 
 pub use self::{
     account::{Fields, fields},
-    client::{AskError, cached},
+    client::{AskError, ask, cached},
+    request::{Drain, Flush, Hold, InForce, Kick, Question, Release, Undrain, Which, Who},
     socket::Requests,
     status::{About, Status},
 };
@@ -52,6 +56,8 @@ pub struct Settings {
     pub front: Option<SocketAddr>,
     /// The front, to commands on its machine: a Unix socket; none (the default): nowhere.
     pub front_socket: Option<PathBuf>,
+    /// Where the front keeps orders that outlive it; none (the default): nowhere.
+    pub orders_file: Option<PathBuf>,
     /// The node; default 127.0.0.1:9144; none: nowhere.
     pub node: Option<SocketAddr>,
 }
@@ -62,6 +68,7 @@ impl Default for Settings {
         Self {
             front: loopback(9143),
             front_socket: None,
+            orders_file: None,
             node: loopback(9144),
         }
     }

@@ -1,9 +1,17 @@
-//! Requests that only the Unix socket answers.
+//! Requests that only the Unix socket answers: which path has which.
 //!
 //! ```text
 //! POST /cached  {"login": "ann", "address": "ann+x@example.org"}, either of which may be missing
 //!          200  {"login": [ ... ], "address": [ ... ]}: what is remembered of each name that would be looked up
+//! POST /who     {"which": {"user": "ann", "node": "n1", "network": "192.0.2.0/24", "protocol": "imap"}, "from": 0}
+//!          200  {"sessions": [ ... ], "next": 500}: a page, and where the next one begins
+//! POST /orders  {}
+//!          200  {"orders": [ ... ], "are_kept": true}
+//! POST /kick /hold /release /drain /undrain /flush
+//!          200  what was done (`act`)
 //! ```
+//!
+//! `request` has what each of them takes.
 //!
 //! One that is remembered has `looked_up`, `state`, `age_ms`, and how long it still counts: `believed_ms` without
 //! asking, `remembered_ms` while no server answers. Of somebody who exists all follows that the directory said, but no
@@ -17,26 +25,31 @@
 //! | `outdated` | it has changed in the directory since, so that is asked |
 //! | `nothing` | the directory is asked; `reason` says why it always is |
 //!
-//! What is wrong with a request is a line of text with status 400, 405 or 413. Who asked is logged with uid and pid, as
-//! `debug` where nothing is changed.
+//! What is wrong with a request is a line of text with status 400, 405 or 413; 403 is for whoever may not act, 404 for a name
+//! that means nobody. Who asked is logged with uid and pid, as `debug` where nothing is changed.
 
 use hyper::{
     Method, Request, StatusCode,
     body::{Body, Bytes},
 };
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::net::unix::UCred;
 
 use super::{
     account::fields,
     http::{self, Response, TEXT, not_allowed, response},
+    request::{Drain, Flush, Hold, InForce, Kick, Question, Release, Undrain, Who, Whom},
 };
 use crate::{
     directory::{Cached, Directory},
     names::Login,
     nodes::Nodes,
+    orders::{Orders, Subject},
     proto::lmtp::Address,
+    sessions::Sessions,
+    tasks::Tasks,
 };
 
 /// What they are answered from. Clones share it.
@@ -46,23 +59,30 @@ pub struct Requests {
     pub directory: Directory,
     /// Where homes are.
     pub nodes: Nodes,
+    /// Who is on.
+    pub sessions: Sessions,
+    /// What was ordered.
+    pub orders: Orders,
+    /// Where commands are carried out.
+    pub tasks: Tasks,
 }
 
 /// Who asks.
+#[derive(Clone, Copy)]
 pub(super) struct Caller(pub(super) Option<UCred>);
 
-/// Whom `/cached` is asked about.
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Whom {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) login: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) address: Option<String>,
-}
-
-/// Its path.
-pub(super) const CACHED: &str = "/cached";
+/// The paths that are answered here.
+const PATHS: [&str; 9] = [
+    Drain::PATH,
+    Flush::PATH,
+    Hold::PATH,
+    InForce::PATH,
+    Kick::PATH,
+    Release::PATH,
+    Undrain::PATH,
+    Who::PATH,
+    Whom::PATH,
+];
 
 impl Requests {
     /// The answer to a request of this kind; others are given back.
@@ -75,30 +95,57 @@ impl Requests {
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        if request.uri().path() != CACHED {
+        let Some(path) = PATHS.into_iter().find(|path| *path == request.uri().path()) else {
             return Err(request);
-        }
+        };
         if request.method() != Method::POST {
             return Ok(not_allowed("POST"));
         }
-        let whom = match http::body(request).await {
-            Ok(body) => serde_json::from_slice(&body),
+        let body = match http::body(request).await {
+            Ok(body) => body,
             Err(refusal) => return Ok(refusal),
         };
-        Ok(match whom {
-            Ok(whom) => self.cached(&whom, &caller).await,
-            Err(error) => bad_request(&error.to_string()),
+        Ok(match self.reply(path, &body, caller).await {
+            Ok(said) => response(StatusCode::OK, "application/json", said.to_string() + "\n"),
+            Err(refusal) => refusal,
         })
     }
 
-    async fn cached(&self, whom: &Whom, caller: &Caller) -> Response {
+    async fn reply(&self, path: &str, body: &[u8], caller: Caller) -> Result<Value, Response> {
+        if let Some(done) = self.act(path, body, caller).await {
+            return done;
+        }
+        match path {
+            Who::PATH => self.who(&parse(body)?).await,
+            InForce::PATH => parse(body).map(|InForce {}| self.in_force()),
+            _ => self.cached(&parse(body)?, caller).await,
+        }
+    }
+
+    fn in_force(&self) -> Value {
+        let list = self.orders.list().into_iter();
+        let orders: Vec<Value> = list
+            .map(|(subject, order)| {
+                let (word, name) = match &subject {
+                    Subject::Account(name) => ("hold", Some(name.as_str())),
+                    Subject::Front => ("drain proxy", None),
+                    Subject::Node(name) => ("drain node", Some(name.as_str())),
+                };
+                let since = Timestamp::from_second(order.since).unwrap_or_default();
+                json!({ "order": word, "name": name, "since": since.to_string(), "uid": order.uid })
+            })
+            .collect();
+        json!({ "orders": orders, "are_kept": self.orders.are_kept() })
+    }
+
+    async fn cached(&self, whom: &Whom, caller: Caller) -> Result<Value, Response> {
         let login = whom.login.as_deref().map(Login::parse).transpose();
         let Ok(login) = login else {
-            return bad_request("login: no name that could be one");
+            return Err(bad_request("login: no name that could be one"));
         };
         let address = whom.address.as_deref().map(Address::parse).transpose();
         let Ok(address) = address else {
-            return bad_request("address: not an address");
+            return Err(bad_request("address: not an address"));
         };
         tracing::debug!(
             uid = caller.uid(),
@@ -117,8 +164,7 @@ impl Requests {
             let forms: Vec<Value> = cached.iter().map(|one| self.show(one)).collect();
             answer.insert("address".to_owned(), forms.into());
         }
-        let text = Value::from(answer).to_string() + "\n";
-        response(StatusCode::OK, "application/json", text)
+        Ok(answer.into())
     }
 
     fn show(&self, cached: &Cached) -> Value {
@@ -159,16 +205,26 @@ impl Requests {
     }
 }
 
-fn bad_request(error: &str) -> Response {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Response> {
+    serde_json::from_slice(body).map_err(|error| bad_request(&error.to_string()))
+}
+
+pub(super) fn bad_request(error: &str) -> Response {
     response(StatusCode::BAD_REQUEST, TEXT, format!("{error}\n"))
 }
 
 impl Caller {
-    fn uid(&self) -> Option<u32> {
+    /// Whether that is root or the front's own user.
+    pub(super) fn may_act(self) -> bool {
+        let own = rustix::process::geteuid().as_raw();
+        self.uid().is_some_and(|uid| uid == 0 || uid == own)
+    }
+
+    pub(super) fn uid(self) -> Option<u32> {
         self.0.map(|peer| peer.uid())
     }
 
-    fn pid(&self) -> Option<i32> {
+    pub(super) fn pid(self) -> Option<i32> {
         self.0.and_then(|peer| peer.pid())
     }
 }

@@ -19,7 +19,9 @@ use crate::{
     metrics::Metrics,
     names::Login,
     nodes::{self, Nodes},
+    orders::Orders,
     proto::lmtp::Address,
+    sessions::Sessions,
 };
 
 /// A server whose readiness is what `reasons` holds.
@@ -193,6 +195,9 @@ fn serve_in(folder: &std::path::Path, tasks: &Tasks) -> PathBuf {
     let requests = Requests {
         directory: Directory::start(settings, metrics.clone(), tasks.clone()).unwrap(),
         nodes: Nodes::new(&nodes::Settings::default()),
+        sessions: Sessions::new(&metrics, tasks.clone()),
+        orders: Orders::open(None).unwrap(),
+        tasks: tasks.clone(),
     };
     let path = folder.join("front.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -205,8 +210,12 @@ fn serve_in(folder: &std::path::Path, tasks: &Tasks) -> PathBuf {
 }
 
 fn post(body: &str) -> String {
+    post_to("/cached", body)
+}
+
+fn post_to(path: &str, body: &str) -> String {
     let length = body.len();
-    format!("POST /cached HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
+    format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
 }
 
 #[tokio::test]
@@ -337,4 +346,79 @@ async fn the_status_page_has_its_files_and_figures_and_may_load_no_others() {
             .unwrap(),
         7
     );
+}
+
+/// The status of each request, and its answer where that is JSON.
+async fn statuses(path: &PathBuf, requests: &[(&str, &str)]) -> Vec<(String, serde_json::Value)> {
+    let mut answers = Vec::new();
+    for (place, body) in requests {
+        let stream = UnixStream::connect(path).await.unwrap();
+        let (status, _, body) = talk(stream, &post_to(place, body)).await;
+        let status = status.trim_start_matches("HTTP/1.1 ")[..3].to_owned();
+        answers.push((status, serde_json::from_str(&body).unwrap_or_default()));
+    }
+    answers
+}
+
+#[tokio::test]
+async fn commands_are_strict_about_what_they_are_asked_for() {
+    let (folder, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
+    let path = serve_in(folder.path(), &tasks);
+    let ann = r#"{"user": "ann", "as_account": true}"#;
+    let cases = [
+        ("/who", "{}", "200"),
+        ("/who", r#"{"which": {"network": "::1"}}"#, "200"),
+        ("/who", r#"{"which": {"network": "here"}}"#, "400"),
+        ("/who", r#"{"which": {"protocol": "smtp"}}"#, "400"),
+        ("/who", r#"{"which": {"node": "N 1"}}"#, "400"),
+        ("/who", r#"{"what": 1}"#, "400"),
+        ("/kick", "{}", "400"),
+        ("/kick", r#"{"all": true, "which": {"node": "n1"}}"#, "400"),
+        ("/kick", r#"{"all": true, "within_ms": 86400001}"#, "400"),
+        ("/kick", r#"{"which": {"as_account": true}}"#, "400"),
+        ("/kick", r#"{"all": true}"#, "200"),
+        ("/hold", "{}", "404"),
+        ("/hold", r#"{"user": "nobody"}"#, "404"),
+        ("/hold", r#"{"user": "a\u0000", "as_account": true}"#, "400"),
+        ("/hold", ann, "200"),
+        ("/release", ann, "200"),
+        ("/release", ann, "404"),
+        ("/drain", r#"{"node": "n1"}"#, "404"),
+        ("/drain", "{}", "200"),
+        ("/undrain", r#"{"node": "n1"}"#, "404"),
+        ("/undrain", "{}", "200"),
+        ("/undrain", "{}", "404"),
+        ("/flush", "{}", "200"),
+        ("/orders", "[1]", "400"),
+    ];
+    let asked: Vec<_> = cases.iter().map(|case| (case.0, case.1)).collect();
+    let answers = statuses(&path, &asked).await;
+    for ((path, body, expected), (status, _)) in cases.iter().zip(&answers) {
+        assert_eq!(status, expected, "{path} {body}");
+    }
+}
+
+#[tokio::test]
+async fn orders_are_listed_until_they_are_taken_back() {
+    let (folder, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
+    let path = serve_in(folder.path(), &tasks);
+    let ann = r#"{"user": "ann", "as_account": true}"#;
+    let answers = statuses(
+        &path,
+        &[
+            ("/hold", ann),
+            ("/hold", ann),
+            ("/orders", "{}"),
+            ("/release", ann),
+            ("/orders", "{}"),
+        ],
+    )
+    .await;
+    assert_eq!(answers[0].1["is_new"], true);
+    assert_eq!(answers[1].1["is_new"], false);
+    let orders = &answers[2].1["orders"];
+    assert_eq!(orders[0]["order"], "hold");
+    assert_eq!(orders[0]["name"], "ann");
+    assert_eq!(orders[0]["uid"], rustix::process::geteuid().as_raw());
+    assert_eq!(answers[4].1["orders"], serde_json::json!([]));
 }

@@ -20,6 +20,7 @@ use crate::{
     link::{Accounts, Dialer},
     net::{self, tls::Tls},
     nodes::Nodes,
+    orders::{self, Orders, Subject},
     policy::Policy,
     proxy::{self, Proxy},
     relay::Relay,
@@ -44,6 +45,7 @@ pub(super) struct Front {
     delivery: Vec<Socket>,
     monitors: Option<Tcp>,
     administrators: Option<Unix>,
+    orders_file: Option<PathBuf>,
     /// Client connections at one time.
     limit: usize,
     /// Threads that serve clients, each with a socket of every address.
@@ -93,6 +95,7 @@ impl Front {
                 .front_socket
                 .map(|path| sockets.unix(&path, ADMIN_SOCKET_MODE))
                 .transpose()?,
+            orders_file: admin.orders_file,
             limit,
             workers,
             memory: Memory::new(max_memory),
@@ -104,9 +107,11 @@ impl Front {
     pub(super) fn sandbox(&self, reads: Vec<PathBuf>) -> Sandbox {
         let delivery = self.config.delivery.iter();
         let spools = delivery.map(|settings| settings.spool.folder.clone());
+        let orders = self.orders_file.iter();
+        let orders = orders.map(|file| orders::folder(file).to_owned());
         Sandbox {
             reads,
-            writes: spools.collect(),
+            writes: spools.chain(orders).collect(),
         }
     }
 
@@ -134,9 +139,13 @@ impl Front {
         });
         let sessions = Sessions::new(metrics, tasks.clone());
         let about = admin::About::Front(nodes.clone());
+        let orders = Orders::open(self.orders_file).map_err(AppError::Orders)?;
         let requests = admin::Requests {
             directory: directory.clone(),
             nodes: nodes.clone(),
+            sessions: sessions.clone(),
+            orders: orders.clone(),
+            tasks: tasks.clone(),
         };
         let _workers = match proxy {
             Some(settings) => {
@@ -148,7 +157,8 @@ impl Front {
                     directory: directory.clone(),
                     nodes: nodes.clone(),
                     dialer: dialer.clone(),
-                    sessions: sessions.clone(),
+                    sessions,
+                    orders: orders.clone(),
                     imap_relay: Relay::new(settings.imap_relay, metrics.clone(), tasks.clone()),
                     pop3_relay: Relay::new(settings.pop3_relay, metrics.clone(), tasks.clone()),
                     metrics: metrics.clone(),
@@ -165,6 +175,7 @@ impl Front {
                 directory: directory.clone(),
                 nodes,
                 dialer,
+                orders: orders.clone(),
                 metrics: metrics.clone(),
                 tasks: tasks.clone(),
             };
@@ -172,7 +183,7 @@ impl Front {
         }
         let administrators = self.administrators.map(|socket| (socket, requests));
         process.answer(self.monitors, administrators, about, move || {
-            trouble(directory.clone())
+            trouble(directory.clone(), orders.clone())
         })?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "front is up");
         process.run(drain).await;
@@ -263,7 +274,10 @@ fn serve_mtas(parts: delivery::Parts, sockets: Vec<Socket>) -> Result<(), AppErr
 }
 
 /// What keeps the front from serving, for monitors.
-async fn trouble(directory: Directory) -> Option<String> {
+async fn trouble(directory: Directory, orders: Orders) -> Option<String> {
+    if orders.has(&Subject::Front) {
+        return Some("drained".to_owned());
+    }
     let ready = directory.is_ready().await;
     (!ready).then(|| "directory is not reachable, and nobody is in memory".to_owned())
 }

@@ -43,6 +43,7 @@ use crate::{
     metrics::Metrics,
     names::Login,
     net::tls,
+    orders::OrdersError,
     policy,
     proto::lmtp::Address,
     tasks::Tasks,
@@ -79,6 +80,9 @@ pub enum AppError {
     /// Counters cannot be set up.
     #[error("cannot set up metrics")]
     Metrics(#[source] prometheus::Error),
+    /// What was ordered before cannot be read.
+    #[error("cannot read the orders in force")]
+    Orders(#[source] OrdersError),
     /// The policy server cannot be asked as configured.
     #[error("cannot use [proxy.policy]")]
     Policy(#[source] policy::SetupError),

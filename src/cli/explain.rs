@@ -11,7 +11,7 @@ use std::{fmt::Write as _, io::Write, path::PathBuf, time::Duration};
 
 use serde_json::{Map, Value, json};
 
-use super::{Failed, print};
+use super::{Failed, print, table::on_one_line};
 use crate::{
     admin::{self, AskError, Fields},
     app,
@@ -119,19 +119,6 @@ fn part(cached: &Result<Value, AskError>, word: &str) -> Value {
         },
         Err(error) => json!([{ "error": chain(error) }]),
     }
-}
-
-/// What a directory says may hold anything, and a terminal believes it.
-fn on_one_line(text: &str) -> String {
-    let mut shown = String::new();
-    for c in text.chars() {
-        if c.is_control() {
-            shown.extend(c.escape_default());
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
 }
 
 fn table(name: &str, word: &str, fields: &Fields) -> String {

@@ -8,6 +8,10 @@
 //!                                               say who a login or an address is, and where that leads
 //! pigeonair key [--out FILE]                    make a key for a link
 //! pigeonair deliver [-f SENDER] RECIPIENT       deliver the message on standard input
+//! pigeonair who | kick                          list the running front's sessions, or end them
+//! pigeonair hold | release | drain | undrain | orders
+//!                                               order the running front what to leave alone for now, and take it back
+//! pigeonair cache flush [NAME]                  have the running front ask the directory again
 //! ```
 //!
 //! Commands write their results to standard output, everything else to standard error; once a process runs, its log
@@ -17,6 +21,10 @@
 
 mod deliver;
 mod explain;
+mod front;
+mod orders;
+mod table;
+mod who;
 
 use std::{
     ffi::OsString,
@@ -30,6 +38,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use self::deliver::NotDelivered;
 use crate::{
+    admin::AskError,
     app::{self, AppError},
     config::{self, Config, Front, Problems, Role},
     directory::Examined,
@@ -52,9 +61,18 @@ pub enum Failed {
     /// A message was not delivered.
     #[error(transparent)]
     Deliver(#[from] NotDelivered),
+    /// The running front did not do what it was asked for.
+    #[error(transparent)]
+    Ask(#[from] AskError),
     /// Nobody has that name.
     #[error("nobody has the login or the address {0}")]
     Nobody(String),
+    /// No session is one of those that were meant.
+    #[error("no such session")]
+    NoSession,
+    /// It is not said how to ask the running front.
+    #[error("[admin] front_socket is not set in {0}: set it, or name the socket with --socket")]
+    NoSocket(PathBuf),
     /// An LDAP server does not do what it will be asked for.
     #[error("not all LDAP servers do what they will be asked for")]
     Online,
@@ -88,6 +106,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// What the running front remembers of the directory.
+    Cache(orders::CacheOptions),
     /// Read the configuration as `run` does, report everything that is wrong with it, and start nothing.
     Check {
         /// Read what this process needs only; else everything.
@@ -101,14 +121,24 @@ enum Command {
     },
     /// Deliver the message on standard input to one recipient, for MTAs that pipe to a command.
     Deliver(deliver::Options),
+    /// Send balancers, or logins and mail for a storage node, elsewhere or to come later.
+    Drain(orders::DrainOptions),
     /// Say who a login or a mail address is, what the account may do, and which node is its home.
     Explain(explain::Options),
+    /// Have an account's logins and mail try later, and end its sessions.
+    Hold(orders::HoldOptions),
     /// Make a key for a link: 64 hexadecimal digits.
     Key {
         /// Write it to this file, which must not exist yet, with mode 0600; else to standard output.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// End sessions of the running front.
+    Kick(who::KickOptions),
+    /// List the orders in force: accounts that are held, and what is drained.
+    Orders(orders::ListOptions),
+    /// Serve an account again that was held.
+    Release(orders::ReleaseOptions),
     /// Run one of the two processes.
     Run {
         /// Which.
@@ -117,6 +147,10 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
+    /// Use again what was drained.
+    Undrain(orders::UndrainOptions),
+    /// List who is on at the running front.
+    Who(who::WhoOptions),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -172,15 +206,23 @@ fn obey(
         Err(wrong) => return Err(Failed::CommandLine(wrong)),
     };
     match command {
+        Command::Cache(options) => orders::cache(&options, out),
         Command::Check {
             process,
             online,
             config,
         } => check(process, online, &config, out, notes),
         Command::Deliver(options) => Ok(deliver::run(&options)?),
+        Command::Drain(options) => orders::drain(&options, out),
         Command::Explain(options) => explain::run(&options, out),
+        Command::Hold(options) => orders::hold(&options, out),
         Command::Key { out: file } => key(file.as_deref(), out),
+        Command::Kick(options) => who::kick(&options, out),
+        Command::Orders(options) => orders::list(&options, out),
+        Command::Release(options) => orders::release(&options, out),
         Command::Run { process, config } => start(process, &config),
+        Command::Undrain(options) => orders::undrain(&options, out),
+        Command::Who(options) => who::who(&options, out),
     }
 }
 
@@ -325,7 +367,10 @@ fn tell(failed: &Failed, notes: &mut impl Write) -> io::Result<()> {
         Failed::Configuration(problems) => writeln!(notes, "{problems}"),
         Failed::Deliver(failed) => writeln!(notes, "{}", failed.line()),
         Failed::App(_)
+        | Failed::Ask(_)
         | Failed::Log(_)
+        | Failed::NoSession
+        | Failed::NoSocket(_)
         | Failed::Nobody(_)
         | Failed::Online
         | Failed::Output { .. }

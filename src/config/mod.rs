@@ -173,6 +173,29 @@ pub fn load_for(role: Role, path: &Path) -> Result<Config, Problems> {
     read(path, Some(role), &system())
 }
 
+/// Where the front answers commands, and nothing else of the file: whoever asks need not be able to read what it names.
+///
+/// # Errors
+///
+/// When the file cannot be read, or that key is wrong.
+pub fn front_socket(path: &Path) -> Result<Option<PathBuf>, Problems> {
+    let failed = |key: &str, text| Problems {
+        file: path.to_owned(),
+        problems: vec![Problem {
+            key: key.to_owned(),
+            text,
+        }],
+    };
+    let text = text_of(path).map_err(|error| failed("", format!("cannot read it: {error}")))?;
+    let table = table_of(&text).map_err(|text| failed("", text))?;
+    let admin = table.get("admin").and_then(toml::Value::as_table);
+    let socket = admin.and_then(|admin| admin.get("front_socket"));
+    let socket = socket.map(|value| form::socket_path().read(value));
+    socket
+        .transpose()
+        .map_err(|text| failed("admin.front_socket", text))
+}
+
 fn system() -> System {
     System {
         passwd: PathBuf::from("/etc/passwd"),
@@ -390,6 +413,7 @@ fn admin(section: &mut Section<'_>, has_front: bool, has_node: bool) -> admin::S
         front: section.or("front", &form, default.front),
         node: section.or("node", &form, default.node),
         front_socket: section.optional("front_socket", &form::socket_path()),
+        orders_file: section.optional("orders_file", &form::path("the path of a file")),
     };
     if let Some(path) = settings.front_socket.clone().filter(|_| has_front) {
         let report = section.report();

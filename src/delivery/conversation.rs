@@ -116,10 +116,11 @@ impl Conversation {
         let Inner {
             directory,
             nodes,
+            orders,
             metrics,
             ..
         } = &*self.delivery;
-        match recipient::find(directory, nodes, address.clone()).await {
+        match recipient::find(directory, nodes, orders, address.clone()).await {
             Ok(accepted) => self.reception.accept_recipient(accepted),
             Err(unaccepted) => {
                 let failure = &unaccepted.failure;
@@ -157,7 +158,9 @@ impl Conversation {
             hops: *hops.as_ref().unwrap_or(&MAX_HOPS),
         };
         let (mut message, homes) = Message::new(metrics, report, envelope, &facts);
-        if let Err(failure) = hops {
+        // All of them come again: nothing was sent yet.
+        let forbidden = message.forbidden(&self.delivery.orders);
+        if let Some(failure) = hops.err().or(forbidden) {
             self.reception.refuse(&failure.cause.reply());
             message.or_else(Verdict::Failed(failure));
             return Ok(());

@@ -9,13 +9,14 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    recipient::Accepted,
-    report::{Report, Verdict},
+    recipient::{self, Accepted},
+    report::{Failure, Report, Verdict},
 };
 use crate::{
     metrics::Metrics,
     names::NodeName,
     nodes::Node,
+    orders::Orders,
     proto::{
         link::context::mail::MessageFacts,
         lmtp::{Envelope, Recipient, Reply},
@@ -92,6 +93,12 @@ impl Message {
             otherwise: Verdict::Abandoned("the process is stopped".to_owned()),
         };
         (message, homes)
+    }
+
+    /// What stands against one of its recipients now, although it was taken before.
+    pub(super) fn forbidden(&self, orders: &Orders) -> Option<Failure> {
+        let mut recipients = self.recipients.iter();
+        recipients.find_map(|recipient| recipient::permit(orders, recipient).err())
     }
 
     /// How many recipients it has.

@@ -51,6 +51,7 @@ use crate::{
     names::ClientAddr,
     net::{Accepted, Quiet, Stream, accept_each},
     nodes::Nodes,
+    orders::Orders,
     proto::lmtp::Cause,
     tasks::Tasks,
 };
@@ -73,6 +74,8 @@ pub struct Parts {
     pub nodes: Nodes,
     /// The way there.
     pub dialer: Dialer,
+    /// Whose mail has to wait.
+    pub orders: Orders,
     /// Counters.
     pub metrics: Metrics,
     /// Tasks.
@@ -84,6 +87,7 @@ struct Inner {
     settings: Settings,
     directory: Directory,
     nodes: Nodes,
+    orders: Orders,
     forwarder: Forwarder,
     metrics: Metrics,
     tasks: Tasks,
@@ -106,6 +110,7 @@ impl Delivery {
             directory,
             nodes,
             dialer,
+            orders,
             metrics,
             tasks,
         } = parts;
@@ -119,6 +124,7 @@ impl Delivery {
         Self(Arc::new(Inner {
             directory,
             nodes,
+            orders,
             forwarder,
             metrics,
             tasks,

@@ -1,7 +1,7 @@
 //! Who a recipient is: from an address to its account and home node.
 //!
 //! ```text
-//! address -> directory -> does it take mail? -> home -> facts for the node
+//! address -> directory -> does it take mail? -> home -> does an order stand against it? -> facts for the node
 //! ```
 //!
 //! It does not reach any node. What it can't answer is a [`Failure`]: no such user and a disabled one are refused for good,
@@ -14,6 +14,7 @@ use crate::{
     directory::{Account, Directory, LookupError, Status, Wrong},
     names::AccountName,
     nodes::{Node, Nodes},
+    orders::{Forbidden, Orders},
     outcome::{Blame, chain},
     proto::{
         link::context::mail::RecipientFacts,
@@ -43,6 +44,7 @@ pub(super) struct Unaccepted {
 pub(super) async fn find(
     directory: &Directory,
     nodes: &Nodes,
+    orders: &Orders,
     address: Address,
 ) -> Result<Accepted, Unaccepted> {
     let account = directory
@@ -52,7 +54,10 @@ pub(super) async fn find(
             failure: not_found(&error),
             account: None,
         })?;
-    let accepted = accept(&account, nodes, address);
+    let accepted = accept(&account, nodes, address).and_then(|accepted| {
+        permit(orders, &accepted)?;
+        Ok(accepted)
+    });
     accepted.map_err(|failure| Unaccepted {
         failure,
         account: Some(account.name.clone()),
@@ -102,6 +107,20 @@ pub(super) fn accept(
         },
         account: account.name.clone(),
         node,
+    })
+}
+
+/// Whether a recipient that was taken may have mail now.
+pub(super) fn permit(orders: &Orders, recipient: &Accepted) -> Result<(), Failure> {
+    let permitted = orders.check(&recipient.account, &recipient.node.name);
+    permitted.map_err(|forbidden| Failure {
+        cause: match forbidden {
+            Forbidden::Held => Cause::AccountSuspended,
+            Forbidden::NodeDrained => Cause::NodeDown,
+        },
+        stage: Stage::Resolve,
+        blame: Blame::Administrator,
+        reason: forbidden.to_string(),
     })
 }
 

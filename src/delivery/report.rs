@@ -186,7 +186,9 @@ impl Report {
             (_, Some(Blame::Directory | Blame::Local | Blame::Node | Blame::Policy)) => {
                 line!(error, "message not delivered");
             }
-            (_, Some(Blame::Client) | None) => line!(info, "message not delivered"),
+            (_, Some(Blame::Administrator | Blame::Client) | None) => {
+                line!(info, "message not delivered")
+            }
         }
     }
 }
@@ -218,7 +220,7 @@ pub(super) fn refused(
         };
     }
     match failure.blame {
-        Blame::Client => line!(info),
+        Blame::Administrator | Blame::Client => line!(info),
         Blame::Directory | Blame::Local | Blame::Node | Blame::Policy => line!(error),
     }
 }

@@ -17,7 +17,8 @@
 //! With no entries or no `ttl` nothing is kept, and single flight remains. It does no I/O and has no deadline of its own.
 
 use std::{
-    collections::hash_map::RandomState,
+    borrow::Cow,
+    collections::{HashSet, hash_map::RandomState},
     future::Future,
     hash::BuildHasher as _,
     sync::Arc,
@@ -27,7 +28,7 @@ use std::{
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::{CacheSettings, Found, LookupError, Wrong};
+use super::{CacheSettings, Found, LookupError, Wrong, facts::EntryId};
 use crate::secret::{Key, Secret};
 
 /// The cache.
@@ -37,8 +38,8 @@ pub(super) struct Cache {
     last: Option<moka::future::Cache<String, Arc<Found>>>,
     /// Who was unknown, in a table of its own: whoever guesses names must not drive out those who exist.
     unknown: Option<moka::future::Cache<String, Instant>>,
-    /// When it was right.
-    proven: moka::future::Cache<[u8; 32], Instant>,
+    /// Whose it is, and when it was right.
+    proven: moka::future::Cache<[u8; 32], (EntryId, Instant)>,
     key: Key,
     ttl: Duration,
     keeps: bool,
@@ -282,6 +283,82 @@ impl Cache {
         self.answers.invalidate(key).await;
     }
 
+    /// Forgets everything; how many names.
+    pub(super) fn forget_all(&self) -> usize {
+        let count = self.names(|_, _| true).len();
+        self.answers.invalidate_all();
+        self.last
+            .iter()
+            .for_each(moka::future::Cache::invalidate_all);
+        self.unknown
+            .iter()
+            .for_each(moka::future::Cache::invalidate_all);
+        self.proven.invalidate_all();
+        count
+    }
+
+    /// Forgets who has these names, and all else of the same accounts or of one called so; how many names.
+    pub(super) async fn forget_who(&self, keys: &[Cow<'_, str>], account: &str) -> usize {
+        let mut accounts = HashSet::from([account.to_owned()]);
+        for key in keys {
+            let peeked = self.peek(key).await;
+            let found = peeked.and_then(|peeked| peeked.found);
+            accounts.extend(found.map(|found| found.account.name.to_string()));
+        }
+        let mut entries = HashSet::new();
+        let names = self.names(|key, found| {
+            let is_theirs = found.is_some_and(|found| {
+                let is_theirs = accounts.contains(found.account.name.as_str());
+                if is_theirs {
+                    entries.insert(found.facts.entry);
+                }
+                is_theirs
+            });
+            is_theirs || keys.iter().any(|one| one == key)
+        });
+        for name in &names {
+            self.answers.invalidate(name.as_str()).await;
+            if let (Some(last), Some(unknown)) = (&self.last, &self.unknown) {
+                last.invalidate(name.as_str()).await;
+                unknown.invalidate(name.as_str()).await;
+            }
+        }
+        for (digest, (entry, _)) in &self.proven {
+            if entries.contains(&entry) {
+                self.proven.invalidate(&*digest).await;
+            }
+        }
+        names.len()
+    }
+
+    /// The names of which something is kept, and that are wanted.
+    fn names(
+        &self,
+        mut is_wanted: impl FnMut(&str, Option<&Found>) -> bool,
+    ) -> HashSet<Arc<String>> {
+        let mut names = HashSet::new();
+        for (name, answer) in &self.answers {
+            let found = match &answer {
+                Answer::Found(found) => Some(&**found),
+                Answer::Unknown(_) => None,
+            };
+            if is_wanted(&name, found) {
+                names.insert(name);
+            }
+        }
+        for (name, found) in self.last.iter().flatten() {
+            if is_wanted(&name, Some(&found)) {
+                names.insert(name);
+            }
+        }
+        for (name, _) in self.unknown.iter().flatten() {
+            if is_wanted(&name, None) {
+                names.insert(name);
+            }
+        }
+        names
+    }
+
     /// Whether `password` was right for this entry a moment ago.
     pub(super) async fn is_proven(&self, found: &Found, password: &Secret) -> bool {
         let proven = self.proven(found, password).await;
@@ -294,13 +371,15 @@ impl Cache {
     }
 
     async fn proven(&self, found: &Found, password: &Secret) -> Option<Instant> {
-        self.proven.get(&self.digest(found, password)?).await
+        let (_, at) = self.proven.get(&self.digest(found, password)?).await?;
+        Some(at)
     }
 
     /// Remembers that it is right.
     pub(super) async fn prove(&self, found: &Found, password: &Secret) {
         if let Some(digest) = self.digest(found, password) {
-            self.proven.insert(digest, Instant::now()).await;
+            let proven = (found.facts.entry, Instant::now());
+            self.proven.insert(digest, proven).await;
         }
     }
 

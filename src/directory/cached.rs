@@ -1,4 +1,4 @@
-//! What is remembered of somebody, for administrators: nothing is asked, and nothing changes by looking.
+//! What is remembered of somebody, for administrators: nothing is asked, and nothing changes by looking. And to forget it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -58,6 +58,31 @@ impl Directory {
             cached.push(self.peek(mailbox.to_string(), question).await);
         }
         cached
+    }
+
+    /// Forgets what is remembered under a login or an address, and of its account, which may be named as well; by default of all.
+    /// Also which passwords were right. How many names that were.
+    pub async fn forget(&self, name: Option<&str>) -> usize {
+        let Accounts::Ldap(ldap) = &self.0.accounts else {
+            return 0;
+        };
+        let Some(name) = name else {
+            // What is just being asked is not believed either.
+            (0..ldap.bases()).for_each(|base| self.0.live.outdate(base));
+            return self.0.cache.forget_all();
+        };
+        let login = Login::parse(name).ok();
+        let login = login.iter().map(|login| Question::Login(login).key());
+        let address = Address::parse(name).ok();
+        let mailboxes: Vec<_> = address
+            .iter()
+            .flat_map(|address| self.0.rules.mailboxes(address))
+            .collect();
+        let addresses = mailboxes
+            .iter()
+            .map(|mailbox| Question::Recipient(mailbox).key());
+        let keys: Vec<_> = login.chain(addresses).collect();
+        self.0.cache.forget_who(&keys, name).await
     }
 
     async fn peek(&self, asked: String, question: Question<'_>) -> Cached {

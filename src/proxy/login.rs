@@ -97,6 +97,7 @@ pub(super) async fn open_session(
     })?;
     report.node = Some(node.name.clone());
     let seated = sit_down(parts, watch, &account, &node, report);
+    permit(parts, &account, &node)?;
     let opened = open_link(parts, &node, &context(&account, report)).await?;
     Ok(read_opening(parts, opened, seated).await?)
 }
@@ -122,6 +123,20 @@ fn sit_down(
         _entered: parts.sessions.enter(watch.seat(), who),
         watch,
     }
+}
+
+/// Sends whoever may not be on for now away to come later.
+///
+/// Only now, when the password was right: who guesses hears of a held account what he hears of all others, and his failures are
+/// counted as theirs.
+fn permit(parts: &Parts, account: &Account, node: &Node) -> Result<(), Failure> {
+    let permitted = parts.orders.check(&account.name, &node.name);
+    permitted.map_err(|forbidden| Failure {
+        stage: Stage::Resolve,
+        blame: Blame::Administrator,
+        denial: Denial::Unavailable,
+        reason: forbidden.to_string(),
+    })
 }
 
 /// Starts the clock of a stage; it stops when dropped.

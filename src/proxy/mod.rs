@@ -52,6 +52,7 @@ use crate::{
     names::{NodeName, Protocol, SessionId},
     net::{Accepted, accept_each, refuse, tls::Tls},
     nodes::Nodes,
+    orders::Orders,
     outcome::{Failure, Outcome, Report, Stage},
     policy::Policy,
     proto::{denial::Denial, server::Server, talk::Bye},
@@ -91,6 +92,8 @@ pub struct Parts {
     pub dialer: Dialer,
     /// Who is on.
     pub sessions: Sessions,
+    /// Who may not be on for now.
+    pub orders: Orders,
     /// What moves the bytes of IMAP.
     pub imap_relay: Relay,
     /// What moves the bytes of POP3.

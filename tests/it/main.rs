@@ -10,6 +10,7 @@
 //! | `attacks` | flaws that were published of other servers, each tried on this one by name |
 //! | `balancer` | the PROXY protocol: HAProxy in front, and whoever says to be somebody else |
 //! | `browser` | is no test: a headless Chromium for those that need one |
+//! | `commands` | who is on, and what administrators do about it: kick, hold, drain, flush |
 //! | `defence` | guessing, and too many connections: who is held and who is not, and what fail2ban reads |
 //! | `descriptors` | front and node without a file descriptor left |
 //! | `directory` | LDAP under TLS, and password hashes that other programs made |
@@ -52,6 +53,7 @@ mod balancer;
 mod browser;
 mod changes;
 mod client;
+mod commands;
 mod defence;
 mod descriptors;
 mod directory;

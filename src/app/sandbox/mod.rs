@@ -10,7 +10,7 @@
 //! - reading: what resolvers, TLS and the C library read ([`SYSTEM`]), the folders of the files that the configuration
 //!   names, and those of what these lead to (a certificate in `live/` is a symbolic link to one in `archive/`, and its
 //!   successor will lie there too);
-//! - writing: the folder of large messages; nothing else. Its Unix sockets are bound by then.
+//! - writing: the folder of large messages and that of orders in force; nothing else. Its Unix sockets are bound by then.
 //!
 //! Signals and abstract Unix sockets of others are out of reach too, where the kernel knows how. Connecting is not
 //! restricted: LDAP servers and nodes may be anywhere.

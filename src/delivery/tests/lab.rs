@@ -250,6 +250,7 @@ impl Lab {
             directory: directory(dir.path(), &metrics, &tasks),
             nodes: Nodes::new(&table),
             dialer: Dialer::new(&table, dial, metrics.clone(), tasks.clone()).unwrap(),
+            orders: crate::orders::Orders::open(None).unwrap(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             settings,

@@ -200,11 +200,11 @@ async fn changes_are_followed_at_whichever_replica_is_up() {
     let changes = metrics.directory_changes.with_label_values(&["gone"]);
     let (login, password) = (Login::parse("ann").unwrap(), Secret::new("secret".into()));
     let admitted = directory.authenticate(&login, &password, VISIT).await;
-    let mut kept = admitted.unwrap().watch;
+    let kept = admitted.unwrap().watch;
     for (node, down) in [("node2", 0), ("node3", 1), ("node4", 2)] {
         soon(|| followed.get() == 1).await;
         let admitted = directory.authenticate(&login, &password, VISIT).await;
-        let mut watch = admitted.unwrap().watch;
+        let watch = admitted.unwrap().watch;
         if let Some(replica) = replicas.get_mut(down) {
             replica.kill();
             soon(|| followed.get() == 0).await;

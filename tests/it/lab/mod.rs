@@ -685,6 +685,11 @@ impl Cluster {
         node.unwrap().admin
     }
 
+    /// Who the front is.
+    pub(crate) fn front_uid(&self) -> u32 {
+        self.front_uid
+    }
+
     /// The front's process.
     pub(crate) fn front(&mut self) -> &mut Process {
         self.front.as_mut().unwrap()
@@ -1114,12 +1119,17 @@ impl Cluster {
 
     /// Runs a command as the front's user and with its configuration: its exit code, and what it wrote.
     pub(crate) fn ask(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let configuration = self.text("front/pigeonair.toml");
+        let arguments = [arguments, &["--config", &configuration]].concat();
+        self.ask_as(self.front_uid, &arguments)
+    }
+
+    /// Runs a command as anybody, with nothing but its arguments.
+    pub(crate) fn ask_as(&self, uid: u32, arguments: &[&str]) -> (Option<i32>, String, String) {
         let output = Command::new(self.path("bin/pigeonair"))
             .args(arguments)
-            .arg("--config")
-            .arg(self.path("front/pigeonair.toml"))
-            .uid(self.front_uid)
-            .gid(self.front_uid)
+            .uid(uid)
+            .gid(uid)
             .stdin(Stdio::null())
             .output()
             .unwrap();

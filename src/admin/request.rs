@@ -1,0 +1,141 @@
+//! What a front is asked by commands, as it travels: JSON objects, read strictly.
+//!
+//! Times are milliseconds. A user is named by a login, an address, or with `as_account` by the account's own name.
+
+use serde::{Deserialize, Serialize};
+
+/// A request that one path answers.
+pub trait Question: Serialize {
+    /// That path.
+    const PATH: &'static str;
+}
+
+macro_rules! question {
+    ($type:ident, $path:expr) => {
+        impl Question for $type {
+            const PATH: &'static str = $path;
+        }
+    };
+}
+
+/// Which sessions; what is not said does not matter.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Which {
+    /// Of this user.
+    pub user: Option<String>,
+    /// How the user is named.
+    pub as_account: bool,
+    /// At this node.
+    pub node: Option<String>,
+    /// Of clients in this network: CIDR, or one address.
+    pub network: Option<String>,
+    /// By this protocol.
+    pub protocol: Option<String>,
+}
+
+/// Who is on: one page.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Who {
+    /// Those.
+    pub which: Which,
+    /// Where the page begins: 0, or what the page before said.
+    pub from: usize,
+}
+
+/// End sessions.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kick {
+    /// Those.
+    pub which: Which,
+    /// All sessions are meant if nothing else is said; else that is a mistake.
+    pub all: bool,
+    /// Within so long; none: at a pace that spares whoever they come back to.
+    pub within_ms: Option<u64>,
+}
+
+/// Let an account in no more for now.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hold {
+    /// Whose.
+    pub user: String,
+    /// How the user is named.
+    pub as_account: bool,
+    /// Its sessions go on.
+    pub keep_sessions: bool,
+}
+
+/// Let it in again.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Release {
+    /// Whose.
+    pub user: String,
+    /// How the user is named.
+    pub as_account: bool,
+}
+
+/// Have no more to do with a node, or be asked by balancers no more.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    /// That node; none: the front itself.
+    pub node: Option<String>,
+    /// End the sessions within so long; none: they go on.
+    pub within_ms: Option<u64>,
+}
+
+/// Take that back.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Undrain {
+    /// That node; none: the front itself.
+    pub node: Option<String>,
+}
+
+/// Forget what the directory said.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Flush {
+    /// Of this login, address or account; none: of all.
+    pub name: Option<String>,
+}
+
+/// What was ordered and not taken back.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InForce {}
+
+/// Whom `/cached` is asked about.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Whom {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) login: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) address: Option<String>,
+}
+
+question!(Drain, "/drain");
+question!(Flush, "/flush");
+question!(Hold, "/hold");
+question!(InForce, "/orders");
+question!(Kick, "/kick");
+question!(Release, "/release");
+question!(Undrain, "/undrain");
+question!(Who, "/who");
+question!(Whom, "/cached");
+
+impl Which {
+    /// Whether all sessions are meant.
+    pub fn is_everybody(&self) -> bool {
+        *self
+            == Self {
+                as_account: self.as_account,
+                ..Self::default()
+            }
+    }
+}

@@ -1,0 +1,418 @@
+//! Commands that see and act, against the running cluster: who is on, and what administrators do about it.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use serde_json::Value;
+
+use crate::{
+    client::{Channel, Client, Method},
+    lab::{Cluster, Kind, NodeSpec, User, eventually, http_status, metric},
+    smtp::lmtp,
+};
+
+fn people() -> [User; 3] {
+    [
+        User::new("ann", "n1", 20001),
+        User::new("bob", "n2", 20002),
+        User::new("cyd", "n1", 20003),
+    ]
+}
+
+/// What a command writes that succeeds.
+#[track_caller]
+fn said(cluster: &Cluster, arguments: &[&str]) -> String {
+    let (code, out, notes) = cluster.ask(arguments);
+    assert_eq!(
+        (code, notes.as_str()),
+        (Some(0), ""),
+        "{arguments:?}: {out}"
+    );
+    out
+}
+
+/// The accounts that `who` lists, sorted.
+#[track_caller]
+fn who(cluster: &Cluster, filter: &[&str]) -> Vec<String> {
+    let out = said(cluster, &[&["who", "--json"], filter].concat());
+    let account = |line: &str| {
+        let session: Value = serde_json::from_str(line).unwrap();
+        session["account"].as_str().unwrap().to_owned()
+    };
+    let mut accounts: Vec<String> = out.lines().map(account).collect();
+    accounts.sort();
+    accounts
+}
+
+/// A session is closed without a word.
+fn ends(mut client: Client) {
+    assert_eq!(String::from_utf8_lossy(&client.rest()), "");
+}
+
+/// The line of a session that a command ended says so.
+#[track_caller]
+fn was_kicked(cluster: &Cluster, account: &str, why: &str) {
+    eventually("the session's line", || {
+        let lines = cluster.sessions(account);
+        let is_it = |line: &String| line.contains(" outcome=kicked ") && line.contains(why);
+        lines.iter().any(is_it)
+    });
+}
+
+/// The line of a command says what it did, and who asked.
+#[track_caller]
+fn is_logged(cluster: &Cluster, parts: &[&str]) {
+    let log = cluster.front_log();
+    let uid = format!(" uid={} pid=", cluster.front_uid());
+    let is_it = |line: &str| {
+        line.contains("INFO done by command")
+            && line.contains(&uid)
+            && parts.iter().all(|part| line.contains(part))
+    };
+    assert!(log.lines().any(is_it), "{parts:?}: {log}");
+}
+
+#[test]
+fn who_is_on_is_listed_and_those_who_are_meant_are_kicked() {
+    let [ann, bob, cyd] = people();
+    let cluster = Cluster::usual().user(&ann).user(&bob).user(&cyd).start();
+    let (code, out, notes) = cluster.ask(&["who"]);
+    assert_eq!(
+        (code, out.as_str(), notes.as_str()),
+        (Some(67), "", "pigeonair: no such session\n")
+    );
+
+    let mut first = Client::logged_in(&cluster, Channel::Implicit, &ann);
+    let second = Client::logged_in(&cluster, Channel::Plain, &bob);
+    let mut third = Client::connect_from("127.0.0.77", cluster.imap());
+    third.login(Method::Login, &cyd.name, &cyd.password).ok();
+    let out = said(&cluster, &["who"]);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 5, "{out}");
+    assert!(
+        lines[0].starts_with("ACCOUNT  PROTOCOL  TLS  CLIENT "),
+        "{out}"
+    );
+    assert!(
+        lines[1].starts_with("ann      imap      yes  127."),
+        "{out}"
+    );
+    assert!(
+        lines[3].starts_with("cyd      imap      no   127.0.0.77:"),
+        "{out}"
+    );
+    assert_eq!(lines[4], "3 sessions");
+    // The id is that of the log.
+    let id = lines[2].rsplit(' ').next().unwrap();
+    assert!(cluster.front_log().contains(id), "{out}");
+    assert_eq!(said(&cluster, &["who", "--limit", "2"]).lines().count(), 4);
+
+    assert_eq!(who(&cluster, &[]), ["ann", "bob", "cyd"]);
+    assert_eq!(who(&cluster, &["--user", "ann"]), ["ann"]);
+    assert_eq!(who(&cluster, &["--user", "ANN"]), ["ann"]);
+    assert_eq!(who(&cluster, &["--user", "ann", "--account"]), ["ann"]);
+    assert_eq!(who(&cluster, &["--node", "n1"]), ["ann", "cyd"]);
+    assert_eq!(who(&cluster, &["--network", "127.0.0.64/26"]), ["cyd"]);
+    assert_eq!(
+        who(&cluster, &["--network", "127.0.0.77", "--protocol", "imap"]),
+        ["cyd"]
+    );
+    for nobody in [
+        &["--protocol", "pop3"] as &[&str],
+        &["--user", "dan"],
+        &["--user", "ANN", "--account"],
+        &["--node", "n1", "--user", "bob"],
+    ] {
+        for command in ["who", "kick"] {
+            let (code, _, _) = cluster.ask(&[&[command], nobody].concat());
+            assert_eq!(code, Some(67), "{command} {nobody:?}");
+        }
+    }
+    for wrong in [&["kick"] as &[&str], &["kick", "--all", "--node", "n1"]] {
+        assert_eq!(cluster.ask(wrong).0, Some(64), "{wrong:?}");
+    }
+    let (code, _, notes) = cluster.ask(&["kick", "--network", "here"]);
+    assert!(code == Some(69) && notes.contains("CIDR"), "{notes}");
+
+    assert_eq!(
+        said(&cluster, &["kick", "--node", "n2"]),
+        "1 session ended\n"
+    );
+    ends(second);
+    was_kicked(&cluster, "bob", "kicked by an administrator");
+    is_logged(&cluster, &[" command=kick ", " node=n2 ", " sessions=1 "]);
+    let out = said(
+        &cluster,
+        &["kick", "--network", "127.0.0.77/32", "--within", "100ms"],
+    );
+    assert_eq!(out, "1 session will end within 100ms\n");
+    ends(third);
+    first.command("NOOP").ok();
+    let out = said(&cluster, &["kick", "--all", "--json"]);
+    assert_eq!(out, "{\"sessions\":1,\"within_ms\":0}\n");
+    ends(first);
+    eventually("all have left", || cluster.ask(&["who"]).0 == Some(67));
+    let kicked = "pigeonair_sessions_kicked_total{command=\"kick\"}";
+    assert_eq!(metric(cluster.front_admin(), kicked), Some(3.0));
+}
+
+/// What RCPT hears.
+#[track_caller]
+fn recipient(cluster: &Cluster, address: &str, expected: &str) {
+    let mut mta = lmtp(cluster.lmtp());
+    mta.command("MAIL FROM:<a@example.net>").says("250");
+    mta.command(&format!("RCPT TO:<{address}>")).says(expected);
+}
+
+/// With a file that keeps orders.
+fn keep_orders(cluster: &mut Cluster) -> std::path::PathBuf {
+    let folder = cluster.front_socket().with_file_name("orders");
+    fs::create_dir(&folder).unwrap();
+    let owner = Some(cluster.front_uid());
+    std::os::unix::fs::chown(&folder, owner, owner).unwrap();
+    let file = folder.join("orders.json");
+    let line = format!("[admin]\norders_file = \"{}\"\n", file.display());
+    cluster.change_front(|text| text.replace("[admin]\n", &line));
+    file
+}
+
+#[test]
+fn a_held_account_waits_until_it_is_released_whatever_becomes_of_the_front() {
+    let [ann, bob, _] = people();
+    let mut cluster = Cluster::mail().user(&ann).user(&bob).start();
+    let out = said(&cluster, &["hold", "bob"]);
+    assert!(
+        out.contains("or the front ends ([admin] orders_file is not set)"),
+        "{out}"
+    );
+    said(&cluster, &["release", "bob"]);
+
+    let file = keep_orders(&mut cluster);
+    let session = Client::logged_in(&cluster, Channel::Implicit, &ann);
+    let mut other = Client::logged_in(&cluster, Channel::Implicit, &bob);
+    recipient(&cluster, "ann@example.org", "250");
+    let out = said(&cluster, &["hold", "ann"]);
+    assert_eq!(
+        out,
+        "account ann is held until it is released; 1 session ended\n"
+    );
+    ends(session);
+    was_kicked(&cluster, "ann", "the account is held by an administrator");
+    is_logged(
+        &cluster,
+        &[" command=hold ", " account=ann ", " sessions=1 "],
+    );
+    let held = |cluster: &Cluster| {
+        let mut client = Client::connect(cluster, Channel::Implicit);
+        client
+            .login(Method::Login, "ann", "wrong")
+            .no("AUTHENTICATIONFAILED");
+        client
+            .login(Method::Login, "ann", &ann.password)
+            .no("UNAVAILABLE");
+        recipient(cluster, "ann@example.org", "450 4.2.1");
+        recipient(cluster, "bob@example.org", "250");
+    };
+    held(&cluster);
+    other.command("NOOP").ok();
+    let log = cluster.front_log();
+    assert!(
+        log.contains("blame=administrator denial=unavailable"),
+        "{log}"
+    );
+
+    cluster.front().kill();
+    cluster.restart_front();
+    held(&cluster);
+    let out = said(&cluster, &["orders"]);
+    let row = out.lines().nth(1).unwrap();
+    assert!(out.starts_with("ORDER  SINCE "), "{out}");
+    assert!(row.starts_with("hold ") && row.ends_with(" ann"), "{out}");
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+
+    assert_eq!(
+        said(&cluster, &["release", "ann"]),
+        "account ann is not held any more\n"
+    );
+    let (code, _, notes) = cluster.ask(&["release", "ann"]);
+    assert_eq!(code, Some(67));
+    assert!(notes.contains("account ann is not held"), "{notes}");
+    Client::logged_in(&cluster, Channel::Implicit, &ann)
+        .command("NOOP")
+        .ok();
+    recipient(&cluster, "ann@example.org", "250");
+    let (code, _, notes) = cluster.ask(&["hold", "nobody"]);
+    assert_eq!(code, Some(67), "{notes}");
+
+    fs::write(&file, "{\"held\": ").unwrap();
+    let (code, log) = cluster.start_front_in_vain();
+    assert_eq!(code, Some(78), "{log}");
+    assert!(log.contains("orders.json is no file of orders"), "{log}");
+}
+
+#[test]
+fn mail_that_was_begun_waits_when_its_account_is_held_meanwhile() {
+    let [ann, ..] = people();
+    let cluster = Cluster::mail().user(&ann).start();
+    let mut mta = lmtp(cluster.lmtp());
+    mta.command("MAIL FROM:<a@example.net>").says("250");
+    mta.command("RCPT TO:<ann@example.org>").says("250");
+    said(&cluster, &["hold", "ann"]);
+    mta.command("DATA").says("450 4.2.1");
+    said(&cluster, &["release", "ann"]);
+    mta.command("MAIL FROM:<a@example.net>").says("250");
+    mta.command("RCPT TO:<ann@example.org>").says("250");
+    mta.command("DATA").says("354");
+}
+
+#[test]
+fn a_drained_node_is_left_alone_and_used_again() {
+    let [ann, bob, _] = people();
+    let cluster = Cluster::mail().user(&ann).user(&bob).start();
+    let moved = Client::logged_in(&cluster, Channel::Plain, &ann);
+    let mut stays = Client::logged_in(&cluster, Channel::Plain, &bob);
+    let out = said(&cluster, &["drain", "node", "n1", "--within", "1s"]);
+    assert!(
+        out.starts_with("node n1 is drained until it is undrained or the front ends"),
+        "{out}"
+    );
+    assert!(out.ends_with("1 session will end within 1s\n"), "{out}");
+    ends(moved);
+    was_kicked(&cluster, "ann", "the node is drained by an administrator");
+    stays.command("NOOP").ok();
+    let mut client = Client::connect(&cluster, Channel::Plain);
+    client
+        .login(Method::Login, "ann", &ann.password)
+        .no("UNAVAILABLE");
+    recipient(&cluster, "ann@example.org", "451 4.4.1");
+    recipient(&cluster, "bob@example.org", "250");
+    assert_eq!(http_status(cluster.front_admin(), "/readyz"), Some(200));
+    is_logged(
+        &cluster,
+        &[" command=\"drain node\" ", " node=n1 ", " sessions=1 "],
+    );
+    assert_eq!(cluster.ask(&["drain", "node", "n3"]).0, Some(67));
+    assert_eq!(cluster.ask(&["undrain", "node", "n2"]).0, Some(67));
+    let out = said(&cluster, &["undrain", "node", "n1"]);
+    assert_eq!(out, "node n1 is not drained any more\n");
+    client.login(Method::Login, "ann", &ann.password).ok();
+    recipient(&cluster, "ann@example.org", "250");
+}
+
+#[test]
+fn a_drained_front_is_not_ready_and_serves_whoever_comes() {
+    let [ann, ..] = people();
+    let cluster = Cluster::usual().user(&ann).start();
+    let admin = cluster.front_admin();
+    let mut stays = Client::logged_in(&cluster, Channel::Plain, &ann);
+    let out = said(&cluster, &["drain", "proxy"]);
+    assert!(out.starts_with("this front is drained "), "{out}");
+    assert_eq!(http_status(admin, "/readyz"), Some(503));
+    assert_eq!(http_status(admin, "/healthz"), Some(200));
+    stays.command("NOOP").ok();
+    let late = Client::logged_in(&cluster, Channel::Plain, &ann);
+    let out = said(&cluster, &["drain", "proxy", "--within", "1s"]);
+    assert!(out.starts_with("this front was drained already "), "{out}");
+    assert!(out.ends_with("2 sessions will end within 1s\n"), "{out}");
+    ends(stays);
+    ends(late);
+    said(&cluster, &["undrain", "proxy"]);
+    assert_eq!(http_status(admin, "/readyz"), Some(200));
+}
+
+#[test]
+fn what_is_forgotten_is_asked_again() {
+    let ann = User::new("ann", "n1", 20001);
+    let mut cluster = Cluster::build()
+        .node(NodeSpec::new("n1", Kind::Exec))
+        .node(NodeSpec::new("n2", Kind::Exec))
+        .directory("[directory.cache]\nttl = \"1h\"\n[directory.follow]\nby = \"off\"")
+        .user(&ann)
+        .start();
+    let home = |cluster: &Cluster| {
+        drop(Client::logged_in(cluster, Channel::Plain, &ann));
+        let count = cluster.sessions("ann").len();
+        eventually("the session's line", || {
+            cluster.sessions("ann").len() > count
+        });
+        let lines = cluster.sessions("ann");
+        let line = lines.last().unwrap();
+        line.split(" node=").nth(1).unwrap()[..2].to_owned()
+    };
+    assert_eq!(home(&cluster), "n1");
+    cluster.slapd().change(&ann, "mailHost", "n2");
+    assert_eq!(home(&cluster), "n1");
+    assert_eq!(
+        said(&cluster, &["cache", "flush", "bob"]),
+        "0 names were forgotten\n"
+    );
+    assert_eq!(home(&cluster), "n1");
+    assert_eq!(
+        said(&cluster, &["cache", "flush", "ann"]),
+        "1 name was forgotten\n"
+    );
+    assert_eq!(home(&cluster), "n2");
+    cluster.slapd().change(&ann, "mailHost", "n1");
+    assert_eq!(home(&cluster), "n2");
+    assert_eq!(
+        said(&cluster, &["cache", "flush"]),
+        "1 name was forgotten\n"
+    );
+    assert_eq!(home(&cluster), "n1");
+    is_logged(&cluster, &[" command=\"cache flush\" ", " forgotten=1 "]);
+}
+
+#[test]
+fn whoever_is_not_root_or_the_front_may_look_and_not_act() {
+    const STRANGER: u32 = 23456;
+    let [ann, ..] = people();
+    let cluster = Cluster::usual().user(&ann).start();
+    let mut session = Client::logged_in(&cluster, Channel::Plain, &ann);
+    let socket = cluster.front_socket();
+    let path = socket.to_str().unwrap();
+    let ask = |uid, command: &[&str]| cluster.ask_as(uid, &[command, &["--socket", path]].concat());
+    let (code, _, notes) = ask(STRANGER, &["who"]);
+    assert_eq!(code, Some(77), "{notes}");
+    assert!(notes.contains("Permission denied"), "{notes}");
+
+    open(&socket);
+    let (code, out, notes) = ask(STRANGER, &["who"]);
+    assert_eq!(code, Some(0), "{notes}");
+    assert!(out.contains("ann "), "{out}");
+    for command in [
+        &["kick", "--all"] as &[&str],
+        &["hold", "ann"],
+        &["release", "ann"],
+        &["drain", "node", "n1"],
+        &["drain", "proxy"],
+        &["undrain", "proxy"],
+        &["cache", "flush"],
+    ] {
+        let (code, out, notes) = ask(STRANGER, command);
+        assert_eq!((code, out.as_str()), (Some(77), ""), "{command:?}");
+        assert!(
+            notes.contains("only root and the front's own user"),
+            "{notes}"
+        );
+    }
+    let log = cluster.front_log();
+    let told = format!("a command was refused uid={STRANGER} pid=");
+    assert_eq!(log.matches(&told).count(), 7, "{log}");
+    session.command("NOOP").ok();
+    let (code, out, _) = ask(0, &["kick", "--user", "ann"]);
+    assert_eq!((code, out.as_str()), (Some(0), "1 session ended\n"));
+    ends(session);
+}
+
+/// Lets everybody open a socket.
+fn open(socket: &Path) {
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o666)).unwrap();
+    for folder in socket.ancestors().skip(1) {
+        let mode = fs::metadata(folder).unwrap().permissions().mode();
+        if mode & 0o001 == 0 {
+            fs::set_permissions(folder, fs::Permissions::from_mode(mode | 0o011)).unwrap();
+        }
+    }
+}
