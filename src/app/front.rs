@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::{
     AppError, Process, Sandbox, Socket, Sockets, Tcp, Unix,
     memory::Memory,
+    notify::Notifier,
     workers::{self, Workers},
 };
 use crate::{
@@ -110,8 +111,8 @@ impl Front {
     }
 
     /// Serves until a signal ends the process.
-    pub(super) async fn serve(self) -> Result<(), AppError> {
-        let process = Process::new()?;
+    pub(super) async fn serve(self, notifier: Notifier) -> Result<(), AppError> {
+        let process = Process::new(notifier)?;
         let Process { metrics, tasks, .. } = &process;
         let config::Front {
             proxy,
@@ -131,7 +132,7 @@ impl Front {
             directory: directory.clone(),
             nodes: nodes.clone(),
         };
-        let _workers = match proxy {
+        let workers = match proxy {
             Some(settings) => {
                 let parts = proxy::Parts {
                     tls: certificates(&settings, &process)?,
@@ -166,6 +167,7 @@ impl Front {
         process.answer(self.monitors, administrators, move || {
             trouble(directory.clone())
         })?;
+        process.show_pulse(workers.as_ref());
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "front is up");
         process.run(drain).await;
         Ok(())

@@ -14,6 +14,8 @@
 mod front;
 mod memory;
 mod node;
+mod notify;
+mod pulse;
 mod rights;
 mod sandbox;
 mod sockets;
@@ -29,9 +31,12 @@ pub use self::sandbox::SandboxError;
 use self::{
     front::Front,
     node::Node,
+    notify::Notifier,
+    pulse::Pulse,
     rights::Rights,
     sandbox::Sandbox,
     sockets::{Socket, Sockets, Tcp, Unix},
+    workers::Workers,
 };
 use crate::{
     admin,
@@ -122,6 +127,8 @@ pub fn run_front(config: Config) -> Result<(), AppError> {
     let front = config.front.ok_or(AppError::Role(
         "the configuration has no [proxy] and no [delivery] section",
     ))?;
+    // Before the sandbox, which some of its sockets are out of reach from.
+    let notifier = Notifier::from_environment();
     let user = config.process.front_user;
     if user.is_none() && rustix::process::geteuid().is_root() {
         tracing::warn!(
@@ -135,7 +142,7 @@ pub fn run_front(config: Config) -> Result<(), AppError> {
     if config.process.sandbox {
         front.sandbox(config.process.front_reads).enter()?;
     }
-    runtime()?.block_on(front.serve())
+    runtime()?.block_on(front.serve(notifier))
 }
 
 /// Runs the node until a signal ends it.
@@ -147,13 +154,14 @@ pub fn run_node(config: Config) -> Result<(), AppError> {
     let node = config.node.ok_or(AppError::Role(
         "the configuration has no [acceptor] section",
     ))?;
+    let notifier = Notifier::from_environment();
     let rights = Rights::of_node(&node);
     let user = config.process.node_user;
     let mut sockets = Sockets::of(user.as_ref())?;
     let node = Node::bind(node, config.admin.node, &mut sockets)?;
     sockets.finish()?;
     rights.keep(user.as_ref())?;
-    runtime()?.block_on(node.serve())
+    runtime()?.block_on(node.serve(notifier))
 }
 
 /// Becomes the user that a front would be, so that its files are read as it would read them.
@@ -223,6 +231,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, AppError> {
 struct Process {
     metrics: Metrics,
     tasks: Tasks,
+    notifier: Notifier,
     interrupt: Signal,
     terminate: Signal,
     /// Caught and not looked at: a file too large for our limits is an error for whoever writes it, not our end.
@@ -230,10 +239,11 @@ struct Process {
 }
 
 impl Process {
-    fn new() -> Result<Self, AppError> {
+    fn new(notifier: Notifier) -> Result<Self, AppError> {
         Ok(Self {
             metrics: Metrics::new().map_err(AppError::Metrics)?,
             tasks: Tasks::new(),
+            notifier,
             interrupt: signal(SignalKind::interrupt()).map_err(AppError::Runtime)?,
             terminate: signal(SignalKind::terminate()).map_err(AppError::Runtime)?,
             _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
@@ -272,10 +282,26 @@ impl Process {
         Ok(())
     }
 
+    /// Lets the service manager's watchdog hear of every event loop, if there is one.
+    fn show_pulse(&self, workers: Option<&Workers>) {
+        let Some(within) = self.notifier.watchdog() else {
+            return;
+        };
+        let mut pulse = Pulse::new(within);
+        for worker in workers.into_iter().flat_map(Workers::iter) {
+            let _entered = worker.enter();
+            pulse.beat(&self.tasks);
+        }
+        let watch = pulse.watch(self.notifier.clone());
+        self.tasks.background("watchdog", watch);
+    }
+
     /// Runs until a signal; then stops accepting, waits for sessions and closes those that are left. A second signal
     /// cuts the wait short.
     async fn run(mut self, drain: Duration) {
+        self.notifier.ready("serving");
         self.signal().await;
+        self.notifier.stopping("waiting for sessions to end");
         self.tasks.stop();
         tracing::info!(
             tasks = self.tasks.len(),

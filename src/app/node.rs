@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     AppError, Process, Socket, Sockets, Tcp,
+    notify::Notifier,
     workers::{self, Workers},
 };
 use crate::{
@@ -65,8 +66,8 @@ impl Node {
     }
 
     /// Serves until a signal ends the process.
-    pub(super) async fn serve(self) -> Result<(), AppError> {
-        let process = Process::new()?;
+    pub(super) async fn serve(self, notifier: Notifier) -> Result<(), AppError> {
+        let process = Process::new(notifier)?;
         let Process { metrics, tasks, .. } = &process;
         let config::Node {
             gate,
@@ -108,8 +109,9 @@ impl Node {
             acceptor,
             mailstore,
         };
-        let _workers = serve_links(self.links, self.workers, &gate, &services, tasks)?;
+        let workers = serve_links(self.links, self.workers, &gate, &services, tasks)?;
         process.answer(self.admin, None, || std::future::ready(None))?;
+        process.show_pulse(Some(&workers));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %name, "node is up");
         process.run(drain_timeout).await;
         Ok(())
