@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use pigeonair::{
     app::AppError,
-    cli::{self, Failed, NotDelivered},
+    cli::{self, Failed, NotDelivered, Unasked},
     proto::lmtp::Reply,
 };
 
@@ -31,11 +31,15 @@ fn exit_code(failed: &Failed) -> u8 {
     const CONFIG: u8 = 78;
     match failed {
         Failed::CommandLine(_) => USAGE,
-        Failed::Configuration(_) => CONFIG,
+        Failed::Configuration(_) | Failed::NotTaken(_) => CONFIG,
+        Failed::Reload {
+            source: Unasked::NoSocket(_),
+            ..
+        } => CONFIG,
         Failed::Deliver(NotDelivered::Refused(reply)) => refusal_code(reply),
         Failed::Deliver(_) => TEMPFAIL,
         Failed::Nobody(_) => NOUSER,
-        Failed::Online | Failed::Unexplained => UNAVAILABLE,
+        Failed::Online | Failed::Reload { .. } | Failed::Unexplained => UNAVAILABLE,
         Failed::Output { .. } => CANTCREAT,
         Failed::Random(_) => OS,
         Failed::Log(_) => SOFTWARE,

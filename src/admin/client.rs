@@ -1,9 +1,9 @@
-//! A command's side of the front's Unix socket: one request, one answer.
+//! A command's side of a process's Unix socket: one request, one answer.
 //!
 //! HTTP by hand, since there is one server to understand and that is ours: it closes the connection after its answer,
 //! which is never sent in chunks. (The HTTP library's own client needs an event loop, which a command has not.)
 //!
-//! Limits: 5 seconds of silence, 1 MiB of answer. On failure an [`AskError`], which says in one line what to look at.
+//! Limits: 5 seconds of silence, 15 for a reload, 1 MiB of answer. On failure an [`AskError`], which says in one line what to look at.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -12,20 +12,26 @@ use std::{
     time::Duration,
 };
 
+use serde::Deserialize;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::socket::{CACHED, Whom};
+use super::{
+    reload::RELOAD,
+    socket::{CACHED, Whom},
+};
 use crate::{names::Login, proto::lmtp::Address};
 
 const SILENCE: Duration = Duration::from_secs(5);
+/// The server cuts it off before.
+const RELOAD_SILENCE: Duration = Duration::from_secs(15);
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
-/// Why the front did not answer.
+/// Why the process did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// It could not be asked, or broke off.
-    #[error("cannot ask the front at {path}")]
+    #[error("cannot ask the process at {path}")]
     Failed {
         /// Its socket.
         path: PathBuf,
@@ -34,10 +40,10 @@ pub enum AskError {
         source: io::Error,
     },
     /// It does not understand or does not want to.
-    #[error("the front refuses: {0}")]
+    #[error("the process refuses: {0}")]
     Refused(String),
-    /// What answers there is no front of this version.
-    #[error("what answers at {0} is no front of this version")]
+    /// What answers there is no process of this version.
+    #[error("what answers at {0} is no process of this version")]
     Stranger(PathBuf),
 }
 
@@ -57,24 +63,63 @@ pub fn cached(
     };
     let stranger = || AskError::Stranger(socket.to_owned());
     let request = serde_json::to_string(&whom).map_err(|_| stranger())?;
-    let answer = post(socket, CACHED, &request).map_err(|source| AskError::Failed {
+    let (status, text) = ask(socket, CACHED, &request, SILENCE)?;
+    if status != 200 {
+        return Err(refused(status, &text));
+    }
+    serde_json::from_str(&text).map_err(|_| stranger())
+}
+
+/// Has the process read its configuration again: what it has taken; else a line for each problem.
+///
+/// # Errors
+///
+/// When it does not say.
+pub fn reload(socket: &Path) -> Result<Result<Value, Vec<String>>, AskError> {
+    let stranger = |_| AskError::Stranger(socket.to_owned());
+    let (status, text) = ask(socket, RELOAD, "", RELOAD_SILENCE)?;
+    match status {
+        200 => serde_json::from_str(&text).map(Ok).map_err(stranger),
+        422 => {
+            let answer: Problems = serde_json::from_str(&text).map_err(stranger)?;
+            Ok(Err(answer.problems))
+        }
+        status => Err(refused(status, &text)),
+    }
+}
+
+/// What a reload that is not taken is answered with.
+#[derive(Debug, Deserialize)]
+struct Problems {
+    problems: Vec<String>,
+}
+
+fn refused(status: u16, text: &str) -> AskError {
+    let words = text.trim_end().replace(char::is_control, " ");
+    AskError::Refused(format!("{words} ({status})"))
+}
+
+/// Status and body of the answer.
+fn ask(
+    socket: &Path,
+    path: &str,
+    body: &str,
+    silence: Duration,
+) -> Result<(u16, String), AskError> {
+    let answer = post(socket, path, body, silence).map_err(|source| AskError::Failed {
         path: socket.to_owned(),
         source,
     })?;
-    let (status, text) = read(&answer).ok_or_else(stranger)?;
-    if status != 200 {
-        let words = text.trim_end().replace(char::is_control, " ");
-        return Err(AskError::Refused(format!("{words} ({status})")));
-    }
-    serde_json::from_str(text).map_err(|_| stranger())
+    let read = read(&answer).map(|(status, text)| (status, text.to_owned()));
+    read.ok_or_else(|| AskError::Stranger(socket.to_owned()))
 }
 
 /// All that comes back.
-fn post(socket: &Path, path: &str, body: &str) -> io::Result<Vec<u8>> {
+fn post(socket: &Path, path: &str, body: &str, silence: Duration) -> io::Result<Vec<u8>> {
     // A front that hangs may have its backlog full.
     let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    stream.set_write_timeout(Some(SILENCE))?;
-    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_write_timeout(Some(silence))?;
+    stream.set_read_timeout(Some(silence))?;
     stream.connect(&SockAddr::unix(socket)?)?;
     let mut stream = UnixStream::from(stream);
     let request = format!(

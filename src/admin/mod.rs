@@ -16,6 +16,7 @@
 mod account;
 mod client;
 mod http;
+mod reload;
 mod socket;
 
 use std::{
@@ -28,12 +29,14 @@ use std::{
 use hyper::{Method, Request, StatusCode};
 use tokio::{
     net::{TcpListener, UnixListener},
+    sync::watch,
     time::timeout,
 };
 
 pub use self::{
     account::{Fields, fields},
-    client::{AskError, cached},
+    client::{AskError, cached, reload},
+    reload::{Asked, Reloaded, Reloads, Taken},
     socket::Requests,
 };
 use self::{
@@ -51,6 +54,8 @@ pub struct Settings {
     pub front_socket: Option<PathBuf>,
     /// The node; default 127.0.0.1:9144; none: nowhere.
     pub node: Option<SocketAddr>,
+    /// The node, to commands on its machine; none (the default): nowhere.
+    pub node_socket: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -60,6 +65,7 @@ impl Default for Settings {
             front: loopback(9143),
             front_socket: None,
             node: loopback(9144),
+            node_socket: None,
         }
     }
 }
@@ -81,12 +87,12 @@ where
     http::serve(Listener::Tcp(listener), answer, tasks).await;
 }
 
-/// Answers the same on a Unix socket, and requests that only a socket answers.
+/// Answers the same on a Unix socket, and requests that only a socket answers, by what they are answered from now.
 pub async fn serve_socket<R, F>(
     listener: UnixListener,
     metrics: Metrics,
     readiness: R,
-    requests: Requests,
+    (requests, reloads): (Option<watch::Receiver<Requests>>, Reloads),
     tasks: Tasks,
 ) where
     R: Fn() -> F + Clone + Send + Sync + 'static,
@@ -94,12 +100,22 @@ pub async fn serve_socket<R, F>(
 {
     let answer = move |request: Request<_>, peer| {
         let (metrics, readiness) = (metrics.clone(), readiness.clone());
-        let requests = requests.clone();
+        let requests = requests.as_ref().map(|now| now.borrow().clone());
+        let reloads = reloads.clone();
         async move {
-            match requests.answer(request, Caller(peer)).await {
-                Ok(response) => response,
-                Err(request) => monitor(&request, &metrics, readiness).await,
-            }
+            let caller = Caller(peer);
+            let request = match reloads.answer(request, &caller).await {
+                Ok(response) => return response,
+                Err(request) => request,
+            };
+            let request = match requests {
+                Some(requests) => match requests.answer(request, caller).await {
+                    Ok(response) => return response,
+                    Err(request) => request,
+                },
+                None => request,
+            };
+            monitor(&request, &metrics, readiness).await
         }
     };
     http::serve(Listener::Unix(listener), answer, tasks).await;

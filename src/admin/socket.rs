@@ -164,11 +164,11 @@ fn bad_request(error: &str) -> Response {
 }
 
 impl Caller {
-    fn uid(&self) -> Option<u32> {
+    pub(super) fn uid(&self) -> Option<u32> {
         self.0.map(|peer| peer.uid())
     }
 
-    fn pid(&self) -> Option<i32> {
+    pub(super) fn pid(&self) -> Option<i32> {
         self.0.and_then(|peer| peer.pid())
     }
 }

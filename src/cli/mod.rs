@@ -6,6 +6,7 @@
 //!                                               read the configuration as `run` does, and start nothing; ask the LDAP servers
 //! pigeonair explain [--json] [--config FILE] NAME
 //!                                               say who a login or an address is, and where that leads
+//! pigeonair reload front|node [--config FILE]   have a process that runs read its configuration again
 //! pigeonair key [--out FILE]                    make a key for a link
 //! pigeonair deliver [-f SENDER] RECIPIENT       deliver the message on standard input
 //! ```
@@ -17,6 +18,7 @@
 
 mod deliver;
 mod explain;
+mod reload;
 
 use std::{
     ffi::OsString,
@@ -28,7 +30,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-pub use self::deliver::NotDelivered;
+pub use self::{deliver::NotDelivered, reload::Unasked};
 use crate::{
     app::{self, AppError},
     config::{self, Config, Front, Problems, Role},
@@ -61,6 +63,18 @@ pub enum Failed {
     /// The log could not be started.
     #[error(transparent)]
     Log(#[from] log::StartedError),
+    /// A process has not taken its configuration: a line for each problem.
+    #[error("{}", .0.join("\n"))]
+    NotTaken(Vec<String>),
+    /// A process was not asked.
+    #[error("cannot have the {process} reload")]
+    Reload {
+        /// Which.
+        process: &'static str,
+        /// Why not.
+        #[source]
+        source: Unasked,
+    },
     /// The directory could not say who somebody is.
     #[error("the directory cannot say who that is")]
     Unexplained,
@@ -108,6 +122,14 @@ enum Command {
         /// Write it to this file, which must not exist yet, with mode 0600; else to standard output.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+    },
+    /// Have a process that runs read its configuration again: it takes it whole, or says what is wrong and goes on as before.
+    Reload {
+        /// Which.
+        process: Process,
+        /// The configuration file: where the process answers stands in [admin].
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
     },
     /// Run one of the two processes.
     Run {
@@ -180,6 +202,7 @@ fn obey(
         Command::Deliver(options) => Ok(deliver::run(&options)?),
         Command::Explain(options) => explain::run(&options, out),
         Command::Key { out: file } => key(file.as_deref(), out),
+        Command::Reload { process, config } => reload::run(process, &config, out, notes),
         Command::Run { process, config } => start(process, &config),
     }
 }
@@ -191,8 +214,8 @@ fn start(process: Process, path: &Path) -> Result<(), Failed> {
         tracing::warn!(%warning, "configuration has a risk");
     }
     match process {
-        Process::Front => app::run_front(config)?,
-        Process::Node => app::run_node(config)?,
+        Process::Front => app::run_front(config, path)?,
+        Process::Node => app::run_node(config, path)?,
     }
     Ok(())
 }
@@ -323,6 +346,7 @@ fn tell(failed: &Failed, notes: &mut impl Write) -> io::Result<()> {
     match failed {
         Failed::CommandLine(wrong) => write!(notes, "{}", wrong.render()),
         Failed::Configuration(problems) => writeln!(notes, "{problems}"),
+        Failed::NotTaken(_) => writeln!(notes, "{failed}"),
         Failed::Deliver(failed) => writeln!(notes, "{}", failed.line()),
         Failed::App(_)
         | Failed::Log(_)
@@ -330,6 +354,7 @@ fn tell(failed: &Failed, notes: &mut impl Write) -> io::Result<()> {
         | Failed::Online
         | Failed::Output { .. }
         | Failed::Random(_)
+        | Failed::Reload { .. }
         | Failed::Unexplained => {
             write!(notes, "pigeonair: {failed}")?;
             let mut cause = std::error::Error::source(failed);

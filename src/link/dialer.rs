@@ -85,10 +85,26 @@ impl Dialer {
         metrics: Metrics,
         tasks: Tasks,
     ) -> Result<Self, SetupError> {
+        Self::after(None, nodes, settings, metrics, tasks)
+    }
+
+    /// The same, in place of another one if there is one: nodes that are reached as before keep their links.
+    pub fn after(
+        before: Option<&Self>,
+        nodes: &nodes::Settings,
+        settings: DialSettings,
+        metrics: Metrics,
+        tasks: Tasks,
+    ) -> Result<Self, SetupError> {
         let tls = Arc::new(tls::client()?);
         let dials = nodes.nodes.iter().map(|node| {
-            let dial = Dial::new(node.clone(), settings, Arc::clone(&tls), metrics.clone());
-            (node.name.clone(), Arc::new(dial))
+            let known = before.and_then(|before| before.dials.get(&node.name));
+            let same = known.filter(|dial| dial.is_for(node, settings)).cloned();
+            let dial = same.unwrap_or_else(|| {
+                let tls = Arc::clone(&tls);
+                Arc::new(Dial::new(node.clone(), settings, tls, metrics.clone()))
+            });
+            (node.name.clone(), dial)
         });
         Ok(Self {
             dials: Arc::new(dials.collect()),
@@ -96,14 +112,28 @@ impl Dialer {
         })
     }
 
-    /// The same for another worker: with links of its own made ahead.
+    /// The same for another worker: with links of its own made ahead, those that it has had `before` among them.
     #[must_use]
-    pub fn for_worker(&self) -> Self {
-        let dials = self.dials.iter();
-        let dials = dials.map(|(name, dial)| (name.clone(), Arc::new(dial.for_worker())));
+    pub fn for_worker(&self, before: Option<&Self>) -> Self {
+        let dials = self.dials.iter().map(|(name, dial)| {
+            let known = before.and_then(|before| before.dials.get(name));
+            let same = known.filter(|known| known.is_of(dial)).cloned();
+            let dial = same.unwrap_or_else(|| Arc::new(dial.for_worker()));
+            (name.clone(), dial)
+        });
         Self {
             dials: Arc::new(dials.collect()),
             tasks: self.tasks.clone(),
+        }
+    }
+
+    /// Drops the links made ahead that a following one has not taken: nodes that are gone, or are reached otherwise.
+    pub fn give_way(&self, to: &Self) {
+        for (name, dial) in self.dials.iter() {
+            let next = to.dials.get(name);
+            if !next.is_some_and(|next| Arc::ptr_eq(next, dial)) {
+                dial.pool.close();
+            }
         }
     }
 
@@ -247,6 +277,28 @@ impl Dial {
             metrics,
             is_kept: AtomicBool::new(false),
         }
+    }
+
+    /// Whether it dials this node like this. Its host names are for others to know.
+    fn is_for(&self, node: &Node, settings: DialSettings) -> bool {
+        let Node {
+            name,
+            hosts: _,
+            address,
+            source,
+            key_id,
+            key,
+            tls,
+        } = node;
+        let own = &self.node;
+        let is_same = (&own.name, &own.address, own.source) == (name, address, *source)
+            && (&own.key_id, own.tls) == (key_id, *tls);
+        is_same && own.key.is_same(key) && self.settings == settings
+    }
+
+    /// Whether both were made for the same, be they of different workers.
+    fn is_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.begun, &other.begun)
     }
 
     fn for_worker(&self) -> Self {

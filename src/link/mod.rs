@@ -43,7 +43,7 @@ pub use crate::proto::link::node::NodeKey;
 use crate::names::NodeName;
 
 /// What a front dials with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct DialSettings {
     /// Until TCP is connected; default 3 s.
     pub connect_timeout: Duration,

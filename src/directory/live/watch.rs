@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::Live;
+use super::table::Table;
 use crate::directory::{
     Visit,
     facts::{EntryId, Parts},
@@ -34,6 +34,8 @@ pub(super) struct Seat {
     pub(super) base: usize,
     pub(super) parts: Parts,
     pub(super) home_node: Option<Box<str>>,
+    /// Whether these two were read as entries are read now.
+    pub(super) is_comparable: bool,
     pub(super) visit: Visit,
     pub(super) revoke: oneshot::Sender<Revoked>,
 }
@@ -44,7 +46,7 @@ pub struct Watch(pub(super) Option<Listening>);
 
 pub(super) struct Listening {
     pub(super) entry: EntryId,
-    pub(super) live: Arc<Live>,
+    pub(super) table: Arc<Table>,
     pub(super) revoked: oneshot::Receiver<Revoked>,
     /// Once it has been heard.
     pub(super) why: Option<Revoked>,
@@ -115,7 +117,7 @@ impl fmt::Debug for Watch {
 impl Drop for Listening {
     fn drop(&mut self) {
         self.revoked.close();
-        let mut seats = self.live.lock();
+        let seats = &mut self.table.lock().seats;
         if let Some(here) = seats.get_mut(&self.entry) {
             here.all.retain(|seat| !seat.revoke.is_closed());
             if here.all.is_empty() {
