@@ -31,8 +31,10 @@ const MAX_ANSWER_BYTES: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// It could not be asked, or broke off.
-    #[error("cannot ask the process at {path}")]
+    #[error("cannot ask the {process} at {path}")]
     Failed {
+        /// Which.
+        process: &'static str,
         /// Its socket.
         path: PathBuf,
         /// What the system said.
@@ -40,11 +42,30 @@ pub enum AskError {
         source: io::Error,
     },
     /// It does not understand or does not want to.
-    #[error("the process refuses: {0}")]
-    Refused(String),
-    /// What answers there is no process of this version.
-    #[error("what answers at {0} is no process of this version")]
-    Stranger(PathBuf),
+    #[error("the {process} refuses: {words}")]
+    Refused {
+        /// Which.
+        process: &'static str,
+        /// What it says.
+        words: String,
+    },
+    /// What answers there is none of this version.
+    #[error("what answers at {path} is no {process} of this version")]
+    Stranger {
+        /// What was expected.
+        process: &'static str,
+        /// Where.
+        path: PathBuf,
+    },
+}
+
+/// Whom a command asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer<'p> {
+    /// What it is called.
+    pub process: &'static str,
+    /// Its socket.
+    pub socket: &'p Path,
 }
 
 /// What the front remembers of somebody: an object with a list for `login` and one for `address`.
@@ -61,30 +82,33 @@ pub fn cached(
         login: login.map(ToString::to_string),
         address: address.map(ToString::to_string),
     };
-    let stranger = || AskError::Stranger(socket.to_owned());
-    let request = serde_json::to_string(&whom).map_err(|_| stranger())?;
-    let (status, text) = ask(socket, CACHED, &request, SILENCE)?;
+    let process = "front";
+    let peer = Peer { process, socket };
+    let request = serde_json::to_string(&whom).map_err(|_| peer.stranger())?;
+    let (status, text) = peer.ask(CACHED, &request, SILENCE)?;
     if status != 200 {
-        return Err(refused(status, &text));
+        return Err(peer.refused(status, &text));
     }
-    serde_json::from_str(&text).map_err(|_| stranger())
+    serde_json::from_str(&text).map_err(|_| peer.stranger())
 }
 
-/// Has the process read its configuration again: what it has taken; else a line for each problem.
+/// Has a process read its configuration again: what it has taken; else a line for each problem.
 ///
 /// # Errors
 ///
 /// When it does not say.
-pub fn reload(socket: &Path) -> Result<Result<Value, Vec<String>>, AskError> {
-    let stranger = |_| AskError::Stranger(socket.to_owned());
-    let (status, text) = ask(socket, RELOAD, "", RELOAD_SILENCE)?;
+pub fn reload(peer: Peer<'_>) -> Result<Result<Value, Vec<String>>, AskError> {
+    let (status, text) = peer.ask(RELOAD, "", RELOAD_SILENCE)?;
     match status {
-        200 => serde_json::from_str(&text).map(Ok).map_err(stranger),
+        200 => serde_json::from_str(&text)
+            .map(Ok)
+            .map_err(|_| peer.stranger()),
         422 => {
-            let answer: Problems = serde_json::from_str(&text).map_err(stranger)?;
+            let answer: Result<Problems, _> = serde_json::from_str(&text);
+            let answer = answer.map_err(|_| peer.stranger())?;
             Ok(Err(answer.problems))
         }
-        status => Err(refused(status, &text)),
+        status => Err(peer.refused(status, &text)),
     }
 }
 
@@ -94,24 +118,32 @@ struct Problems {
     problems: Vec<String>,
 }
 
-fn refused(status: u16, text: &str) -> AskError {
-    let words = text.trim_end().replace(char::is_control, " ");
-    AskError::Refused(format!("{words} ({status})"))
-}
+impl Peer<'_> {
+    /// Status and body of its answer.
+    fn ask(self, path: &str, body: &str, silence: Duration) -> Result<(u16, String), AskError> {
+        let answer = post(self.socket, path, body, silence).map_err(|source| AskError::Failed {
+            process: self.process,
+            path: self.socket.to_owned(),
+            source,
+        })?;
+        let read = read(&answer).map(|(status, text)| (status, text.to_owned()));
+        read.ok_or_else(|| self.stranger())
+    }
 
-/// Status and body of the answer.
-fn ask(
-    socket: &Path,
-    path: &str,
-    body: &str,
-    silence: Duration,
-) -> Result<(u16, String), AskError> {
-    let answer = post(socket, path, body, silence).map_err(|source| AskError::Failed {
-        path: socket.to_owned(),
-        source,
-    })?;
-    let read = read(&answer).map(|(status, text)| (status, text.to_owned()));
-    read.ok_or_else(|| AskError::Stranger(socket.to_owned()))
+    fn refused(self, status: u16, text: &str) -> AskError {
+        let words = text.trim_end().replace(char::is_control, " ");
+        AskError::Refused {
+            process: self.process,
+            words: format!("{words} ({status})"),
+        }
+    }
+
+    fn stranger(self) -> AskError {
+        AskError::Stranger {
+            process: self.process,
+            path: self.socket.to_owned(),
+        }
+    }
 }
 
 /// All that comes back.

@@ -35,7 +35,7 @@ use tokio::{
 
 pub use self::{
     account::{Fields, fields},
-    client::{AskError, cached, reload},
+    client::{AskError, Peer, cached, reload},
     reload::{Asked, Reloaded, Reloads, Taken},
     socket::Requests,
 };

@@ -240,7 +240,10 @@ async fn a_reload_is_asked_for_on_the_socket() {
     assert_eq!(get.0, "HTTP/1.1 405 Method Not Allowed");
     let by_command = || {
         let path = path.clone();
-        tokio::task::spawn_blocking(move || reload(&path))
+        tokio::task::spawn_blocking(move || {
+            let (process, socket) = ("front", &*path);
+            reload(Peer { process, socket })
+        })
     };
     let taken = by_command().await.unwrap().unwrap().unwrap();
     assert_eq!(taken["changed"][0], "nodes");
@@ -333,7 +336,7 @@ async fn commands_understand_the_answer() {
     });
     let error = asked.await.unwrap();
     assert!(
-        matches!(error, AskError::Failed { .. } | AskError::Stranger(_)),
+        matches!(error, AskError::Failed { .. } | AskError::Stranger { .. }),
         "{error:?}"
     );
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Failed, Process, print};
 use crate::{
-    admin::{self, AskError},
+    admin::{self, AskError, Peer},
     config,
 };
 
@@ -41,7 +41,11 @@ pub(super) fn run(
     };
     let socket = config::socket_of(process.into(), path)?;
     let socket = socket.ok_or_else(|| failed(Unasked::NoSocket(key)))?;
-    let reloaded = admin::reload(&socket).map_err(|error| failed(Unasked::Silent(error)))?;
+    let peer = Peer {
+        process: word,
+        socket: &socket,
+    };
+    let reloaded = admin::reload(peer).map_err(|error| failed(Unasked::Silent(error)))?;
     let taken = reloaded.map_err(Failed::NotTaken)?;
     let words = |name: &str| {
         let list = taken.get(name).and_then(Value::as_array);

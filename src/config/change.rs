@@ -83,7 +83,7 @@ fn mark(root: &Table, name: &str, files: &[PathBuf]) -> u64 {
 
 fn walk(
     value: &Value,
-    is_skipped: &impl Fn(&str) -> bool,
+    is_skipped: &dyn Fn(&str) -> bool,
     files: &[PathBuf],
     hasher: &mut impl std::hash::Hasher,
 ) {

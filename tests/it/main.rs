@@ -25,6 +25,7 @@
 //! | `policy` | whom a policy server refuses or delays, and what it hears of everybody |
 //! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
+//! | `reload` | another configuration while people are logged in: taken whole or not at all, and nobody notices |
 //! | `rights` | the capabilities that the processes keep |
 //! | `sessions` | after login it is bytes: large messages, IDLE, early commands, half-closed connections |
 //! | `single` | one machine without LDAP |
@@ -64,6 +65,7 @@ mod outside;
 mod policy;
 mod pop3;
 mod refusals;
+mod reload;
 mod rights;
 mod sessions;
 mod single;
