@@ -18,6 +18,7 @@
 use std::{
     fmt::{self, Write as _},
     io::{self, IsTerminal as _},
+    sync::OnceLock,
 };
 
 use tracing::{
@@ -34,8 +35,12 @@ use tracing_subscriber::{
         time::{FormatTime as _, SystemTime},
     },
     layer::SubscriberExt as _,
-    registry::LookupSpan,
+    registry::{LookupSpan, Registry},
+    reload,
 };
+
+/// What is printed by the log of this process.
+static LEVELS: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -76,22 +81,37 @@ pub struct StartedError;
 /// When it was started before.
 pub fn start(settings: &Settings) -> Result<(), StartedError> {
     let colours = io::stderr().is_terminal();
-    let subscriber = subscriber(settings, colours, io::stderr);
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| StartedError)
+    let (filter, levels) = reload::Layer::new(targets(settings.level));
+    let subscriber = subscriber(settings, filter, colours, io::stderr);
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| StartedError)?;
+    LEVELS.set(levels).map_err(|_| StartedError)
+}
+
+/// The least important level that is printed from now on, if the log was started.
+pub fn set_level(level: Level) {
+    if let Some(levels) = LEVELS.get() {
+        // It lives as long as the process.
+        let _ = levels.reload(targets(level));
+    }
+}
+
+/// What is printed of this program and of libraries.
+fn targets(level: Level) -> Targets {
+    let libraries = LevelFilter::WARN.min(LevelFilter::from_level(level));
+    Targets::new()
+        .with_default(libraries)
+        .with_target(env!("CARGO_PKG_NAME"), level)
 }
 
 fn subscriber<W>(
     settings: &Settings,
+    filter: reload::Layer<Targets, Registry>,
     colours: bool,
     writer: W,
 ) -> impl Subscriber + Send + Sync + use<W>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let libraries = LevelFilter::WARN.min(LevelFilter::from_level(settings.level));
-    let targets = Targets::new()
-        .with_default(libraries)
-        .with_target(env!("CARGO_PKG_NAME"), settings.level);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = match settings.format {
         Format::Json => lines
@@ -103,7 +123,7 @@ where
             .boxed(),
         Format::Text => lines.with_ansi(colours).event_format(Line).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(targets))
+    tracing_subscriber::registry().with(lines.with_filter(filter))
 }
 
 /// Writes an event as one line of text.
@@ -232,7 +252,12 @@ mod tests {
     /// What `log` writes, without the time.
     fn written(settings: Settings, log: impl FnOnce()) -> Vec<String> {
         let captured = Captured::default();
-        let subscriber = subscriber(&settings, false, captured.clone());
+        let subscriber = subscriber(
+            &settings,
+            reload::Layer::new(targets(settings.level)).0,
+            false,
+            captured.clone(),
+        );
         tracing::subscriber::with_default(subscriber, log);
         let octets = captured.0.lock().unwrap().clone();
         String::from_utf8(octets)

@@ -9,7 +9,7 @@ use std::{io::ErrorKind, process::ExitCode};
 use pigeonair::{
     admin::AskError,
     app::AppError,
-    cli::{self, Failed, NotDelivered},
+    cli::{self, Failed, NotDelivered, Unasked},
     proto::lmtp::Reply,
 };
 
@@ -33,7 +33,15 @@ fn exit_code(failed: &Failed) -> u8 {
     match failed {
         Failed::Ask(error) => ask_code(error),
         Failed::CommandLine(_) => USAGE,
-        Failed::Configuration(_) | Failed::NoSocket(_) => CONFIG,
+        Failed::Configuration(_) | Failed::NoSocket(_) | Failed::NotTaken(_) => CONFIG,
+        Failed::Reload {
+            source: Unasked::NoSocket(_),
+            ..
+        } => CONFIG,
+        Failed::Reload {
+            source: Unasked::Silent(error),
+            ..
+        } => ask_code(error),
         Failed::Deliver(NotDelivered::Refused(reply)) => refusal_code(reply),
         Failed::Deliver(_) => TEMPFAIL,
         Failed::Nobody(_) | Failed::NoSession => NOUSER,
@@ -68,7 +76,7 @@ fn ask_code(error: &AskError) -> u8 {
     const NOPERM: u8 = 77;
     match error {
         AskError::Failed { source, .. } if source.kind() == ErrorKind::PermissionDenied => NOPERM,
-        AskError::Failed { .. } | AskError::Stranger(_) => UNAVAILABLE,
+        AskError::Failed { .. } | AskError::Stranger { .. } => UNAVAILABLE,
         AskError::Refused { status: 403, .. } => NOPERM,
         AskError::Refused { status: 404, .. } => NOUSER,
         AskError::Refused { .. } => UNAVAILABLE,

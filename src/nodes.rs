@@ -45,7 +45,7 @@ impl Node {
             && self.address == other.address
             && self.source == other.source
             && self.key_id == other.key_id
-            && self.key.expose() == other.key.expose()
+            && self.key.is_same(&other.key)
             && self.tls == other.tls
     }
 }

@@ -159,6 +159,11 @@ impl Key {
         Some(Self(octets))
     }
 
+    /// Whether both are the same, in a time that says nothing of them.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.0.ct_eq(&*other.0).into()
+    }
+
     /// The key as 64 hexadecimal digits, as a key file holds it.
     pub fn to_hex(&self) -> Secret {
         Secret::new(

@@ -4,23 +4,76 @@
 //! accepting, then wait until the last task has ended, with a limit.
 //!
 //! ```text
-//! running --stop()--> stopping: listeners end, sessions go on --drain(limit)--> all ended, or cut at the limit
+//! running --leave()--> leaving: monitors are told, all goes on
+//!         --stop()---> stopping: listeners end, sessions go on
+//!         --drain()--> all ended, or asked to end at the limit, some after others, and then cut
 //! ```
 //!
-//! A task that watches [`Tasks::cut_requested`] is polled once more when it is cut, so it can end with a word about
-//! itself; it can't wait for anything any more.
+//! A task that watches [`Tasks::cut_requested`] is asked to end before it is cut, at its turn: who would connect again elsewhere
+//! does not do so in the same moment as all others. It can end with a word about itself; it can't wait for anything any more.
+//!
+//! A [`Part`] of the process may end before the whole does, as what was built from a configuration that is not in force any
+//! more: its background tasks end when nobody has it any more.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use tokio::task::AbortHandle;
+use tokio::{task::AbortHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// The tasks of one process. Clones share them.
-#[derive(Clone, Debug, Default)]
+/// How many turns there are to be asked to end.
+const TURNS: usize = 256;
+
+/// The least time between two sessions that are closed: few are closed sooner than the time for it has passed.
+const BETWEEN: Duration = Duration::from_millis(10);
+
+/// The tasks of one process, or of a part of it. Clones share them.
+#[derive(Clone, Debug)]
 pub struct Tasks {
     tracker: TaskTracker,
+    leave: CancellationToken,
     stop: CancellationToken,
+    turns: Arc<Turns>,
     cut: CancellationToken,
+    /// Of background tasks.
+    end: CancellationToken,
+}
+
+/// When tasks are asked to end.
+#[derive(Debug)]
+struct Turns {
+    next: AtomicUsize,
+    all: [CancellationToken; TURNS],
+}
+
+/// What may end before the process does. Clones share it; the last one ends its background tasks.
+#[derive(Clone, Debug)]
+pub struct Part(Arc<Whole>);
+
+#[derive(Debug)]
+struct Whole(Tasks);
+
+impl Default for Tasks {
+    fn default() -> Self {
+        let cut = CancellationToken::new();
+        Self {
+            tracker: TaskTracker::new(),
+            leave: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            turns: Arc::new(Turns {
+                next: AtomicUsize::new(0),
+                all: std::array::from_fn(|_| CancellationToken::new()),
+            }),
+            end: cut.clone(),
+            cut,
+        }
+    }
 }
 
 impl Tasks {
@@ -53,12 +106,12 @@ impl Tasks {
         task.abort_handle()
     }
 
-    /// Starts a task that serves the others: it runs until a drain is over, which does not wait for it.
+    /// Starts a task that serves the others: it runs until a drain is over, which does not wait for it, or until its part ends.
     pub fn background<F>(&self, name: &'static str, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let cut = self.cut.clone();
+        let end = self.end.clone();
         #[allow(
             clippy::disallowed_methods,
             reason = "this is the place the ban points to"
@@ -67,9 +120,29 @@ impl Tasks {
             let _guard = PanicGuard(name);
             tokio::select! {
                 () = future => {}
-                () = cut.cancelled() => {}
+                () = end.cancelled() => {}
             }
         });
+    }
+
+    /// A part that may end before the rest.
+    #[must_use]
+    pub fn part(&self) -> Part {
+        Part(Arc::new(Whole(Self {
+            stop: self.stop.child_token(),
+            end: self.end.child_token(),
+            ..self.clone()
+        })))
+    }
+
+    /// Says that the process will stop before long; all goes on.
+    pub fn leave(&self) {
+        self.leave.cancel();
+    }
+
+    /// Whether [`leave`](Self::leave) or [`stop`](Self::stop) has been called.
+    pub fn is_leaving(&self) -> bool {
+        self.leave.is_cancelled() || self.is_stopping()
     }
 
     /// Tells listeners to stop; sessions go on.
@@ -87,9 +160,12 @@ impl Tasks {
         self.stop.is_cancelled()
     }
 
-    /// Ends when a drain has reached its limit: whoever awaits it in a task of ours may finish what needs no waiting.
+    /// Ends when a drain has reached its limit and it is this one's turn: whoever awaits it in a task of ours may finish what
+    /// needs no waiting.
     pub fn cut_requested(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.cut.clone().cancelled_owned()
+        let turn = self.turns.next.fetch_add(1, Relaxed) % TURNS;
+        let turn = self.turns.all.get(turn).unwrap_or(&self.cut);
+        turn.clone().cancelled_owned()
     }
 
     /// How many tasks are running.
@@ -102,20 +178,58 @@ impl Tasks {
         self.tracker.is_empty()
     }
 
-    /// Waits for all tasks, at most `limit`; cuts those that are left and returns how many that were.
+    /// Waits for all tasks, at most `limit`; cuts those that are left, and returns how many that were.
     pub async fn drain(&self, limit: Duration) -> usize {
+        self.drain_over(limit, Duration::ZERO).await
+    }
+
+    /// The same, but those that are left are asked to end before, one after the other, over at most the time `over`.
+    pub async fn drain_over(&self, limit: Duration, over: Duration) -> usize {
         self.stop();
         self.tracker.close();
         // What is left when the limit has passed; nothing, if the wait ended before.
-        let waited = tokio::time::timeout(limit, self.tracker.wait()).await;
+        let waited = timeout(limit, self.tracker.wait()).await;
         let left = if waited.is_ok() {
             0
         } else {
             self.tracker.len()
         };
+        self.ask_to_end(left, over).await;
         self.cut.cancel();
         self.tracker.wait().await;
         left
+    }
+
+    /// Asks one turn after the other, until nobody is left.
+    async fn ask_to_end(&self, left: usize, over: Duration) {
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        let over = BETWEEN.saturating_mul(left).min(over);
+        let mut pause = over / u32::try_from(TURNS).unwrap_or(u32::MAX);
+        for turn in &self.turns.all {
+            turn.cancel();
+            if !pause.is_zero() && timeout(pause, self.tracker.wait()).await.is_ok() {
+                pause = Duration::ZERO;
+            }
+        }
+    }
+}
+
+impl Part {
+    /// Its tasks: those in the background end with it, others hear that they should stop.
+    pub fn tasks(&self) -> &Tasks {
+        &self.0.0
+    }
+
+    /// Tells its tasks that they should stop, before it ends.
+    pub fn stop(&self) {
+        self.0.0.stop();
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        self.0.stop.cancel();
+        self.0.end.cancel();
     }
 }
 
@@ -126,7 +240,7 @@ impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
             tracing::error!(task = self.0, "task panicked");
-            crate::metrics::PANICS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            crate::metrics::PANICS.fetch_add(1, Relaxed);
         }
     }
 }
@@ -158,11 +272,75 @@ mod tests {
         assert_eq!(heard.await, Ok("ended"));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn those_that_are_left_end_one_after_the_other() {
+        let tasks = Tasks::new();
+        let started = tokio::time::Instant::now();
+        let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
+        for _ in 0..1000 {
+            let (cut, ended) = (tasks.cut_requested(), ended.clone());
+            tasks.spawn("session", async move {
+                cut.await;
+                ended.send(started.elapsed()).unwrap();
+            });
+        }
+        drop(ended);
+        let (limit, over) = (Duration::from_secs(5), Duration::from_secs(4));
+        assert_eq!(tasks.drain_over(limit, over).await, 1000);
+        let mut by_second = [0; 9];
+        while let Some(at) = ends.recv().await {
+            by_second[usize::try_from(at.as_secs()).unwrap()] += 1;
+        }
+        assert_eq!(by_second[..5], [0; 5]);
+        let spread = &by_second[5..];
+        assert!(
+            spread.iter().all(|count| (200..300).contains(count)),
+            "{spread:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_are_not_kept_waiting_for_their_turn() {
+        let tasks = Tasks::new();
+        tasks.spawn("session", tasks.cut_requested());
+        let started = tokio::time::Instant::now();
+        let over = Duration::from_secs(600);
+        assert_eq!(tasks.drain_over(Duration::ZERO, over).await, 1);
+        assert!(started.elapsed() <= BETWEEN * 2, "{:?}", started.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_ends_when_nobody_has_it_and_the_rest_goes_on() {
+        let tasks = Tasks::new();
+        let part = tasks.part();
+        let alive = Arc::new(());
+        for tasks in [&tasks, part.tasks()] {
+            let alive = Arc::clone(&alive);
+            tasks.background("endless", async move {
+                let _alive = alive;
+                std::future::pending::<()>().await;
+            });
+        }
+        let stopped = part.tasks().clone();
+        let other = part.clone();
+        drop(part);
+        assert!(!stopped.is_stopping());
+        drop(other);
+        stopped.stopped().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(Arc::strong_count(&alive), 2);
+        assert!(!tasks.is_stopping());
+        // And with the whole.
+        let part = tasks.part();
+        tasks.stop();
+        part.tasks().stopped().await;
+    }
+
     #[tokio::test]
     async fn a_panic_ends_its_own_task_alone() {
         let tasks = Tasks::new();
         tasks.spawn("panics", async { panic!("on purpose") });
         assert_eq!(tasks.drain(Duration::from_secs(5)).await, 0);
-        assert!(crate::metrics::PANICS.load(std::sync::atomic::Ordering::Relaxed) > 0);
+        assert!(crate::metrics::PANICS.load(Relaxed) > 0);
     }
 }

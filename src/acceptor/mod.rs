@@ -64,6 +64,16 @@ impl Acceptor {
         }
     }
 
+    /// The way to the real servers, for whoever takes the place of this one.
+    pub fn handover(&self) -> &Handover {
+        &self.parts.handover
+    }
+
+    /// What moves the bytes, likewise.
+    pub fn relay(&self) -> &Relay {
+        &self.parts.relay
+    }
+
     /// One link that is opened for a session, from its verdict to its log line. `stream`'s next octet is the client's, `seal`
     /// makes the verdict, `permit` is the link's place.
     pub async fn serve(
@@ -136,11 +146,11 @@ impl Acceptor {
             _permit: permit,
         };
         let tasks = self.parts.tasks.clone();
-        tasks.spawn("session", self.relay(Box::new(relayed)));
+        tasks.spawn("session", self.serve_relayed(Box::new(relayed)));
     }
 
     /// Moves bytes for a session whose kind keeps us in the path.
-    async fn relay(self, relayed: Box<Relayed>) {
+    async fn serve_relayed(self, relayed: Box<Relayed>) {
         let Relayed {
             session,
             link,

@@ -151,7 +151,10 @@ async fn links_have_a_limit_sessions_included() {
     tasks.spawn("real server", real_server(server));
     let (gate, serve) = acceptor(1, address(server_port), dir.path(), &tasks);
     let (links, port) = listen().await;
-    tasks.spawn("listener", gate.clone().listen(links, false, serve.clone()));
+    tasks.spawn(
+        "listener",
+        gate.clone().listen(links, || false, serve.clone()),
+    );
     let path = dir.path().join("link.sock");
     let unix = UnixListener::bind(&path).unwrap();
     tasks.spawn("listener", gate.listen_unix(unix, serve));
@@ -210,7 +213,7 @@ async fn links_that_are_not_open_do_not_hold_back_a_drain() {
     let nobody = Address::Unix(dir.path().join("nobody"));
     let (gate, serve) = acceptor(16, nobody, dir.path(), &tasks);
     let (links, port) = listen().await;
-    tasks.spawn("listener", gate.listen(links, false, serve));
+    tasks.spawn("listener", gate.listen(links, || false, serve));
     let mut link = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port))
         .await
         .unwrap();

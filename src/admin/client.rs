@@ -1,10 +1,10 @@
-//! A command's side of the front's Unix socket: one request, one answer.
+//! A command's side of a process's Unix socket: one request, one answer.
 //!
 //! HTTP by hand, since there is one server to understand and that is ours: it closes the connection after its answer,
 //! which is never sent in chunks. (The HTTP library's own client needs an event loop, which a command has not.)
 //!
-//! Limits: 10 seconds of silence, since the front may have to ask the directory; 1 MiB of answer, which is more than a page of
-//! sessions. On failure an [`AskError`], which says in one line what to look at.
+//! Limits: 10 seconds of silence, since the front may have to ask the directory, 15 for a reload; 1 MiB of answer, which is more
+//! than a page of sessions. On failure an [`AskError`], which says in one line what to look at.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -13,21 +13,29 @@ use std::{
     time::Duration,
 };
 
+use serde::Deserialize;
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::request::{Question, Whom};
+use super::{
+    reload::RELOAD,
+    request::{Question, Whom},
+};
 use crate::{names::Login, proto::lmtp::Address};
 
 const SILENCE: Duration = Duration::from_secs(10);
+/// The server cuts it off before.
+const RELOAD_SILENCE: Duration = Duration::from_secs(15);
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
-/// Why the front did not answer.
+/// Why the process did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// It could not be asked, or broke off.
-    #[error("cannot ask the front at {path}")]
+    #[error("cannot ask the {process} at {path}")]
     Failed {
+        /// Which.
+        process: &'static str,
         /// Its socket.
         path: PathBuf,
         /// What the system said.
@@ -35,16 +43,32 @@ pub enum AskError {
         source: io::Error,
     },
     /// It does not understand or does not want to.
-    #[error("the front refuses: {words} ({status})")]
+    #[error("the {process} refuses: {words} ({status})")]
     Refused {
+        /// Which.
+        process: &'static str,
         /// The status of its answer, as in HTTP.
         status: u16,
         /// What it says.
         words: String,
     },
-    /// What answers there is no front of this version.
-    #[error("what answers at {0} is no front of this version")]
-    Stranger(PathBuf),
+    /// What answers there is none of this version.
+    #[error("what answers at {path} is no {process} of this version")]
+    Stranger {
+        /// What was expected.
+        process: &'static str,
+        /// Where.
+        path: PathBuf,
+    },
+}
+
+/// Whom a command asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer<'p> {
+    /// What it is called.
+    pub process: &'static str,
+    /// Its socket.
+    pub socket: &'p Path,
 }
 
 /// What the front remembers of somebody: an object with a list for `login` and one for `address`.
@@ -70,26 +94,76 @@ pub fn cached(
 ///
 /// When it cannot be asked, or does not want to.
 pub fn ask<Q: Question>(socket: &Path, question: &Q) -> Result<Value, AskError> {
-    let stranger = || AskError::Stranger(socket.to_owned());
-    let request = serde_json::to_string(question).map_err(|_| stranger())?;
-    let answer = post(socket, Q::PATH, &request).map_err(|source| AskError::Failed {
-        path: socket.to_owned(),
-        source,
-    })?;
-    let (status, text) = read(&answer).ok_or_else(stranger)?;
+    let process = "front";
+    let peer = Peer { process, socket };
+    let request = serde_json::to_string(question).map_err(|_| peer.stranger())?;
+    let (status, text) = peer.ask(Q::PATH, &request, SILENCE)?;
     if status != 200 {
-        let words = text.trim_end().replace(char::is_control, " ");
-        return Err(AskError::Refused { status, words });
+        return Err(peer.refused(status, &text));
     }
-    serde_json::from_str(text).map_err(|_| stranger())
+    serde_json::from_str(&text).map_err(|_| peer.stranger())
+}
+
+/// Has a process read its configuration again: what it has taken; else a line for each problem.
+///
+/// # Errors
+///
+/// When it does not say.
+pub fn reload(peer: Peer<'_>) -> Result<Result<Value, Vec<String>>, AskError> {
+    let (status, text) = peer.ask(RELOAD, "", RELOAD_SILENCE)?;
+    match status {
+        200 => serde_json::from_str(&text)
+            .map(Ok)
+            .map_err(|_| peer.stranger()),
+        422 => {
+            let answer: Result<Problems, _> = serde_json::from_str(&text);
+            let answer = answer.map_err(|_| peer.stranger())?;
+            Ok(Err(answer.problems))
+        }
+        status => Err(peer.refused(status, &text)),
+    }
+}
+
+/// What a reload that is not taken is answered with.
+#[derive(Debug, Deserialize)]
+struct Problems {
+    problems: Vec<String>,
+}
+
+impl Peer<'_> {
+    /// Status and body of its answer.
+    fn ask(self, path: &str, body: &str, silence: Duration) -> Result<(u16, String), AskError> {
+        let answer = post(self.socket, path, body, silence).map_err(|source| AskError::Failed {
+            process: self.process,
+            path: self.socket.to_owned(),
+            source,
+        })?;
+        let read = read(&answer).map(|(status, text)| (status, text.to_owned()));
+        read.ok_or_else(|| self.stranger())
+    }
+
+    fn refused(self, status: u16, text: &str) -> AskError {
+        AskError::Refused {
+            process: self.process,
+            status,
+            words: text.trim_end().replace(char::is_control, " "),
+        }
+    }
+
+    fn stranger(self) -> AskError {
+        AskError::Stranger {
+            process: self.process,
+            path: self.socket.to_owned(),
+        }
+    }
 }
 
 /// All that comes back.
-fn post(socket: &Path, path: &str, body: &str) -> io::Result<Vec<u8>> {
+fn post(socket: &Path, path: &str, body: &str, silence: Duration) -> io::Result<Vec<u8>> {
     // A front that hangs may have its backlog full.
     let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    stream.set_write_timeout(Some(SILENCE))?;
-    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_write_timeout(Some(silence))?;
+    stream.set_read_timeout(Some(silence))?;
     stream.connect(&SockAddr::unix(socket)?)?;
     let mut stream = UnixStream::from(stream);
     let request = format!(

@@ -18,6 +18,7 @@ mod account;
 mod act;
 mod client;
 mod http;
+mod reload;
 mod request;
 mod socket;
 mod status;
@@ -33,12 +34,14 @@ use std::{
 use hyper::{Method, Request, StatusCode};
 use tokio::{
     net::{TcpListener, UnixListener},
+    sync::watch,
     time::timeout,
 };
 
 pub use self::{
     account::{Fields, fields},
-    client::{AskError, ask, cached},
+    client::{AskError, Peer, ask, cached, reload},
+    reload::{Asked, Reloaded, Reloads, Taken},
     request::{Drain, Flush, Hold, InForce, Kick, Question, Release, Undrain, Which, Who},
     socket::Requests,
     status::{About, Status},
@@ -60,6 +63,8 @@ pub struct Settings {
     pub orders_file: Option<PathBuf>,
     /// The node; default 127.0.0.1:9144; none: nowhere.
     pub node: Option<SocketAddr>,
+    /// The node, to commands on its machine; none (the default): nowhere.
+    pub node_socket: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -70,6 +75,7 @@ impl Default for Settings {
             front_socket: None,
             orders_file: None,
             node: loopback(9144),
+            node_socket: None,
         }
     }
 }
@@ -91,12 +97,12 @@ where
     http::serve(Listener::Tcp(listener), answer, tasks).await;
 }
 
-/// Answers the same on a Unix socket, and requests that only a socket answers.
+/// Answers the same on a Unix socket, and requests that only a socket answers, by what they are answered from now.
 pub async fn serve_socket<R, F>(
     listener: UnixListener,
     status: Status,
     readiness: R,
-    requests: Requests,
+    (requests, reloads): (Option<watch::Receiver<Requests>>, Reloads),
     tasks: Tasks,
 ) where
     R: Fn() -> F + Clone + Send + Sync + 'static,
@@ -104,12 +110,22 @@ pub async fn serve_socket<R, F>(
 {
     let answer = move |request: Request<_>, peer| {
         let (status, readiness) = (status.clone(), readiness.clone());
-        let requests = requests.clone();
+        let requests = requests.as_ref().map(|now| now.borrow().clone());
+        let reloads = reloads.clone();
         async move {
-            match requests.answer(request, Caller(peer)).await {
-                Ok(response) => response,
-                Err(request) => monitor(&request, &status, readiness).await,
-            }
+            let caller = Caller(peer);
+            let request = match reloads.answer(request, caller).await {
+                Ok(response) => return response,
+                Err(request) => request,
+            };
+            let request = match requests {
+                Some(requests) => match requests.answer(request, caller).await {
+                    Ok(response) => return response,
+                    Err(request) => request,
+                },
+                None => request,
+            };
+            monitor(&request, &status, readiness).await
         }
     };
     http::serve(Listener::Unix(listener), answer, tasks).await;

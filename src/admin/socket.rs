@@ -214,7 +214,7 @@ pub(super) fn bad_request(error: &str) -> Response {
 }
 
 impl Caller {
-    /// Whether that is root or the front's own user.
+    /// Whether that is root or the process's own user.
     pub(super) fn may_act(self) -> bool {
         let own = rustix::process::geteuid().as_raw();
         self.uid().is_some_and(|uid| uid == 0 || uid == own)

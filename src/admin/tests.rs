@@ -48,7 +48,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let metrics = Metrics::new().unwrap();
         let tasks = Tasks::new();
-        let about = About::Front(Nodes::new(&nodes::Settings::default()));
+        let about = About::Front(watch::channel(Nodes::new(&nodes::Settings::default())).1);
         let status = Status::new(about, metrics.clone());
         let serving = serve(listener, status, readiness, tasks.clone());
         tasks.background("admin", serving);
@@ -202,9 +202,27 @@ fn serve_in(folder: &std::path::Path, tasks: &Tasks) -> PathBuf {
     let path = folder.join("front.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let readiness = || ready(Vec::new());
-    let about = About::Front(requests.nodes.clone());
+    let about = About::Front(watch::channel(requests.nodes.clone()).1);
     let status = Status::new(about, metrics);
-    let serving = serve_socket(listener, status, readiness, requests, tasks.clone());
+    let (reloads, mut asked) = Reloads::new();
+    // Every second one is taken.
+    tasks.background("reloads", async move {
+        while let Some(one) = asked.recv().await {
+            let taken = Taken {
+                changed: vec!["nodes"],
+                warnings: Vec::new(),
+            };
+            one.send(Ok(taken)).unwrap();
+            let Some(other) = asked.recv().await else {
+                return;
+            };
+            other
+                .send(Err(vec!["file: key: wrong".to_owned()]))
+                .unwrap();
+        }
+    });
+    let asked = (Some(watch::channel(requests).1), reloads);
+    let serving = serve_socket(listener, status, readiness, asked, tasks.clone());
     tasks.background("admin", serving);
     path
 }
@@ -216,6 +234,35 @@ fn post(body: &str) -> String {
 fn post_to(path: &str, body: &str) -> String {
     let length = body.len();
     format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+#[tokio::test]
+async fn a_reload_is_asked_for_on_the_socket() {
+    let (folder, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
+    let path = serve_in(folder.path(), &tasks);
+    let ask = async |request: &str| {
+        let stream = UnixStream::connect(&path).await.unwrap();
+        talk(stream, request).await
+    };
+    let post = "POST /reload HTTP/1.1\r\nHost: x\r\n\r\n";
+    let taken = ask(post).await;
+    assert_eq!(taken.1, "{\"changed\":[\"nodes\"],\"warnings\":[]}\n");
+    let refused = ask(post).await;
+    assert_eq!(refused.0, "HTTP/1.1 422 Unprocessable Entity");
+    assert_eq!(refused.1, "{\"problems\":[\"file: key: wrong\"]}\n");
+    let get = ask(&post.replace("POST", "GET")).await;
+    assert_eq!(get.0, "HTTP/1.1 405 Method Not Allowed");
+    let by_command = || {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || {
+            let (process, socket) = ("front", &*path);
+            reload(Peer { process, socket })
+        })
+    };
+    let taken = by_command().await.unwrap().unwrap().unwrap();
+    assert_eq!(taken["changed"][0], "nodes");
+    let refused = by_command().await.unwrap().unwrap();
+    assert_eq!(refused, Err(vec!["file: key: wrong".to_owned()]));
 }
 
 #[tokio::test]
@@ -303,7 +350,7 @@ async fn commands_understand_the_answer() {
     });
     let error = asked.await.unwrap();
     assert!(
-        matches!(error, AskError::Failed { .. } | AskError::Stranger(_)),
+        matches!(error, AskError::Failed { .. } | AskError::Stranger { .. }),
         "{error:?}"
     );
 }

@@ -3,32 +3,32 @@
 //! The two roles share directory, nodes and links. What may need a right that only root has is done in [`Front::bind`],
 //! while the process has one thread; serving needs none, nor does what it reads, the certificate first of all. Clients are served by workers, MTAs by the common runtime. On failure: an [`AppError`], and nothing is served.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::path::PathBuf;
 
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 
 use super::{
-    AppError, Process, Sandbox, Socket, Sockets, Tcp, Unix,
+    ADMIN_SOCKET_MODE, Administrators, AppError, NO_FRONT, Process, Sandbox, Socket, Sockets, Tcp,
+    Unix,
+    generation::{Before, Generation, Lasting},
     memory::Memory,
+    notify::Notifier,
+    reload::{self, Reload, Source},
     workers::{self, Workers},
 };
 use crate::{
-    admin, config,
-    defence::Defence,
+    admin,
+    config::{self, Config},
     delivery::{self, Delivery},
-    directory::{self, Directory},
-    link::{Accounts, Dialer},
-    net::{self, tls::Tls},
+    directory::Directory,
+    net::{self, Places},
     nodes::Nodes,
     orders::{self, Orders, Subject},
-    policy::Policy,
     proxy::{self, Proxy},
-    relay::Relay,
     sessions::Sessions,
+    tasks::Tasks,
 };
 
-/// What names somebody is told to root and to the front's own user.
-const ADMIN_SOCKET_MODE: u32 = 0o600;
 /// Descriptors that are not connections: directory, pipes, monitors, logs.
 const SPARE_DESCRIPTORS: u64 = 256;
 /// Descriptors of a worker's own, besides its listeners and the links that it keeps ready.
@@ -103,7 +103,7 @@ impl Front {
         })
     }
 
-    /// What it still needs, beside files that it `reads` again.
+    /// What it still needs, beside files that it `reads` again: its configuration, and those that it names.
     pub(super) fn sandbox(&self, reads: Vec<PathBuf>) -> Sandbox {
         let delivery = self.config.delivery.iter();
         let spools = delivery.map(|settings| settings.spool.folder.clone());
@@ -116,161 +116,207 @@ impl Front {
     }
 
     /// Serves until a signal ends the process.
-    pub(super) async fn serve(self) -> Result<(), AppError> {
-        let process = Process::new()?;
+    pub(super) async fn serve(
+        self,
+        notifier: Notifier,
+        source: Source,
+        config: Config,
+    ) -> Result<(), AppError> {
+        let process = Process::new(notifier)?;
+        let reload = Reload::new(source, config, process.metrics.clone())?;
         let Process { metrics, tasks, .. } = &process;
-        let config::Front {
-            proxy,
-            delivery,
-            directory,
-            nodes,
-            dial,
-        } = self.config;
-        let drain = drain_timeout(proxy.as_ref(), delivery.as_ref());
-        let directory = Directory::start(directory, metrics.clone(), tasks.clone())
-            .map_err(AppError::Directory)?;
-        let dialer =
-            Dialer::new(&nodes, dial, metrics.clone(), tasks.clone()).map_err(AppError::Link)?;
-        let nodes = Nodes::new(&nodes);
-        directory.know_homes(homes(nodes.clone()));
-        dialer.know_accounts(Accounts {
-            directory: directory.clone(),
-            nodes: nodes.clone(),
-        });
-        let sessions = Sessions::new(metrics, tasks.clone());
-        let about = admin::About::Front(nodes.clone());
-        let orders = Orders::open(self.orders_file).map_err(AppError::Orders)?;
-        let requests = admin::Requests {
-            directory: directory.clone(),
-            nodes: nodes.clone(),
-            sessions: sessions.clone(),
-            orders: orders.clone(),
+        let lasting = Lasting {
+            metrics: metrics.clone(),
             tasks: tasks.clone(),
+            places: Places::new(mtas(&self.config), tasks.clone()),
+            memory: self.memory,
+            sessions: Sessions::new(metrics, tasks.clone()),
+            orders: Orders::open(self.orders_file).map_err(AppError::Orders)?,
         };
-        let _workers = match proxy {
-            Some(settings) => {
-                let parts = proxy::Parts {
-                    tls: certificates(&settings, &process)?,
-                    defence: defence(&settings, self.memory, &process),
-                    policy: policy(&settings, &process)?,
-                    balancers: proxy::Balancers::new(&settings.balancers, metrics.clone()),
-                    directory: directory.clone(),
-                    nodes: nodes.clone(),
-                    dialer: dialer.clone(),
-                    sessions,
-                    orders: orders.clone(),
-                    imap_relay: Relay::new(settings.imap_relay, metrics.clone(), tasks.clone()),
-                    pop3_relay: Relay::new(settings.pop3_relay, metrics.clone(), tasks.clone()),
-                    metrics: metrics.clone(),
-                    tasks: tasks.clone(),
-                    settings,
-                };
-                Some(serve_clients(&parts, self.proxy, self.limit, self.workers)?)
+        let mut generation = Generation::build(&self.config, None, &lasting)?;
+        generation.begin(None, metrics);
+        let clients = match &generation.proxy {
+            Some(parts) => {
+                let memory = lasting.memory.clone();
+                let watch = memory.watch(parts.defence.clone(), metrics.clone(), tasks.clone());
+                tasks.background("memory", watch);
+                let clients = Clients::serve(parts, self.proxy, self.limit, self.workers)?;
+                Some(clients)
             }
             None => None,
         };
-        if let Some(settings) = delivery {
-            let parts = delivery::Parts {
-                settings,
-                directory: directory.clone(),
-                nodes,
-                dialer,
-                orders: orders.clone(),
-                metrics: metrics.clone(),
-                tasks: tasks.clone(),
-            };
-            serve_mtas(parts, self.delivery)?;
-        }
-        let administrators = self.administrators.map(|socket| (socket, requests));
+        let mtas = match &generation.delivery {
+            Some(delivery) => Some(serve_mtas(delivery, self.delivery, tasks)?),
+            None => None,
+        };
+        let (known, requests) = watch::channel(generation.requests(&lasting));
+        let (table, nodes) = watch::channel(generation.nodes.clone());
+        let directory = requests.clone();
+        let orders = lasting.orders.clone();
+        let administrators = self.administrators.map(|socket| Administrators {
+            socket,
+            requests: Some(requests),
+            reloads: reload.reloads(),
+        });
+        let about = admin::About::Front(nodes);
         process.answer(self.monitors, administrators, about, move || {
-            trouble(directory.clone(), orders.clone())
+            trouble(directory.borrow().directory.clone(), orders.clone())
         })?;
+        process.show_pulse(clients.as_ref().map(|clients| &clients.workers));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "front is up");
-        process.run(drain).await;
+        let serving = Serving {
+            lasting,
+            generation,
+            clients,
+            mtas,
+            known,
+            table,
+        };
+        process.run(reload, serving).await;
         Ok(())
     }
 }
 
-/// What keeps clients from hurting each other, and its eye on memory.
-fn defence(settings: &proxy::Settings, memory: Memory, process: &Process) -> Defence {
-    let Process { metrics, tasks, .. } = process;
-    let defence = Defence::new(settings.defence.clone(), metrics.clone());
-    let watch = memory.watch(defence.clone(), metrics.clone(), tasks.clone());
-    tasks.background("memory", watch);
-    defence
+/// A front that serves.
+struct Serving {
+    lasting: Lasting,
+    generation: Generation,
+    clients: Option<Clients>,
+    /// What MTAs that connect now are served by.
+    mtas: Option<watch::Sender<Delivery>>,
+    /// What administrators ask.
+    known: watch::Sender<admin::Requests>,
+    /// What the status page shows.
+    table: watch::Sender<Nodes>,
 }
 
-/// Which node a value of the home attribute means.
-fn homes(nodes: Nodes) -> directory::Homes {
-    Box::new(move |word| nodes.meant_by(word).ok().map(|node| node.name.clone()))
+impl reload::Serving for Serving {
+    fn take(&mut self, before: &Config, after: &Config) -> Result<(), AppError> {
+        let Some(config) = &after.front else {
+            return Err(AppError::Role(NO_FRONT));
+        };
+        let Lasting {
+            metrics,
+            places,
+            memory,
+            ..
+        } = &self.lasting;
+        let earlier = Before {
+            generation: &self.generation,
+            sections: [&before.sections, &after.sections],
+        };
+        let mut next = Generation::build(config, Some(earlier), &self.lasting)?;
+        // Nothing fails from here on.
+        next.begin(Some(&self.generation), metrics);
+        places.set(mtas(config));
+        if let (Some(clients), Some(parts)) = (&self.clients, &next.proxy) {
+            memory.limit(parts.settings.defence.max_memory);
+            clients.change(parts, connections(config, clients.current.len()));
+        }
+        if let (Some(mtas), Some(delivery)) = (&self.mtas, &next.delivery) {
+            mtas.send_replace(delivery.clone());
+        }
+        self.known.send_replace(next.requests(&self.lasting));
+        self.table.send_replace(next.nodes.clone());
+        self.generation = next;
+        Ok(())
+    }
 }
 
-/// What the proxy shows its clients, if they may have TLS; its files are looked at from now on.
-fn certificates(settings: &proxy::Settings, process: &Process) -> Result<Option<Tls>, AppError> {
-    let loaded = settings.tls.as_ref().map(Tls::load).transpose();
-    let Some((tls, keeper)) = loaded.map_err(AppError::Tls)? else {
-        return Ok(None);
-    };
-    let keep = proxy::keep(keeper, process.metrics.clone());
-    process.tasks.background("certificates", keep);
-    Ok(Some(tls))
-}
-
-/// Who is asked before a password is looked at, if anybody.
-fn policy(settings: &proxy::Settings, process: &Process) -> Result<Option<Policy>, AppError> {
-    let Process { metrics, tasks, .. } = process;
-    let policy = settings
-        .policy
-        .clone()
-        .map(|settings| Policy::new(settings, metrics.clone(), tasks.clone()));
-    policy.transpose().map_err(AppError::Policy)
-}
-
-/// Starts the proxy role, on workers that serve for as long as they are kept.
-fn serve_clients(
-    parts: &proxy::Parts,
-    mut sockets: Vec<Tcp>,
-    limit: usize,
-    count: usize,
-) -> Result<Workers, AppError> {
-    let workers = Workers::start(count).map_err(AppError::Runtime)?;
-    let shown = i64::try_from(limit).unwrap_or(i64::MAX);
-    parts.metrics.connections_limit.set(shown);
-    let limit = Arc::new(Semaphore::new(limit));
-    let listeners = &parts.settings.listeners;
-    for worker in workers.iter() {
-        let _entered = worker.enter();
-        let proxy = Proxy::new(parts.for_worker(count));
-        for (socket, listener) in sockets.iter_mut().zip(listeners) {
-            let serve = proxy.clone();
-            let serve = serve.listen(socket.listen()?, *listener, Arc::clone(&limit));
-            parts.tasks.spawn("listener", serve);
+impl Generation {
+    fn requests(&self, lasting: &Lasting) -> admin::Requests {
+        admin::Requests {
+            directory: self.directory.clone(),
+            nodes: self.nodes.clone(),
+            sessions: lasting.sessions.clone(),
+            orders: lasting.orders.clone(),
+            tasks: lasting.tasks.clone(),
         }
     }
-    for listener in listeners {
-        tracing::info!(address = %listener.address, protocol = listener.protocol.as_str(), "listening");
+}
+
+/// The proxy role, on workers that serve for as long as they are kept.
+struct Clients {
+    workers: Workers,
+    /// By worker: what clients that connect now are served by.
+    current: Vec<watch::Sender<Proxy>>,
+    places: Places,
+}
+
+impl Clients {
+    fn serve(
+        parts: &proxy::Parts,
+        mut sockets: Vec<Tcp>,
+        limit: usize,
+        count: usize,
+    ) -> Result<Self, AppError> {
+        let workers = Workers::start(count).map_err(AppError::Runtime)?;
+        let places = Places::new(limit, parts.tasks.clone());
+        show_limit(parts, limit);
+        let mut current = Vec::with_capacity(count);
+        for worker in workers.iter() {
+            let _entered = worker.enter();
+            let (sender, proxy) = watch::channel(Proxy::new(parts.for_worker(count, None)));
+            for socket in &mut sockets {
+                let (proxy, places) = (proxy.clone(), places.clone());
+                let serve = Proxy::listen(proxy, socket.listen()?, socket.address, places);
+                parts.tasks.spawn("listener", serve);
+            }
+            current.push(sender);
+        }
+        for listener in &parts.settings.listeners {
+            tracing::info!(address = %listener.address, protocol = listener.protocol.as_str(), "listening");
+        }
+        Ok(Self {
+            workers,
+            current,
+            places,
+        })
     }
-    Ok(workers)
+
+    /// Serves clients that connect from now on by these parts.
+    fn change(&self, parts: &proxy::Parts, limit: usize) {
+        let count = self.current.len();
+        for (worker, current) in self.workers.iter().zip(&self.current) {
+            let _entered = worker.enter();
+            let before = current.borrow().clone();
+            let after = Proxy::new(parts.for_worker(count, Some(&before)));
+            current.send_replace(after.clone());
+            before.give_way(&after);
+        }
+        self.places.set(limit);
+        show_limit(parts, limit);
+    }
+}
+
+fn show_limit(parts: &proxy::Parts, limit: usize) {
+    let shown = i64::try_from(limit).unwrap_or(i64::MAX);
+    parts.metrics.connections_limit.set(shown);
 }
 
 /// Starts the delivery role.
-fn serve_mtas(parts: delivery::Parts, sockets: Vec<Socket>) -> Result<(), AppError> {
-    let tasks = parts.tasks.clone();
-    let delivery = Delivery::new(parts);
+fn serve_mtas(
+    delivery: &Delivery,
+    sockets: Vec<Socket>,
+    tasks: &Tasks,
+) -> Result<watch::Sender<Delivery>, AppError> {
+    let (sender, current) = watch::channel(delivery.clone());
     for socket in sockets {
-        let delivery = delivery.clone();
+        let current = current.clone();
         match socket {
             Socket::Tcp(mut socket) => {
                 tracing::info!(address = %socket.address, protocol = "lmtp", "listening");
-                tasks.spawn("listener", delivery.listen(socket.listen()?));
+                let listener = Delivery::listen(current, socket.listen()?);
+                tasks.spawn("listener", listener);
             }
             Socket::Unix(socket) => {
                 tracing::info!(path = %socket.path.display(), protocol = "lmtp", "listening");
-                tasks.spawn("listener", delivery.listen_unix(socket.listen()?));
+                let listener = Delivery::listen_unix(current, socket.listen()?);
+                tasks.spawn("listener", listener);
             }
         }
     }
-    Ok(())
+    Ok(sender)
 }
 
 /// What keeps the front from serving, for monitors.
@@ -282,14 +328,10 @@ async fn trouble(directory: Directory, orders: Orders) -> Option<String> {
     (!ready).then(|| "directory is not reachable, and nobody is in memory".to_owned())
 }
 
-/// The longer of the roles' own.
-fn drain_timeout(
-    proxy: Option<&proxy::Settings>,
-    delivery: Option<&delivery::Settings>,
-) -> Duration {
-    let proxy = proxy.map(|settings| settings.drain_timeout);
-    let delivery = delivery.map(|settings| settings.drain_timeout);
-    proxy.max(delivery).unwrap_or_default()
+/// How many connections of MTAs there may be.
+fn mtas(config: &config::Front) -> usize {
+    let delivery = config.delivery.as_ref();
+    delivery.map_or(0, |settings| settings.max_connections)
 }
 
 /// How many client connections there may be: what is configured, or what the descriptor limit allows.
@@ -298,10 +340,7 @@ fn connections(config: &config::Front, workers: usize) -> usize {
     let Some(proxy) = &config.proxy else {
         return 0;
     };
-    let mtas = config
-        .delivery
-        .as_ref()
-        .map_or(0, |settings| settings.max_connections as u64);
+    let mtas = mtas(config) as u64;
     let ready = config.dial.ready.saturating_mul(config.nodes.nodes.len());
     let each = (proxy.listeners.len().saturating_add(ready) as u64)
         .saturating_add(WORKER_DESCRIPTORS)

@@ -7,6 +7,10 @@
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -20,41 +24,53 @@ const STEADY: u32 = 30;
 /// The part of the limit by which it may grow from there.
 const STEP: u64 = 64;
 
-/// What there is, and how much of it may be used.
+/// What there is, and how much of it may be used. Clones share it.
+#[derive(Clone, Debug)]
 pub(super) struct Memory {
-    status: Option<File>,
-    limit: Option<u64>,
+    status: Option<Arc<File>>,
+    /// In octets; the largest number: none.
+    limit: Arc<AtomicU64>,
 }
 
 impl Memory {
     /// Finds out, with a limit in octets if one is set.
     pub(super) fn new(limit: Option<u64>) -> Self {
         Self {
-            status: File::open("/proc/self/status").ok(),
-            limit: limit.or_else(default_limit),
+            status: File::open("/proc/self/status").ok().map(Arc::new),
+            limit: Arc::new(AtomicU64::new(octets(limit))),
         }
+    }
+
+    /// From now on there is this limit, or what the system allows.
+    pub(super) fn limit(&self, limit: Option<u64>) {
+        self.limit.store(octets(limit), Relaxed);
     }
 
     /// Watches until the process ends.
     pub(super) async fn watch(self, defence: Defence, metrics: Metrics, tasks: Tasks) {
-        let Self {
-            status: Some(status),
-            limit: Some(limit),
-        } = self
-        else {
-            tracing::warn!("the system does not tell how much memory there is: it is not watched");
+        let limit = || self.limit.load(Relaxed);
+        let Some(status) = &self.status else {
+            tracing::warn!("the system does not tell how much memory is used: it is not watched");
             return;
         };
-        metrics
-            .memory_limit
-            .set(i64::try_from(limit).unwrap_or(i64::MAX));
-        let mut pressure = Pressure::new(limit);
+        let mut pressure = Pressure::new(limit());
         loop {
+            let limit = limit();
+            metrics
+                .memory_limit
+                .set(i64::try_from(limit).unwrap_or(i64::MAX));
+            if pressure.limit != limit {
+                pressure = Pressure {
+                    limit,
+                    allowed: limit,
+                    ..pressure
+                };
+            }
             tokio::select! {
                 () = tokio::time::sleep(PERIOD) => {}
                 () = tasks.stopped() => return,
             }
-            let Some(used) = resident(&status) else {
+            let Some(used) = resident(status) else {
                 continue;
             };
             metrics.memory.set(i64::try_from(used).unwrap_or(i64::MAX));
@@ -124,6 +140,10 @@ impl Pressure {
             self.calm.saturating_add(1)
         };
     }
+}
+
+fn octets(limit: Option<u64>) -> u64 {
+    limit.or_else(default_limit).unwrap_or(u64::MAX)
 }
 
 /// Octets of this process in memory.
@@ -219,10 +239,14 @@ mod tests {
     #[test]
     fn this_process_has_memory_and_a_limit() {
         let memory = Memory::new(None);
-        let used = resident(&memory.status.unwrap()).unwrap();
+        let used = resident(memory.status.as_ref().unwrap()).unwrap();
         assert!(used > 1 << 20, "{used}");
-        assert!(memory.limit.unwrap() > used);
-        assert_eq!(Memory::new(Some(7)).limit, Some(7));
+        let limit = || memory.limit.load(Relaxed);
+        assert!(limit() > used);
+        memory.limit(Some(7));
+        assert_eq!(limit(), 7);
+        memory.limit(None);
+        assert!(limit() > used);
         assert_eq!(
             kibibytes("VmHWM:\t 9 kB\nVmRSS:\t  12 kB\n", "VmRSS:"),
             Some(12288)

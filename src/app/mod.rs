@@ -5,6 +5,9 @@
 //! node:   bind all ─> user, rights ─> real servers checked    ─> accept ─> SIGTERM ─> stop accepting ─> wait ─> close the rest
 //! ```
 //!
+//! What is built from the configuration is a `generation`; a `reload` puts another in its place, while listeners and sessions
+//! stay.
+//!
 //! Clients and links are served by one thread per core (`workers`), all else by a common runtime.
 //!
 //! Everything is bound before anything is served: a process that starts serves all of its listeners or none. A second
@@ -12,8 +15,12 @@
 //! code is `main`'s affair.
 
 mod front;
+mod generation;
 mod memory;
 mod node;
+mod notify;
+mod pulse;
+mod reload;
 mod rights;
 mod sandbox;
 mod sockets;
@@ -21,21 +28,29 @@ mod sockets;
 mod tests;
 mod workers;
 
-use std::{io, time::Duration};
+use std::{io, path::Path, time::Duration};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    time::sleep,
+};
 
 pub use self::sandbox::SandboxError;
 use self::{
     front::Front,
     node::Node,
+    notify::Notifier,
+    pulse::Pulse,
+    reload::{Reload, Source},
     rights::Rights,
     sandbox::Sandbox,
     sockets::{Socket, Sockets, Tcp, Unix},
+    workers::Workers,
 };
 use crate::{
     admin,
-    config::{self, Config},
+    config::{self, Config, Leave, Role},
     directory::{self, Directory},
     handover,
     link::SetupError,
@@ -117,47 +132,56 @@ pub enum AppError {
     },
 }
 
-/// Runs the front until a signal ends it.
+const NO_FRONT: &str = "the configuration has no [proxy] and no [delivery] section";
+const NO_NODE: &str = "the configuration has no [acceptor] section";
+
+/// Whoever acts is root or the process's own user, and so is whoever hears who somebody is.
+const ADMIN_SOCKET_MODE: u32 = 0o600;
+
+/// Runs the front until a signal ends it; `path` is the file that its configuration came from.
 ///
 /// # Errors
 ///
 /// Whatever keeps it from starting.
-pub fn run_front(config: Config) -> Result<(), AppError> {
-    let front = config.front.ok_or(AppError::Role(
-        "the configuration has no [proxy] and no [delivery] section",
-    ))?;
-    let user = config.process.front_user;
+pub fn run_front(config: Config, path: &Path) -> Result<(), AppError> {
+    let front = config.front.clone().ok_or(AppError::Role(NO_FRONT))?;
+    // Before the sandbox, which some of its sockets are out of reach from.
+    let notifier = Notifier::from_environment();
+    let source = Source::new(Role::Front, path)?;
+    let user = config.process.front_user.as_ref();
     if user.is_none() && rustix::process::geteuid().is_root() {
         tracing::warn!(
             "the front runs as root, without capabilities but as the owner of root's files: name a user in [process] front_user"
         );
     }
-    let mut sockets = Sockets::of(user.as_ref())?;
-    let front = Front::bind(front, config.admin, &mut sockets)?;
+    let mut sockets = Sockets::of(user)?;
+    let front = Front::bind(front, config.admin.clone(), &mut sockets)?;
     sockets.finish()?;
-    Rights::NONE.keep(user.as_ref())?;
+    Rights::NONE.keep(user)?;
     if config.process.sandbox {
-        front.sandbox(config.process.front_reads).enter()?;
+        let mut reads = config.process.front_reads.clone();
+        reads.push(source.path.clone());
+        front.sandbox(reads).enter()?;
     }
-    runtime()?.block_on(front.serve())
+    runtime()?.block_on(front.serve(notifier, source, config))
 }
 
-/// Runs the node until a signal ends it.
+/// Runs the node until a signal ends it; `path` is the file that its configuration came from.
 ///
 /// # Errors
 ///
 /// Whatever keeps it from starting.
-pub fn run_node(config: Config) -> Result<(), AppError> {
-    let node = config.node.ok_or(AppError::Role(
-        "the configuration has no [acceptor] section",
-    ))?;
+pub fn run_node(config: Config, path: &Path) -> Result<(), AppError> {
+    let node = config.node.clone().ok_or(AppError::Role(NO_NODE))?;
+    let notifier = Notifier::from_environment();
+    let source = Source::new(Role::Node, path)?;
     let rights = Rights::of_node(&node);
-    let user = config.process.node_user;
-    let mut sockets = Sockets::of(user.as_ref())?;
-    let node = Node::bind(node, config.admin.node, &mut sockets)?;
+    let user = config.process.node_user.as_ref();
+    let mut sockets = Sockets::of(user)?;
+    let node = Node::bind(node, config.admin.clone(), &mut sockets)?;
     sockets.finish()?;
-    rights.keep(user.as_ref())?;
-    runtime()?.block_on(node.serve())
+    rights.keep(user)?;
+    runtime()?.block_on(node.serve(notifier, source, config))
 }
 
 /// Becomes the user that a front would be, so that its files are read as it would read them.
@@ -223,10 +247,18 @@ fn runtime() -> Result<tokio::runtime::Runtime, AppError> {
         .map_err(AppError::Runtime)
 }
 
+/// Commands on this machine, and what answers them.
+struct Administrators {
+    socket: Unix,
+    requests: Option<watch::Receiver<admin::Requests>>,
+    reloads: admin::Reloads,
+}
+
 /// What front and node have in common.
 struct Process {
     metrics: Metrics,
     tasks: Tasks,
+    notifier: Notifier,
     interrupt: Signal,
     terminate: Signal,
     /// Caught and not looked at: a file too large for our limits is an error for whoever writes it, not our end.
@@ -234,10 +266,11 @@ struct Process {
 }
 
 impl Process {
-    fn new() -> Result<Self, AppError> {
+    fn new(notifier: Notifier) -> Result<Self, AppError> {
         Ok(Self {
             metrics: Metrics::new().map_err(AppError::Metrics)?,
             tasks: Tasks::new(),
+            notifier,
             interrupt: signal(SignalKind::interrupt()).map_err(AppError::Runtime)?,
             terminate: signal(SignalKind::terminate()).map_err(AppError::Runtime)?,
             _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
@@ -249,7 +282,7 @@ impl Process {
     fn answer<F>(
         &self,
         monitors: Option<Tcp>,
-        administrators: Option<(Unix, admin::Requests)>,
+        administrators: Option<Administrators>,
         about: admin::About,
         trouble: impl Fn() -> F + Clone + Send + Sync + 'static,
     ) -> Result<(), AppError>
@@ -258,7 +291,7 @@ impl Process {
     {
         let tasks = self.tasks.clone();
         let readiness = move || {
-            let stopping = tasks.is_stopping().then(|| "stopping".to_owned());
+            let stopping = tasks.is_leaving().then(|| "stopping".to_owned());
             let trouble = trouble();
             async move { stopping.into_iter().chain(trouble.await).collect() }
         };
@@ -272,30 +305,85 @@ impl Process {
             let answers = admin::serve(socket, status.clone(), readiness, tasks.clone());
             tasks.background("admin", answers);
         }
-        if let Some((socket, requests)) = administrators {
+        if let Some(administrators) = administrators {
+            let Administrators {
+                socket,
+                requests,
+                reloads,
+            } = administrators;
             let socket = socket.listen()?;
-            let answers = admin::serve_socket(socket, status, readiness, requests, tasks.clone());
+            let asked = (requests, reloads);
+            let answers = admin::serve_socket(socket, status, readiness, asked, tasks.clone());
             tasks.background("admin socket", answers);
         }
         Ok(())
     }
 
-    /// Runs until a signal; then stops accepting, waits for sessions and closes those that are left. A second signal
-    /// cuts the wait short.
-    async fn run(mut self, drain: Duration) {
-        self.signal().await;
+    /// Lets the service manager's watchdog hear of every event loop, if there is one.
+    fn show_pulse(&self, workers: Option<&Workers>) {
+        let Some(within) = self.notifier.watchdog() else {
+            return;
+        };
+        let mut pulse = Pulse::new(within);
+        for worker in workers.into_iter().flat_map(Workers::iter) {
+            let _entered = worker.enter();
+            pulse.beat(&self.tasks);
+        }
+        let watch = pulse.watch(self.notifier.clone());
+        self.tasks.background("watchdog", watch);
+    }
+
+    /// Runs until a signal, and reloads when that is wanted. Then it is not ready any more, stops accepting a while later, waits for
+    /// sessions and closes those that are left, one after the other. A second signal cuts all of it short.
+    async fn run(mut self, mut reload: Reload, mut serving: impl reload::Serving) {
+        self.notifier.ready("serving");
+        loop {
+            tokio::select! {
+                () = self.signal() => break,
+                asked = reload.wanted() => {
+                    self.notifier.reloading();
+                    let is_taken = reload.run(&mut serving, asked).await;
+                    self.notifier.ready(if is_taken {
+                        "serving"
+                    } else {
+                        "serving by an older configuration, since the last one has problems"
+                    });
+                }
+            }
+        }
+        let leave = reload.config().leave();
+        // Whoever asks for a reload from now on hears that it is too late.
+        drop(reload);
+        let cut = self.leave(leave).await;
+        tracing::info!(cut, "stopped");
+        drop(serving);
+    }
+
+    /// Takes the process out of service; how many sessions were closed.
+    async fn leave(mut self, leave: Leave) -> usize {
+        let Leave { pause, limit, over } = leave;
+        self.notifier.stopping("telling balancers");
+        self.tasks.leave();
+        if !pause.is_zero() {
+            let pause_s = pause.as_secs();
+            tracing::info!(pause_s, "not ready any more, still accepting");
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.signal() => return self.tasks.drain(Duration::ZERO).await,
+            }
+        }
         self.tasks.stop();
+        self.notifier.status("waiting for sessions to end");
         tracing::info!(
             tasks = self.tasks.len(),
-            limit_s = drain.as_secs(),
+            limit_s = limit.as_secs(),
             "stopping"
         );
         let tasks = self.tasks.clone();
-        let cut = tokio::select! {
-            cut = tasks.drain(drain) => cut,
+        tokio::select! {
+            cut = tasks.drain_over(limit, over) => cut,
             () = self.signal() => tasks.drain(Duration::ZERO).await,
-        };
-        tracing::info!(cut, "stopped");
+        }
     }
 
     /// Ends at SIGINT or SIGTERM.

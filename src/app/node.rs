@@ -11,18 +11,22 @@
 
 use std::net::SocketAddr;
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{
-    AppError, Process, Socket, Sockets, Tcp,
+    ADMIN_SOCKET_MODE, Administrators, AppError, NO_NODE, Process, Socket, Sockets, Tcp, Unix,
+    notify::Notifier,
+    reload::{self, Reload, Source},
     workers::{self, Workers},
 };
 use crate::{
     acceptor::{self, Acceptor},
-    admin, config,
+    admin,
+    config::{self, Config},
     handover::Handover,
     link::{Admitted, Admitter, Gate, GateParts, Listener},
     mailstore::{self, Mailstore},
+    metrics::Metrics,
     net,
     proto::link::{Purpose, Refusal},
     relay::Relay,
@@ -35,9 +39,9 @@ const LINK_SOCKET_MODE: u32 = 0o666;
 /// A node with its sockets.
 pub(super) struct Node {
     config: config::Node,
-    /// Each with its TLS.
-    links: Vec<(Socket, bool)>,
-    admin: Option<Tcp>,
+    links: Vec<Socket>,
+    monitors: Option<Tcp>,
+    administrators: Option<Unix>,
     /// Threads that serve links, each with a socket of every address.
     workers: usize,
 }
@@ -46,7 +50,7 @@ impl Node {
     /// Binds all listeners.
     pub(super) fn bind(
         config: config::Node,
-        admin: Option<SocketAddr>,
+        admin: admin::Settings,
         sockets: &mut Sockets<'_>,
     ) -> Result<Self, AppError> {
         net::raise_descriptor_limit();
@@ -57,83 +61,199 @@ impl Node {
         Ok(Self {
             workers,
             links,
-            admin: admin
+            monitors: admin
+                .node
                 .map(|address| sockets.tcp(address, net::LINK, 1))
+                .transpose()?,
+            administrators: admin
+                .node_socket
+                .map(|path| sockets.unix(&path, ADMIN_SOCKET_MODE))
                 .transpose()?,
             config,
         })
     }
 
     /// Serves until a signal ends the process.
-    pub(super) async fn serve(self) -> Result<(), AppError> {
-        let process = Process::new()?;
+    pub(super) async fn serve(
+        self,
+        notifier: Notifier,
+        source: Source,
+        config: Config,
+    ) -> Result<(), AppError> {
+        let process = Process::new(notifier)?;
+        let reload = Reload::new(source, config, process.metrics.clone())?;
         let Process { metrics, tasks, .. } = &process;
-        let config::Node {
+        let name = self.config.gate.admit.node.clone();
+        let gate = Gate::new(gate(&self.config, metrics, tasks)?);
+        let services = Services {
+            acceptor: acceptor(&self.config, None, metrics, tasks)?,
+            mailstore: mailstore(&self.config, metrics, tasks)?,
+        };
+        let (current, served) = watch::channel(Served {
+            services,
+            with_tls: with_tls(&self.config),
+        });
+        let workers = serve_links(self.links, self.workers, &gate, &served, tasks)?;
+        let administrators = self.administrators.map(|socket| Administrators {
+            socket,
+            requests: None,
+            reloads: reload.reloads(),
+        });
+        let about = admin::About::Node(name.clone());
+        process.answer(self.monitors, administrators, about, || {
+            std::future::ready(None)
+        })?;
+        process.show_pulse(Some(&workers));
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %name, "node is up");
+        let serving = Serving {
             gate,
-            bounds,
-            acceptor,
-            mailstore,
-            drain_timeout,
-        } = self.config;
-        let name = gate.admit.node.clone();
-        let gate = Gate::new(GateParts {
-            from: gate.from,
-            peers: gate.peers,
-            admitter: Admitter::new(gate.admit, metrics.clone()).map_err(AppError::Link)?,
+            current,
             metrics: metrics.clone(),
             tasks: tasks.clone(),
-        });
-        let acceptor = match acceptor {
-            Some(settings) => Some(Acceptor::new(acceptor::Parts {
-                handover: Handover::new(settings.handover, metrics.clone(), tasks)
-                    .map_err(AppError::Handover)?,
-                relay: Relay::new(settings.relay, metrics.clone(), tasks.clone()),
-                tasks: tasks.clone(),
-            })),
-            None => None,
         };
-        let mailstore = match mailstore {
-            Some(settings) => Some(
-                Mailstore::new(mailstore::Parts {
-                    settings,
-                    bounds,
-                    metrics: metrics.clone(),
-                    tasks: tasks.clone(),
-                })
-                .map_err(AppError::Mailstore)?,
-            ),
-            None => None,
-        };
-        let services = Services {
-            acceptor,
-            mailstore,
-        };
-        let _workers = serve_links(self.links, self.workers, &gate, &services, tasks)?;
-        let about = admin::About::Node(name.clone());
-        process.answer(self.admin, None, about, || std::future::ready(None))?;
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %name, "node is up");
-        process.run(drain_timeout).await;
+        process.run(reload, serving).await;
         Ok(())
     }
 }
 
+/// A node that serves.
+struct Serving {
+    gate: Gate,
+    current: watch::Sender<Served>,
+    metrics: Metrics,
+    tasks: Tasks,
+}
+
+/// What links that are opened now are served by.
+#[derive(Clone)]
+struct Served {
+    services: Services,
+    /// Addresses of listeners with TLS.
+    with_tls: Vec<SocketAddr>,
+}
+
+impl reload::Serving for Serving {
+    fn take(&mut self, before: &Config, after: &Config) -> Result<(), AppError> {
+        let Some(config) = &after.node else {
+            return Err(AppError::Role(NO_NODE));
+        };
+        let (metrics, tasks) = (&self.metrics, &self.tasks);
+        let is_same = |name| before.sections.is_same(&after.sections, name);
+        let Services {
+            acceptor: acceptor_before,
+            mailstore: mailstore_before,
+        } = self.current.borrow().services.clone();
+        let gate = gate(config, metrics, tasks)?;
+        let acceptor = if is_same("acceptor") {
+            acceptor_before
+        } else {
+            acceptor(config, acceptor_before.as_ref(), metrics, tasks)?
+        };
+        // What an account may ask for stands in [acceptor].
+        let is_same = is_same("acceptor") && is_same("mailstore");
+        let mailstore = if is_same {
+            mailstore_before.clone()
+        } else {
+            mailstore(config, metrics, tasks)?
+        };
+        // Nothing fails from here on.
+        self.gate.change(gate);
+        self.current.send_replace(Served {
+            services: Services {
+                acceptor,
+                mailstore,
+            },
+            with_tls: with_tls(config),
+        });
+        if let Some(mailstore) = mailstore_before.filter(|_| !is_same) {
+            mailstore.give_way();
+        }
+        Ok(())
+    }
+}
+
+fn gate(config: &config::Node, metrics: &Metrics, tasks: &Tasks) -> Result<GateParts, AppError> {
+    let gate = &config.gate;
+    let admitter = Admitter::new(gate.admit.clone(), metrics.clone());
+    Ok(GateParts {
+        from: gate.from.clone(),
+        peers: gate.peers.clone(),
+        admitter: admitter.map_err(AppError::Link)?,
+        metrics: metrics.clone(),
+        tasks: tasks.clone(),
+    })
+}
+
+/// With the sessions of the one before.
+fn acceptor(
+    config: &config::Node,
+    before: Option<&Acceptor>,
+    metrics: &Metrics,
+    tasks: &Tasks,
+) -> Result<Option<Acceptor>, AppError> {
+    let Some(acceptor::Settings { handover, relay }) = &config.acceptor else {
+        return Ok(None);
+    };
+    let handover = match before {
+        Some(before) => before.handover().with(handover.clone(), tasks),
+        None => Handover::new(handover.clone(), metrics.clone(), tasks),
+    };
+    let same = before.and_then(|before| before.relay().with(*relay));
+    Ok(Some(Acceptor::new(acceptor::Parts {
+        handover: handover.map_err(AppError::Handover)?,
+        relay: same.unwrap_or_else(|| Relay::new(*relay, metrics.clone(), tasks.clone())),
+        tasks: tasks.clone(),
+    })))
+}
+
+fn mailstore(
+    config: &config::Node,
+    metrics: &Metrics,
+    tasks: &Tasks,
+) -> Result<Option<Mailstore>, AppError> {
+    let Some(settings) = &config.mailstore else {
+        return Ok(None);
+    };
+    let mailstore = Mailstore::new(mailstore::Parts {
+        settings: settings.clone(),
+        bounds: config.bounds.clone(),
+        metrics: metrics.clone(),
+        tasks: tasks.clone(),
+    });
+    mailstore.map(Some).map_err(AppError::Mailstore)
+}
+
+fn with_tls(config: &config::Node) -> Vec<SocketAddr> {
+    let listeners = config.gate.listeners.iter();
+    let with_tls = listeners.filter_map(|listener| match listener {
+        Listener::Tcp { address, tls: true } => Some(*address),
+        Listener::Tcp { .. } | Listener::Unix(_) => None,
+    });
+    with_tls.collect()
+}
+
 /// Starts the gate, on workers that serve for as long as they are kept.
 fn serve_links(
-    mut links: Vec<(Socket, bool)>,
+    mut links: Vec<Socket>,
     workers: usize,
     gate: &Gate,
-    services: &Services,
+    served: &watch::Receiver<Served>,
     tasks: &Tasks,
 ) -> Result<Workers, AppError> {
     let workers = Workers::start(workers).map_err(AppError::Runtime)?;
     for worker in workers.iter() {
         let _entered = worker.enter();
-        for (socket, tls) in &mut links {
-            let (gate, services) = (gate.clone(), services.clone());
-            let serve = move |admitted, permit| services.clone().serve(admitted, permit);
+        for socket in &mut links {
+            let (gate, current) = (gate.clone(), served.clone());
+            let serve = move |admitted, permit| {
+                let services = current.borrow().services.clone();
+                services.serve(admitted, permit)
+            };
             match socket {
                 Socket::Tcp(socket) => {
-                    tasks.spawn("listener", gate.listen(socket.listen()?, *tls, serve))
+                    let (current, address) = (served.clone(), socket.address);
+                    let tls = move || current.borrow().with_tls.contains(&address);
+                    tasks.spawn("listener", gate.listen(socket.listen()?, tls, serve))
                 }
                 Socket::Unix(socket) => {
                     tasks.spawn("listener", gate.listen_unix(socket.listen()?, serve))
@@ -148,17 +268,17 @@ fn bind(
     listener: &Listener,
     workers: usize,
     sockets: &mut Sockets<'_>,
-) -> Result<(Socket, bool), AppError> {
+) -> Result<Socket, AppError> {
     match listener {
         Listener::Tcp { address, tls } => {
             let socket = sockets.tcp(*address, net::LINK, workers)?;
             tracing::info!(%address, tls, "listening for links");
-            Ok((Socket::Tcp(socket), *tls))
+            Ok(Socket::Tcp(socket))
         }
         Listener::Unix(path) => {
             let socket = sockets.unix(path, LINK_SOCKET_MODE)?;
             tracing::info!(path = %path.display(), "listening for links");
-            Ok((Socket::Unix(socket), false))
+            Ok(Socket::Unix(socket))
         }
     }
 }

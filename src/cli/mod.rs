@@ -6,6 +6,7 @@
 //!                                               read the configuration as `run` does, and start nothing; ask the LDAP servers
 //! pigeonair explain [--json] [--config FILE] NAME
 //!                                               say who a login or an address is, and where that leads
+//! pigeonair reload front|node [--config FILE]   have a process that runs read its configuration again
 //! pigeonair key [--out FILE]                    make a key for a link
 //! pigeonair deliver [-f SENDER] RECIPIENT       deliver the message on standard input
 //! pigeonair who | kick                          list the running front's sessions, or end them
@@ -23,6 +24,7 @@ mod deliver;
 mod explain;
 mod front;
 mod orders;
+mod reload;
 mod table;
 mod who;
 
@@ -36,7 +38,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-pub use self::deliver::NotDelivered;
+pub use self::{deliver::NotDelivered, reload::Unasked};
 use crate::{
     admin::AskError,
     app::{self, AppError},
@@ -79,6 +81,18 @@ pub enum Failed {
     /// The log could not be started.
     #[error(transparent)]
     Log(#[from] log::StartedError),
+    /// A process has not taken its configuration: a line for each problem.
+    #[error("{}", .0.join("\n"))]
+    NotTaken(Vec<String>),
+    /// A process was not asked.
+    #[error("cannot have the {process} reload")]
+    Reload {
+        /// Which.
+        process: &'static str,
+        /// Why not.
+        #[source]
+        source: Unasked,
+    },
     /// The directory could not say who somebody is.
     #[error("the directory cannot say who that is")]
     Unexplained,
@@ -139,6 +153,14 @@ enum Command {
     Orders(orders::ListOptions),
     /// Serve an account again that was held.
     Release(orders::ReleaseOptions),
+    /// Have a process that runs read its configuration again: it takes it whole, or says what is wrong and goes on as before.
+    Reload {
+        /// Which.
+        process: Process,
+        /// The configuration file: where the process answers stands in [admin].
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
     /// Run one of the two processes.
     Run {
         /// Which.
@@ -220,6 +242,7 @@ fn obey(
         Command::Kick(options) => who::kick(&options, out),
         Command::Orders(options) => orders::list(&options, out),
         Command::Release(options) => orders::release(&options, out),
+        Command::Reload { process, config } => reload::run(process, &config, out, notes),
         Command::Run { process, config } => start(process, &config),
         Command::Undrain(options) => orders::undrain(&options, out),
         Command::Who(options) => who::who(&options, out),
@@ -233,8 +256,8 @@ fn start(process: Process, path: &Path) -> Result<(), Failed> {
         tracing::warn!(%warning, "configuration has a risk");
     }
     match process {
-        Process::Front => app::run_front(config)?,
-        Process::Node => app::run_node(config)?,
+        Process::Front => app::run_front(config, path)?,
+        Process::Node => app::run_node(config, path)?,
     }
     Ok(())
 }
@@ -365,6 +388,7 @@ fn tell(failed: &Failed, notes: &mut impl Write) -> io::Result<()> {
     match failed {
         Failed::CommandLine(wrong) => write!(notes, "{}", wrong.render()),
         Failed::Configuration(problems) => writeln!(notes, "{problems}"),
+        Failed::NotTaken(_) => writeln!(notes, "{failed}"),
         Failed::Deliver(failed) => writeln!(notes, "{}", failed.line()),
         Failed::App(_)
         | Failed::Ask(_)
@@ -375,6 +399,7 @@ fn tell(failed: &Failed, notes: &mut impl Write) -> io::Result<()> {
         | Failed::Online
         | Failed::Output { .. }
         | Failed::Random(_)
+        | Failed::Reload { .. }
         | Failed::Unexplained => {
             write!(notes, "pigeonair: {failed}")?;
             let mut cause = std::error::Error::source(failed);

@@ -18,7 +18,7 @@ use super::{
     form::{self, Form, LAST_ID},
     kinds,
     nodes::{key_id, node_name},
-    proxy::{drain_timeout, listen_address, relay_limits},
+    proxy::{close_over, drain_timeout, listen_address, relay_limits},
     section::{Endpoint, Section},
     wanted,
 };
@@ -56,6 +56,7 @@ pub(super) struct Read {
     /// None: it has no real server for sessions.
     pub(super) sessions: Option<Settings>,
     pub(super) drain_timeout: Duration,
+    pub(super) close_over: Duration,
 }
 
 /// Reads the section; without a real server for sessions only if the node `has_mailstore`.
@@ -72,6 +73,7 @@ pub(super) fn read(
     let admit = handshake(section, &wait);
     let relay = relay_limits(section);
     let drain_timeout = drain_timeout(section);
+    let close_over = close_over(section);
     let bounds = bounds(section);
     let sessions_per_account = section.or(
         "sessions_per_account",
@@ -112,6 +114,7 @@ pub(super) fn read(
         bounds,
         sessions,
         drain_timeout,
+        close_over,
     })
 }
 

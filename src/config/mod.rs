@@ -17,6 +17,7 @@
 //! Limits: the file has at most 1 MiB. On failure: [`Problems`], and `main` ends with exit code 78.
 
 mod acceptor;
+mod change;
 mod defence;
 mod delivery;
 mod directory;
@@ -46,6 +47,7 @@ use std::{
 
 use toml::Table;
 
+pub use self::change::{Sections, check_change};
 #[cfg(any(fuzzing, test))]
 pub use self::property::fuzz;
 use self::{
@@ -78,6 +80,8 @@ pub struct Config {
     pub node: Option<Node>,
     /// What works but should be known: to be logged at start-up, one line each.
     pub warnings: Vec<String>,
+    /// What the file and those that it names say, to be compared.
+    pub sections: Sections,
 }
 
 /// Who the processes are once they have bound their listeners, and how far they are shut in.
@@ -121,6 +125,43 @@ pub struct Node {
     pub mailstore: Option<crate::mailstore::Settings>,
     /// How long a drain waits for sessions and messages before it closes them; default 30 s.
     pub drain_timeout: Duration,
+    /// How long closing those may take; default 10 s.
+    pub close_over: Duration,
+}
+
+/// How a process goes out of service.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Leave {
+    /// How long it still accepts after it has told monitors that it is not ready.
+    pub pause: Duration,
+    /// How long it waits for sessions and messages.
+    pub limit: Duration,
+    /// How long closing those that are left may take.
+    pub over: Duration,
+}
+
+impl Config {
+    /// How the process goes out of service: of roles that differ, the longest.
+    pub fn leave(&self) -> Leave {
+        let front = self.front.as_ref();
+        let proxy = front.and_then(|front| front.proxy.as_ref());
+        let delivery = front.and_then(|front| front.delivery.as_ref());
+        let node = self.node.as_ref();
+        let limits = [
+            proxy.map(|settings| settings.drain_timeout),
+            delivery.map(|settings| settings.drain_timeout),
+            node.map(|settings| settings.drain_timeout),
+        ];
+        let proxy_over = proxy.map(|settings| settings.close_over);
+        let over = proxy_over.max(node.map(|settings| settings.close_over));
+        Leave {
+            pause: proxy
+                .map(|settings| settings.ready_pause)
+                .unwrap_or_default(),
+            limit: limits.into_iter().flatten().max().unwrap_or_default(),
+            over: over.unwrap_or_default(),
+        }
+    }
 }
 
 /// Which of the two processes.
@@ -139,19 +180,49 @@ pub struct Problems {
     problems: Vec<Problem>,
 }
 
+impl Problems {
+    /// One, of the file as a whole.
+    fn whole(file: &Path, text: String) -> Self {
+        Self::one(file, "", text)
+    }
+
+    /// One, of a key or a section.
+    pub fn one(file: &Path, key: &str, text: String) -> Self {
+        let key = key.to_owned();
+        Self {
+            file: file.to_owned(),
+            problems: vec![Problem { key, text }],
+        }
+    }
+
+    /// Of files that a process of this configuration was not let read, says what may be the reason.
+    #[must_use]
+    pub fn explained(mut self, config: &Config) -> Self {
+        let denied = io::Error::from(rustix::io::Errno::ACCESS).to_string();
+        let is_shut_in = config.front.is_some() && config.process.sandbox;
+        let all = self.problems.iter_mut().filter(|_| is_shut_in);
+        for problem in all.filter(|problem| problem.text.contains(&denied)) {
+            problem.text += " (a front that runs reads only below folders that its configuration named at its start: start it again if that is why)";
+        }
+        self
+    }
+
+    /// One line for each.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let file = self.file.display();
+        self.problems.iter().map(move |Problem { key, text }| {
+            if key.is_empty() {
+                format!("{file}: {text}")
+            } else {
+                format!("{file}: {key}: {text}")
+            }
+        })
+    }
+}
+
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, Problem { key, text }) in self.problems.iter().enumerate() {
-            if position > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{}: ", self.file.display())?;
-            if !key.is_empty() {
-                write!(f, "{key}: ")?;
-            }
-            f.write_str(text)?;
-        }
-        Ok(())
+        f.write_str(&self.lines().collect::<Vec<_>>().join("\n"))
     }
 }
 
@@ -162,6 +233,36 @@ impl fmt::Display for Problems {
 /// All that is wrong with it, also that there is nothing to run.
 pub fn load(path: &Path) -> Result<Config, Problems> {
     read(path, None, &system())
+}
+
+/// Where a process answers commands, by a file of which nothing else need be right.
+///
+/// # Errors
+///
+/// The file cannot be read or is not TOML, or that key is not right.
+pub fn socket_of(role: Role, path: &Path) -> Result<Option<PathBuf>, Problems> {
+    let report = Report::default();
+    let whole = |text| Problems::whole(path, text);
+    let text = text_of(path).map_err(|error| whole(format!("cannot read it: {error}")))?;
+    let table = table_of(&text).map_err(whole)?;
+    let mut root = Section::root(&table, &report);
+    let mut section = root.table("admin");
+    let name = match role {
+        Role::Front => "front_socket",
+        Role::Node => "node_socket",
+    };
+    let socket = section.optional(name, &form::socket_path());
+    section.leave();
+    root.leave();
+    drop((section, root));
+    let (problems, _) = report.into_parts();
+    if problems.is_empty() {
+        return Ok(socket);
+    }
+    Err(Problems {
+        file: path.to_owned(),
+        problems,
+    })
 }
 
 /// Reads what one of the two processes needs. The other's sections are not looked at.
@@ -211,19 +312,17 @@ fn read(path: &Path, role: Option<Role>, system: &System) -> Result<Config, Prob
         file: path.to_owned(),
         problems,
     };
-    let whole = |text: String| {
-        failed(vec![Problem {
-            key: String::new(),
-            text,
-        }])
-    };
+    let whole = |text| Problems::whole(path, text);
     let text = text_of(path).map_err(|error| whole(format!("cannot read it: {error}")))?;
     let table = table_of(&text).map_err(whole)?;
     let config = assemble(&mut Section::root(&table, &report), role, system);
+    let files = report.files();
     match (config, report.into_parts()) {
-        (Some(config), (problems, warnings)) if problems.is_empty() => {
-            Ok(Config { warnings, ..config })
-        }
+        (Some(config), (problems, warnings)) if problems.is_empty() => Ok(Config {
+            warnings,
+            sections: Sections::of(&table, role, &files),
+            ..config
+        }),
         (None, (problems, _)) if problems.is_empty() => {
             Err(whole("not usable (a mistake of this program)".to_owned()))
         }
@@ -297,6 +396,7 @@ fn assemble(root: &mut Section<'_>, role: Option<Role>, system: &System) -> Opti
         front: wanted(front)?,
         node: wanted(node)?,
         warnings: Vec::new(),
+        sections: Sections::default(),
     })
 }
 
@@ -378,6 +478,7 @@ fn node(root: &mut Section<'_>, system: &System) -> Option<Node> {
         acceptor: acceptor.sessions,
         mailstore: wanted(mailstore)?,
         drain_timeout: acceptor.drain_timeout,
+        close_over: acceptor.close_over,
     })
 }
 
@@ -414,10 +515,16 @@ fn admin(section: &mut Section<'_>, has_front: bool, has_node: bool) -> admin::S
         node: section.or("node", &form, default.node),
         front_socket: section.optional("front_socket", &form::socket_path()),
         orders_file: section.optional("orders_file", &form::path("the path of a file")),
+        node_socket: section.optional("node_socket", &form::socket_path()),
     };
-    if let Some(path) = settings.front_socket.clone().filter(|_| has_front) {
-        let report = section.report();
-        report.claim(section.key("front_socket"), Endpoint::Unix(path));
+    for (name, path, used) in [
+        ("front_socket", &settings.front_socket, has_front),
+        ("node_socket", &settings.node_socket, has_node),
+    ] {
+        if let Some(path) = path.clone().filter(|_| used) {
+            let report = section.report();
+            report.claim(section.key(name), Endpoint::Unix(path));
+        }
     }
     for (name, address, used) in [
         ("front", settings.front, has_front),

@@ -35,7 +35,8 @@ const MAX_CONNECTIONS: usize = 20_000;
 /// Many times what the longest login takes, and a bound to what a client can make us read.
 const MAX_INPUT: usize = 64 << 10;
 /// How long a drain waits for sessions, here and on a node.
-pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const CLOSE_OVER: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// RFC 1939, section 3 asks for at least 10 minutes.
 const POP3_IDLE: Duration = Duration::from_secs(12 * 60);
@@ -88,6 +89,12 @@ pub(super) fn read(section: &mut Section<'_>, system: &System) -> Option<Setting
             max_connections,
         ),
         drain_timeout: drain_timeout(section),
+        close_over: close_over(section),
+        ready_pause: section.or(
+            "ready_pause",
+            &form::duration(Duration::ZERO..=HOUR),
+            Duration::ZERO,
+        ),
         imap_relay: relay_limits(section),
         pop3_relay: relay::Settings::default(),
     };
@@ -137,6 +144,15 @@ pub(super) fn drain_timeout(section: &mut Section<'_>) -> Duration {
         "drain_timeout",
         &form::duration(Duration::ZERO..=DAY),
         DRAIN_TIMEOUT,
+    )
+}
+
+/// How long a drain takes to close what is left, which both processes have.
+pub(super) fn close_over(section: &mut Section<'_>) -> Duration {
+    section.or(
+        "close_over",
+        &form::duration(Duration::ZERO..=HOUR),
+        CLOSE_OVER,
     )
 }
 

@@ -36,6 +36,11 @@ pub(super) struct Crowd {
     sent_away: IntCounter,
     next: AtomicU64,
     is_short_of_memory: AtomicBool,
+}
+
+/// How many there may be.
+#[derive(Debug)]
+pub(super) struct Limits {
     max_guests: i64,
     max_guests_per_network: usize,
     max_connections_per_network: usize,
@@ -125,27 +130,27 @@ pub struct SentAway;
 // === impl Crowd ===
 
 impl Crowd {
-    pub(super) fn new(settings: &Settings, metrics: &Metrics) -> Self {
-        let limit = |limit: usize| if limit == 0 { usize::MAX } else { limit };
+    pub(super) fn new(metrics: &Metrics) -> Self {
         Self {
             parts: (0..PARTS).map(|_| Part::default()).collect(),
             guests: metrics.connections_unauthenticated.clone(),
             sent_away: metrics.connections_shed.with_label_values(&["displaced"]),
             next: AtomicU64::new(0),
             is_short_of_memory: AtomicBool::new(false),
-            max_guests: i64::try_from(limit(settings.max_guests)).unwrap_or(i64::MAX),
-            max_guests_per_network: limit(settings.max_guests_per_network),
-            max_connections_per_network: limit(settings.max_connections_per_network),
         }
     }
 
-    pub(super) fn admit(self: &Arc<Self>, network: Option<Hash>) -> Result<Guest, Refused> {
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        network: Option<Hash>,
+        limits: &Limits,
+    ) -> Result<Guest, Refused> {
         if self.is_short_of_memory.load(Ordering::Relaxed) {
             return Err(Refused::Memory);
         }
-        if self.guests.get() >= self.max_guests {
+        if self.guests.get() >= limits.max_guests {
             // Nobody leaves for one who cannot stay, or whose own network makes room.
-            let has_own = self.change(network, |counts| self.limits(network, counts))?;
+            let has_own = self.change(network, |counts| limits.displace(network, counts))?;
             if !has_own && !self.make_room() {
                 return Err(Refused::Guests);
             }
@@ -156,7 +161,7 @@ impl Crowd {
             leave: Notify::new(),
         });
         let displaced = self.change(network, |counts| {
-            let displaced = if self.limits(network, counts)? {
+            let displaced = if limits.displace(network, counts)? {
                 counts.guests = counts.guests.saturating_sub(1);
                 counts.waiting.pop_first().map(|(_, first)| first)
             } else {
@@ -177,20 +182,6 @@ impl Crowd {
             is_busy: false,
             has_moved: false,
         })
-    }
-
-    /// Whether one more of a network takes the place of another of its guests.
-    fn limits(&self, network: Option<Hash>, counts: &Network) -> Result<bool, Refused> {
-        if network.is_none() {
-            return Ok(false);
-        }
-        if counts.connections >= self.max_connections_per_network {
-            return Err(Refused::Connections);
-        }
-        match counts.guests >= self.max_guests_per_network {
-            true if counts.waiting.is_empty() => Err(Refused::NetworkGuests),
-            is_full => Ok(is_full),
-        }
     }
 
     /// Sends a guest away; false if none waits.
@@ -276,6 +267,33 @@ impl Crowd {
 
     fn place(number: u64) -> usize {
         usize::try_from(number % PARTS as u64).unwrap_or(0)
+    }
+}
+
+// === impl Limits ===
+
+impl Limits {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let limit = |limit: usize| if limit == 0 { usize::MAX } else { limit };
+        Self {
+            max_guests: i64::try_from(limit(settings.max_guests)).unwrap_or(i64::MAX),
+            max_guests_per_network: limit(settings.max_guests_per_network),
+            max_connections_per_network: limit(settings.max_connections_per_network),
+        }
+    }
+
+    /// Whether one more of a network takes the place of another of its guests.
+    fn displace(&self, network: Option<Hash>, counts: &Network) -> Result<bool, Refused> {
+        if network.is_none() {
+            return Ok(false);
+        }
+        if counts.connections >= self.max_connections_per_network {
+            return Err(Refused::Connections);
+        }
+        match counts.guests >= self.max_guests_per_network {
+            true if counts.waiting.is_empty() => Err(Refused::NetworkGuests),
+            is_full => Ok(is_full),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Failed logins: counted by network, by account, and by account in a network where it is known.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Hash, Hashes, Settings,
@@ -42,9 +42,9 @@ pub enum Held {
 
 #[derive(Debug)]
 pub(super) struct Failures {
-    networks: Table<Level>,
-    accounts: Table<Account>,
-    known: Table<Known>,
+    networks: Arc<Table<Level>>,
+    accounts: Arc<Table<Account>>,
+    known: Arc<Table<Known>>,
     network: Limit,
     account: Limit,
     delay: Duration,
@@ -61,6 +61,9 @@ struct Limit {
     /// Of a count, each second.
     drain: f32,
 }
+
+/// Of networks, accounts, and accounts that are known in networks.
+type Tables = (Arc<Table<Level>>, Arc<Table<Account>>, Arc<Table<Known>>);
 
 /// A count that drains.
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,11 +109,32 @@ pub struct Try<'d> {
 
 impl Failures {
     pub(super) fn new(settings: &Settings) -> Self {
+        let tables = (
+            Table::new(NETWORKS).into(),
+            Table::new(ACCOUNTS).into(),
+            Table::new(KNOWN).into(),
+        );
+        Self::of(tables, settings)
+    }
+
+    /// The same counts with other limits.
+    pub(super) fn with(&self, settings: &Settings) -> Self {
+        let Self {
+            networks,
+            accounts,
+            known,
+            ..
+        } = self;
+        let tables = (networks.clone(), accounts.clone(), known.clone());
+        Self::of(tables, settings)
+    }
+
+    fn of((networks, accounts, known): Tables, settings: &Settings) -> Self {
         let limit = |most| Limit::new(most, settings.failure_window);
         Self {
-            networks: Table::new(NETWORKS),
-            accounts: Table::new(ACCOUNTS),
-            known: Table::new(KNOWN),
+            networks,
+            accounts,
+            known,
             network: limit(settings.max_failures_per_network),
             account: limit(settings.max_failures_per_account),
             delay: settings.failure_delay,

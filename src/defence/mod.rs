@@ -22,7 +22,7 @@
 //!
 //! Limits: all tables have a fixed size and forget what is lightest (`table`): a million addresses cost no more memory than
 //! some. Keys are hashes with a key of this process: nobody can choose what falls together. Counters are this process's
-//! own: several fronts count each for itself. It knows no protocol, asks nobody and does not wait; nothing here fails.
+//! own: several fronts count each for itself. They stay when limits change. It knows no protocol, asks nobody and does not wait; nothing here fails.
 
 mod crowd;
 mod failures;
@@ -45,7 +45,7 @@ pub use crowd::{Guest, Refused, Resident, SentAway};
 pub use failures::{Failed, Held, Try};
 
 use crate::{metrics::Metrics, net::Quiet, secret::Secret};
-use crowd::Crowd;
+use crowd::{Crowd, Limits};
 use failures::Failures;
 
 /// What runs on this machine, as a webmail may, has its own defence.
@@ -109,10 +109,11 @@ pub struct Defence(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
-    hashes: Hashes,
+    hashes: Arc<Hashes>,
     crowd: Arc<Crowd>,
+    limits: Limits,
     failures: Failures,
-    quiet: Quiet,
+    quiet: Arc<Quiet>,
     metrics: Metrics,
     started: Instant,
 }
@@ -127,12 +128,29 @@ impl Defence {
     /// Nobody has done anything yet.
     pub fn new(settings: Settings, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
-            hashes: Hashes(RandomState::new()),
-            crowd: Arc::new(Crowd::new(&settings, &metrics)),
+            hashes: Arc::new(Hashes(RandomState::new())),
+            crowd: Arc::new(Crowd::new(&metrics)),
+            limits: Limits::new(&settings),
             failures: Failures::new(&settings),
-            quiet: Quiet::default(),
+            quiet: Arc::default(),
             metrics,
             started: Instant::now(),
+            settings,
+        }))
+    }
+
+    /// The same counts with other limits.
+    #[must_use]
+    pub fn with(&self, settings: Settings) -> Self {
+        let inner = &*self.0;
+        Self(Arc::new(Inner {
+            hashes: Arc::clone(&inner.hashes),
+            crowd: Arc::clone(&inner.crowd),
+            limits: Limits::new(&settings),
+            failures: inner.failures.with(&settings),
+            quiet: Arc::clone(&inner.quiet),
+            metrics: inner.metrics.clone(),
+            started: inner.started,
             settings,
         }))
     }
@@ -143,7 +161,7 @@ impl Defence {
     ///
     /// When there are too many of its network, or of guests that are all being logged in, or memory is short.
     pub fn admit(&self, client: IpAddr) -> Result<Guest, Refused> {
-        let admitted = self.0.crowd.admit(self.network(client));
+        let admitted = self.0.crowd.admit(self.network(client), &self.0.limits);
         if let Err(refused) = admitted {
             let reason = refused.as_str();
             let shed = &self.0.metrics.connections_shed;

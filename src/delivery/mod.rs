@@ -40,7 +40,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, watch},
 };
 
 use self::{conversation::Conversation, forward::Forwarder};
@@ -49,11 +49,11 @@ use crate::{
     link::Dialer,
     metrics::Metrics,
     names::ClientAddr,
-    net::{Accepted, Quiet, Stream, accept_each},
+    net::{Accepted, Places, Quiet, Stream, accept_each},
     nodes::Nodes,
     orders::Orders,
     proto::lmtp::Cause,
-    tasks::Tasks,
+    tasks::{Part, Tasks},
 };
 
 /// Pause after an accept error, so that a lasting one does not spin.
@@ -78,6 +78,8 @@ pub struct Parts {
     pub orders: Orders,
     /// Counters.
     pub metrics: Metrics,
+    /// Places for connections, over all listeners.
+    pub places: Places,
     /// Tasks.
     pub tasks: Tasks,
 }
@@ -91,9 +93,10 @@ struct Inner {
     forwarder: Forwarder,
     metrics: Metrics,
     tasks: Tasks,
-    /// Places for connections, over all listeners.
-    places: Arc<Semaphore>,
+    places: Places,
     quiet: Quiet,
+    /// Links that it keeps are closed with it.
+    _part: Part,
 }
 
 /// A connection's place under the limit, counted for as long as it lives.
@@ -112,14 +115,16 @@ impl Delivery {
             dialer,
             orders,
             metrics,
+            places,
             tasks,
         } = parts;
+        let part = tasks.part();
         let forwarder = Forwarder::new(
             dialer,
             settings.lmtp.hostname.clone(),
             settings.node,
             (settings.kept_links, settings.kept_for),
-            &tasks,
+            part.tasks(),
         );
         Self(Arc::new(Inner {
             directory,
@@ -128,37 +133,39 @@ impl Delivery {
             forwarder,
             metrics,
             tasks,
-            places: Arc::new(Semaphore::new(settings.max_connections)),
+            places,
             quiet: Quiet::default(),
             settings,
+            _part: part,
         }))
     }
 
-    /// Serves a TCP listener until the process stops.
-    pub async fn listen(self, socket: TcpListener) {
-        let Inner { metrics, tasks, .. } = &*self.0;
-        let (metrics, tasks, limit) = (metrics.clone(), tasks.clone(), Arc::clone(&self.0.places));
-        accept_each(
-            socket,
-            limit,
-            busy(),
-            || false,
+    /// Serves a TCP listener until the process stops: each MTA by what is then in force.
+    pub async fn listen(current: watch::Receiver<Self>, socket: TcpListener) {
+        let first = Arc::clone(&current.borrow().0);
+        let Inner {
             metrics,
             tasks,
-            move |accepted| {
-                self.begin(accepted);
-            },
-        )
-        .await;
+            places,
+            ..
+        } = &*first;
+        let (metrics, tasks, permits) = (metrics.clone(), tasks.clone(), places.permits());
+        drop(first);
+        let begin = |accepted| {
+            let delivery = current.borrow().clone();
+            delivery.begin(accepted);
+        };
+        accept_each(socket, permits, busy, || false, metrics, tasks, begin).await;
     }
 
     /// Serves a Unix socket until the process stops.
-    pub async fn listen_unix(self, socket: UnixListener) {
+    pub async fn listen_unix(current: watch::Receiver<Self>, socket: UnixListener) {
+        let tasks = current.borrow().0.tasks.clone();
         let mut reported = false;
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                () = self.0.tasks.stopped() => return,
+                () = tasks.stopped() => return,
             };
             let stream = match accepted {
                 Ok((stream, _)) => Stream::Unix(stream),
@@ -172,13 +179,18 @@ impl Delivery {
                 }
             };
             reported = false;
-            match Arc::clone(&self.0.places).try_acquire_owned() {
-                Ok(permit) => {
-                    let local = ClientAddr(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-                    self.serve(stream, local, permit);
-                }
-                Err(_) => self.refuse(stream),
+            let delivery = current.borrow().clone();
+            delivery.begin_unix(stream);
+        }
+    }
+
+    fn begin_unix(&self, stream: Stream) {
+        match self.0.places.permits().try_acquire_owned() {
+            Ok(permit) => {
+                let local = ClientAddr(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+                self.serve(stream, local, permit);
             }
+            Err(_) => self.refuse(stream),
         }
     }
 

@@ -63,12 +63,12 @@ impl Directory {
     /// Forgets what is remembered under a login or an address, and of its account, which may be named as well; by default of all.
     /// Also which passwords were right. How many names that were.
     pub async fn forget(&self, name: Option<&str>) -> usize {
-        let Accounts::Ldap(ldap) = &self.0.accounts else {
+        if !self.has_cache() {
             return 0;
-        };
+        }
         let Some(name) = name else {
             // What is just being asked is not believed either.
-            (0..ldap.bases()).for_each(|base| self.0.live.outdate(base));
+            self.0.live.outdate_all();
             return self.0.cache.forget_all();
         };
         let login = Login::parse(name).ok();

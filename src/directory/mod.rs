@@ -69,7 +69,7 @@ use crate::{
     names::Login,
     proto::lmtp::Address,
     secret::{Key, Secret},
-    tasks::Tasks,
+    tasks::{Part, Tasks},
 };
 use account::{STATUS_WORDS, is_home, parse_status};
 use address::{Mailbox, Rules};
@@ -77,7 +77,7 @@ use cache::{Cache, Origin};
 use facts::Facts;
 use file::File;
 use ldap::Ldap;
-use live::Live;
+use live::{Bases, Live};
 use memory::{Memory, from_memory};
 use password::{CheckError, Checker};
 
@@ -104,6 +104,18 @@ struct Inner {
     metrics: Metrics,
     memory: Arc<Memory>,
     live: Arc<Live>,
+    /// What a following directory is compared with.
+    reading: Reading,
+    follow: FollowSettings,
+    /// What serves it ends with it.
+    part: Part,
+}
+
+/// How entries are read.
+#[derive(Clone, Debug, PartialEq)]
+enum Reading {
+    File,
+    Ldap(Arc<SchemaSettings>),
 }
 
 /// Who has logged in.
@@ -206,22 +218,40 @@ impl Directory {
     ///
     /// What the settings name does not exist or has a wrong form.
     pub fn start(settings: Settings, metrics: Metrics, tasks: Tasks) -> Result<Self, StartError> {
+        let directory = Self::prepare(settings, None, metrics, tasks)?;
+        directory.begin(None);
+        Ok(directory)
+    }
+
+    /// Sets up what [`start`](Self::start) does, to take the place of another directory if there is one. Changes are not
+    /// followed before it [begins](Self::begin).
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn prepare(
+        settings: Settings,
+        before: Option<&Self>,
+        metrics: Metrics,
+        tasks: Tasks,
+    ) -> Result<Self, StartError> {
         let mut key = [0; Key::BYTES];
         getrandom::fill(&mut key).map_err(StartError::Random)?;
         let rules = Arc::new(Rules::new(&settings.addresses));
+        let part = tasks.part();
         let follow = settings.follow;
         let follows = follow.by != Follow::Off;
-        let (accounts, timeout, bases) = match settings.source {
+        let (accounts, timeout, reading) = match settings.source {
             Source::File(file) => {
                 let file = File::open(file, Arc::clone(&rules)).map_err(StartError::File)?;
-                (Accounts::File(Arc::new(file)), FILE_TIMEOUT, 1)
+                (Accounts::File(Arc::new(file)), FILE_TIMEOUT, Reading::File)
             }
             Source::Ldap(ldap) => {
                 let timeout = ldap.timeout;
-                let ldap = Ldap::new(*ldap, follows, &metrics, tasks.clone());
+                let reading = Reading::Ldap(Arc::new(ldap.schema.clone()));
+                let ldap = Ldap::new(*ldap, follows, &metrics, part.tasks().clone());
                 let ldap = ldap.map_err(StartError::Ldap)?;
-                let bases = ldap.bases();
-                (Accounts::Ldap(ldap), timeout, bases)
+                (Accounts::Ldap(ldap), timeout, reading)
             }
         };
         let sessions = if follows {
@@ -231,17 +261,9 @@ impl Directory {
         };
         let gauge = metrics.directory_stale.clone();
         let cache = Arc::new(Cache::new(settings.cache, Key::new(key)));
-        let live = Live::new(settings.cache, sessions, bases, &metrics, tasks.clone());
-        match &accounts {
-            Accounts::Ldap(ldap) if follows => {
-                ldap.follow(&live, follow, timeout, &metrics);
-            }
-            Accounts::File(file) if follows => {
-                let follower = Arc::clone(file).follow(Arc::clone(&live), metrics.clone());
-                tasks.background("follower", follower);
-            }
-            Accounts::File(_) | Accounts::Ldap(_) => {}
-        }
+        let (bases, table) = reading.after(before);
+        // What becomes of sessions outlives a directory.
+        let live = Live::new(settings.cache, sessions, bases, table, &metrics, tasks);
         Ok(Self(Arc::new(Inner {
             accounts,
             rules,
@@ -251,7 +273,57 @@ impl Directory {
             memory: Arc::new(Memory::new(settings.cache.max_stale, gauge)),
             metrics,
             live,
+            reading,
+            follow,
+            part,
         })))
+    }
+
+    /// Follows changes from now on, for as long as anybody has it; for the sessions that began with the directory before, too.
+    pub fn begin(&self, before: Option<&Self>) {
+        let Inner {
+            accounts,
+            timeout,
+            metrics,
+            live,
+            follow,
+            part,
+            ..
+        } = &*self.0;
+        live.take_over();
+        if let Some(before) = before {
+            // It has not found out yet whether anybody answers.
+            metrics.directory_stale.set(0);
+            let gone = before
+                .servers()
+                .filter(|name| !self.servers().any(|it| it == *name));
+            for name in gone {
+                // It may not have been seen yet.
+                let _ = metrics.ldap_server_up.remove_label_values(&[name]);
+            }
+        }
+        match accounts {
+            _ if follow.by == Follow::Off => {}
+            Accounts::Ldap(ldap) => ldap.follow(live, *follow, *timeout, metrics),
+            Accounts::File(file) => {
+                let follower = Arc::clone(file).follow(Arc::clone(live), metrics.clone());
+                part.tasks().background("follower", follower);
+            }
+        }
+    }
+
+    /// Whether both are the same, be they of different workers.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0.live, &other.0.live)
+    }
+
+    /// What the LDAP servers are called.
+    fn servers(&self) -> impl Iterator<Item = &str> {
+        let ldap = match &self.0.accounts {
+            Accounts::File(_) => None,
+            Accounts::Ldap(ldap) => Some(ldap),
+        };
+        ldap.into_iter().flat_map(|ldap| ldap.server_names())
     }
 
     /// Tells it which node a value of the home attribute means: another word for the same node moves nobody.
@@ -277,6 +349,9 @@ impl Directory {
             metrics: inner.metrics.clone(),
             memory: Arc::clone(&inner.memory),
             live: Arc::clone(&inner.live),
+            reading: inner.reading.clone(),
+            follow: inner.follow,
+            part: inner.part.clone(),
         }))
     }
 
@@ -379,6 +454,29 @@ impl Directory {
         let lookups = &self.0.metrics.directory_lookups;
         lookups.with_label_values(&[result]).inc();
         answer
+    }
+}
+
+impl Reading {
+    /// Where entries are, and the sessions, if a directory takes the place of another.
+    fn after(&self, before: Option<&Directory>) -> (Bases, Arc<live::Table>) {
+        let names = match self {
+            Self::File => vec!["accounts file".to_owned()],
+            Self::Ldap(schema) => schema.bases.clone(),
+        };
+        let Some(before) = before else {
+            return (Bases::new(names), Arc::default());
+        };
+        let live = &before.0.live;
+        let bases = if before.0.reading == *self {
+            live.bases().clone()
+        } else {
+            Bases {
+                names: names.into(),
+                reading: live.bases().reading.wrapping_add(1),
+            }
+        };
+        (bases, live.table())
     }
 }
 

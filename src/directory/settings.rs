@@ -134,7 +134,7 @@ pub enum ServiceAccount {
 }
 
 /// Where entries are and what they look like.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SchemaSettings {
     /// Where searches start, one after the other until something is found; at least one.
     pub bases: Vec<String>,
@@ -167,7 +167,7 @@ pub enum Verify {
 }
 
 /// Attribute names of an entry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Attributes {
     /// The account's name; default `uid`.
     pub name: String,

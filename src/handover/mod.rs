@@ -102,6 +102,24 @@ impl Settings {
             .flatten()
             .any(|kind| matches!(kind, Kind::Exec(_)))
     }
+
+    /// Whether sessions may live on without this process.
+    pub fn gives_away(&self) -> bool {
+        let mut kinds = [&self.imap, &self.pop3].into_iter().flatten();
+        kinds.any(Kind::gives_away)
+    }
+
+    /// Finds out whether the installed servers can do what is configured.
+    fn check(&self) -> Result<(), StartError> {
+        for kind in [&self.imap, &self.pop3].into_iter().flatten() {
+            match kind {
+                Kind::DovecotImapMaster { .. } => check_imap_master()?,
+                Kind::Exec(settings) => check_exec(settings)?,
+                Kind::Login(_) => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A way to hand a session over.
@@ -279,23 +297,10 @@ impl Handover {
     /// When the installed Dovecot does not have the configured kind, sessions can't be written down, or this process can't
     /// start servers and is to.
     pub fn new(settings: Settings, metrics: Metrics, tasks: &Tasks) -> Result<Self, StartError> {
-        let mut spawner = None;
-        for kind in [&settings.imap, &settings.pop3].into_iter().flatten() {
-            match kind {
-                Kind::DovecotImapMaster { .. } => check_imap_master()?,
-                Kind::Exec(settings) => {
-                    check_exec(settings)?;
-                    if spawner.is_none() {
-                        spawner = Some(Spawner::new()?);
-                    }
-                }
-                Kind::Login(_) => {}
-            }
-        }
-        let gives_away = [&settings.imap, &settings.pop3]
-            .into_iter()
-            .flatten()
-            .any(Kind::gives_away);
+        settings.check()?;
+        let starts_servers = settings.starts_servers();
+        let spawner = starts_servers.then(Spawner::new).transpose()?;
+        let gives_away = settings.gives_away();
         // Sessions live on that a kind has given away which is not configured any more.
         let journal = (gives_away || settings.sessions_file.exists())
             .then_some(settings.sessions_file.as_path());
@@ -308,17 +313,44 @@ impl Handover {
         };
         let sessions = Arc::new(sessions);
         tasks.background("session sweep", sweep(Arc::clone(&sessions)));
+        Ok(Self::with_sessions(
+            settings, sessions, spawner, metrics, tasks,
+        ))
+    }
+
+    /// The same sessions, handed over otherwise from now on. Kinds that start servers or give sessions away need what was set up
+    /// for such kinds at the start.
+    ///
+    /// # Errors
+    ///
+    /// When an installed server does not have the configured kind.
+    pub fn with(&self, settings: Settings, tasks: &Tasks) -> Result<Self, StartError> {
+        settings.check()?;
+        let (sessions, spawner) = (Arc::clone(&self.sessions), self.spawner.clone());
+        let metrics = self.metrics.clone();
+        Ok(Self::with_sessions(
+            settings, sessions, spawner, metrics, tasks,
+        ))
+    }
+
+    fn with_sessions(
+        settings: Settings,
+        sessions: Arc<Sessions>,
+        spawner: Option<Spawner>,
+        metrics: Metrics,
+        tasks: &Tasks,
+    ) -> Self {
         let settings = Arc::new(settings);
         for protocol in [Protocol::Imap, Protocol::Pop3] {
             let test = trial::report(protocol, Arc::clone(&settings), spawner.clone());
             tasks.background("handover self-test", test);
         }
-        Ok(Self {
+        Self {
             settings,
             sessions,
             spawner,
             metrics,
-        })
+        }
     }
 
     /// Which accounts have how many sessions here, over all kinds.

@@ -196,6 +196,22 @@ impl Admitter {
             .inc();
         result
     }
+
+    /// Whether a link that another one has admitted would be admitted by this one, too.
+    pub(super) fn would_admit(&self, by: &Self, admitted: &Admitted, peer: Option<IpAddr>) -> bool {
+        if Arc::ptr_eq(&self.inner, &by.inner) {
+            return true;
+        }
+        let key = |admitter: &Self| {
+            let mut known = admitter.inner.keys.known.iter();
+            known.find(|key| key.id == admitted.key_id).cloned()
+        };
+        let (Some(own), Some(other)) = (key(self), key(by)) else {
+            return false;
+        };
+        let (service, now) = (admitted.purpose.service(), Timestamp::now());
+        own.key.is_same(&other.key) && own.opens(service, peer, now)
+    }
 }
 
 impl Inner {

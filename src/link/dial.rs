@@ -109,6 +109,17 @@ impl Dial {
         }
     }
 
+    /// Whether it dials this node like this. Its host names are for others to know.
+    pub(super) fn is_for(&self, node: &Node, settings: DialSettings) -> bool {
+        let is_same = self.node.is_same(node) && self.node.probe_login == node.probe_login;
+        is_same && self.settings == settings
+    }
+
+    /// Whether both were made for the same, be they of different workers.
+    pub(super) fn is_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.begun, &other.begun)
+    }
+
     /// The same for another worker, with a pool of its own.
     pub(super) fn for_worker(&self) -> Self {
         Self {

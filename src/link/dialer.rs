@@ -15,7 +15,6 @@ use std::{
     sync::{Arc, OnceLock, atomic::Ordering},
 };
 
-use rustls::ClientConfig;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
@@ -40,7 +39,6 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Dialer {
     dials: Arc<HashMap<NodeName, Arc<Dial>>>,
-    metrics: Metrics,
     tasks: Tasks,
     /// Who the probers log in as.
     accounts: Arc<OnceLock<Accounts>>,
@@ -72,69 +70,60 @@ impl Dialer {
         metrics: Metrics,
         tasks: Tasks,
     ) -> Result<Self, SetupError> {
-        let tls = tls::client()?;
-        Ok(Self::with(nodes, settings, tls, (metrics, tasks), |_| None))
+        let dialer = Self::after(None, nodes, settings, metrics, tasks)?;
+        dialer.begin(None);
+        Ok(dialer)
     }
 
-    /// A dialer for a table that replaces this one's: what is known of a node's health is still known of it where the node is the
-    /// same. This one goes on until its last clone is dropped, but the gauges are the successor's.
+    /// A dialer that takes another one's place if there is one: nodes that are reached as before keep their links, and what is known of
+    /// their health. It does nothing before it [begins](Self::begin).
     ///
     /// # Errors
     ///
     /// When TLS cannot be set up.
-    pub fn successor(
-        &self,
+    pub fn after(
+        before: Option<&Self>,
         nodes: &nodes::Settings,
         settings: DialSettings,
+        metrics: Metrics,
+        tasks: Tasks,
     ) -> Result<Self, SetupError> {
-        let tls = tls::client()?;
-        let same = |node: &Node| {
-            let dial = self.dials.get(&node.name)?;
-            dial.node.is_same(node).then(|| Arc::clone(&dial.health))
-        };
-        for dial in self.dials.values() {
-            let mut others = nodes.nodes.iter();
-            if !others.any(|node| dial.node.is_same(node)) {
-                dial.health.forget();
-            }
-        }
-        let process = (self.metrics.clone(), self.tasks.clone());
-        Ok(Self::with(nodes, settings, tls, process, same))
-    }
-
-    fn with(
-        nodes: &nodes::Settings,
-        settings: DialSettings,
-        tls: ClientConfig,
-        (metrics, tasks): (Metrics, Tasks),
-        known: impl Fn(&Node) -> Option<Arc<Health>>,
-    ) -> Self {
-        let tls = Arc::new(tls);
+        let tls = Arc::new(tls::client()?);
         let dials = nodes.nodes.iter().map(|node| {
-            let health = if let Some(health) = known(node) {
-                health.adopt(settings.health);
-                health
-            } else {
-                Arc::new(Health::new(&node.name, settings.health, &metrics))
-            };
-            let (tls, metrics) = (Arc::clone(&tls), metrics.clone());
-            let dial = Dial::new(node.clone(), settings, tls, metrics, health);
-            (node.name.clone(), Arc::new(dial))
+            let known = before.and_then(|before| before.dials.get(&node.name));
+            let same = known.filter(|dial| dial.is_for(node, settings)).cloned();
+            let dial = same.unwrap_or_else(|| {
+                let known = known.filter(|dial| dial.node.is_same(node));
+                let health = known.map(|dial| Arc::clone(&dial.health));
+                let health = health.unwrap_or_else(|| {
+                    Arc::new(Health::new(&node.name, settings.health, &metrics))
+                });
+                let (tls, metrics) = (Arc::clone(&tls), metrics.clone());
+                Arc::new(Dial::new(node.clone(), settings, tls, metrics, health))
+            });
+            (node.name.clone(), dial)
         });
-        let dialer = Self {
+        Ok(Self {
             dials: Arc::new(dials.collect()),
-            metrics: metrics.clone(),
             tasks,
             accounts: Arc::default(),
             probers: Arc::new(CancellationToken::new().drop_guard()),
-        };
-        dialer.probe();
-        dialer
+        })
     }
 
-    /// Starts a prober for each node.
-    fn probe(&self) {
+    /// Probes its nodes from now on, in place of another one if there is one.
+    pub fn begin(&self, before: Option<&Self>) {
+        if let Some(before) = before {
+            before.probers.token().cancel();
+            for (name, dial) in before.dials.iter() {
+                if !self.dials.contains_key(name) {
+                    dial.health.forget();
+                }
+            }
+            before.give_way(self);
+        }
         for dial in self.dials.values() {
+            dial.health.adopt(dial.settings.health);
             let ended = self.probers.token().clone();
             let prober = Prober::new(Arc::clone(dial), Arc::clone(&self.accounts));
             self.tasks.background("node-prober", async move {
@@ -165,14 +154,28 @@ impl Dialer {
         self.dials.get(node)?.health.refusal(Errand::Mail)
     }
 
-    /// The same for another worker: with links of its own made ahead.
+    /// The same for another worker: with links of its own made ahead, those that it has had `before` among them.
     #[must_use]
-    pub fn for_worker(&self) -> Self {
-        let dials = self.dials.iter();
-        let dials = dials.map(|(name, dial)| (name.clone(), Arc::new(dial.for_worker())));
+    pub fn for_worker(&self, before: Option<&Self>) -> Self {
+        let dials = self.dials.iter().map(|(name, dial)| {
+            let known = before.and_then(|before| before.dials.get(name));
+            let same = known.filter(|known| known.is_of(dial)).cloned();
+            let dial = same.unwrap_or_else(|| Arc::new(dial.for_worker()));
+            (name.clone(), dial)
+        });
         Self {
             dials: Arc::new(dials.collect()),
             ..self.clone()
+        }
+    }
+
+    /// Drops the links made ahead that a following one has not taken: nodes that are gone, or are reached otherwise.
+    pub fn give_way(&self, to: &Self) {
+        for (name, dial) in self.dials.iter() {
+            let next = to.dials.get(name);
+            if !next.is_some_and(|next| Arc::ptr_eq(next, dial)) {
+                dial.pool.close();
+            }
         }
     }
 

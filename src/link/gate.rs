@@ -15,7 +15,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -69,7 +69,9 @@ pub enum Listener {
 /// Lets links in. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Gate {
-    parts: Arc<GateParts>,
+    /// What is in force now.
+    parts: Arc<RwLock<Arc<GateParts>>>,
+    tasks: Tasks,
     /// Places for links, over all listeners.
     places: Arc<Semaphore>,
     /// Whom the log has heard of.
@@ -99,25 +101,36 @@ impl Gate {
 
     pub(crate) fn with_places(places: usize, parts: GateParts) -> Self {
         Self {
-            parts: Arc::new(parts),
+            tasks: parts.tasks.clone(),
+            parts: Arc::new(RwLock::new(Arc::new(parts))),
             places: Arc::new(Semaphore::new(places)),
             quiet: Arc::default(),
         }
     }
 
-    /// Lets links in from one TCP listener until the process stops. What `serve` gives runs in a task of each link's own,
-    /// and holds the link's place for as long as the link is served.
+    /// From now on others may come, and prove themselves otherwise. Links that were proven before and are opened from now on are
+    /// let in if they could still be proven like that.
+    pub fn change(&self, parts: GateParts) {
+        let parts = Arc::new(parts);
+        *self.parts.write().unwrap_or_else(PoisonError::into_inner) = parts;
+    }
+
+    fn parts(&self) -> Arc<GateParts> {
+        Arc::clone(&self.parts.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lets links in from one TCP listener until the process stops; `tls` says whether they have TLS now. What `serve` gives runs
+    /// in a task of each link's own, and holds the link's place for as long as the link is served.
     pub async fn listen<F>(
         self,
         socket: TcpListener,
-        tls: bool,
+        tls: impl Fn() -> bool,
         serve: impl Fn(Admitted, OwnedSemaphorePermit) -> F + Clone + Send + 'static,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        let GateParts { metrics, tasks, .. } = &*self.parts;
-        let (metrics, tasks) = (metrics.clone(), tasks.clone());
-        let limit = Arc::clone(&self.places);
+        let metrics = self.parts().metrics.clone();
+        let (tasks, limit) = (self.tasks.clone(), Arc::clone(&self.places));
         let begin = |accepted| {
             let Accepted {
                 stream,
@@ -125,19 +138,20 @@ impl Gate {
                 permit,
                 ..
             } = accepted;
-            if !self.comes_from(client.ip()) {
+            let parts = self.parts();
+            if !parts.comes_from(client.ip()) {
                 self.turn_away(client.ip(), "address is not in [acceptor] from");
                 return;
             }
-            let (gate, serve) = (self.clone(), serve.clone());
-            self.parts.tasks.spawn("link", async move {
+            let (gate, serve, tls) = (self.clone(), serve.clone(), tls());
+            self.tasks.spawn("link", async move {
                 let stream = Stream::Tcp(stream);
-                if let Some(admitted) = gate.admit(stream, tls, Some(client)).await {
+                if let Some(admitted) = gate.admit(parts, stream, tls, Some(client)).await {
                     serve(admitted, permit).await;
                 }
             });
         };
-        accept_each(socket, limit, Vec::new(), || false, metrics, tasks, begin).await;
+        accept_each(socket, limit, Vec::new, || false, metrics, tasks, begin).await;
     }
 
     /// The same for a Unix socket.
@@ -152,7 +166,7 @@ impl Gate {
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                () = self.parts.tasks.stopped() => return,
+                () = self.tasks.stopped() => return,
             };
             match accepted {
                 Ok((stream, _)) => self.begin_unix(stream, &serve),
@@ -174,7 +188,8 @@ impl Gate {
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
-        if !self.knows(&stream) {
+        let parts = self.parts();
+        if !self.knows(&parts, &stream) {
             return;
         }
         let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
@@ -182,9 +197,9 @@ impl Gate {
             return;
         };
         let (gate, serve) = (self.clone(), serve.clone());
-        self.parts.tasks.spawn("link", async move {
+        self.tasks.spawn("link", async move {
             let stream = Stream::Unix(stream);
-            if let Some(admitted) = gate.admit(stream, false, None).await {
+            if let Some(admitted) = gate.admit(parts, stream, false, None).await {
                 serve(admitted, permit).await;
             }
         });
@@ -192,14 +207,34 @@ impl Gate {
 
     /// The handshake until `open`; none when it fails, or when the process stops first: what is not open is nobody's
     /// session, and a front that opens it in that moment hears what it would from a node that is down.
-    async fn admit(&self, stream: Stream, tls: bool, peer: Option<SocketAddr>) -> Option<Admitted> {
+    async fn admit(
+        &self,
+        parts: Arc<GateParts>,
+        stream: Stream,
+        tls: bool,
+        peer: Option<SocketAddr>,
+    ) -> Option<Admitted> {
         let address = peer.map(|peer| peer.ip());
         let admitted = tokio::select! {
             biased;
-            admitted = self.parts.admitter.admit(stream, tls, address) => admitted,
-            () = self.parts.tasks.stopped() => return None,
+            admitted = parts.admitter.admit(stream, tls, address) => admitted,
+            () = self.tasks.stopped() => return None,
         };
         match admitted {
+            // It may have waited for long to be opened.
+            Ok(admitted)
+                if !self
+                    .parts()
+                    .admitter
+                    .would_admit(&parts.admitter, &admitted, address) =>
+            {
+                let reason = format!(
+                    "key {} is not what it was when the link was proven",
+                    admitted.key_id
+                );
+                self.turn_away(address_of(peer), &reason);
+                None
+            }
             Ok(admitted) => Some(admitted),
             // A front that closes a link it kept ready has done nothing wrong.
             Err(error) if error.is_ordinary() => None,
@@ -210,15 +245,10 @@ impl Gate {
         }
     }
 
-    fn comes_from(&self, address: IpAddr) -> bool {
-        let mut from = self.parts.from.iter();
-        from.any(|network| network.contains(&address))
-    }
-
     /// Whether the process at the other end may open links.
-    fn knows(&self, stream: &UnixStream) -> bool {
+    fn knows(&self, parts: &GateParts, stream: &UnixStream) -> bool {
         let uid = stream.peer_cred().map(|peer| peer.uid()).ok();
-        let known = uid.is_some_and(|uid| self.parts.peers.contains(&uid));
+        let known = uid.is_some_and(|uid| parts.peers.contains(&uid));
         if !known {
             let reason = format!(
                 "uid {} is not in [acceptor] peers",
@@ -231,7 +261,7 @@ impl Gate {
 
     /// Counts a peer that is closed without a word, and logs it if its address has been quiet.
     fn turn_away(&self, address: IpAddr, reason: &str) {
-        self.parts
+        self.parts()
             .metrics
             .connections_shed
             .with_label_values(&["link"])
@@ -239,6 +269,13 @@ impl Gate {
         if self.quiet.is_news(address) {
             tracing::warn!(peer = %address, reason, "link not admitted");
         }
+    }
+}
+
+impl GateParts {
+    fn comes_from(&self, address: IpAddr) -> bool {
+        let mut from = self.from.iter();
+        from.any(|network| network.contains(&address))
     }
 }
 

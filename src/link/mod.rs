@@ -50,7 +50,7 @@ pub use crate::proto::link::node::NodeKey;
 use crate::names::NodeName;
 
 /// What a front dials with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct DialSettings {
     /// Until TCP is connected; default 3 s.
     pub connect_timeout: Duration,
@@ -65,7 +65,7 @@ pub struct DialSettings {
 }
 
 /// When a node is down, and how that is found out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct HealthSettings {
     /// So many failures in a row; default 3.
     pub down_after: u32,

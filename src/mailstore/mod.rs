@@ -59,7 +59,7 @@ use crate::{
         lmtp::{self, Cause, Closed, Envelope, Event, LineEnds, Recipient, client},
     },
     store::{self, Store},
-    tasks::Tasks,
+    tasks::{Part, Tasks},
 };
 
 /// Homes that are opened or made at one time.
@@ -93,7 +93,7 @@ struct Inner {
     /// Places for threads that open or make homes.
     homes: Arc<Semaphore>,
     reporter: Reporter,
-    tasks: Tasks,
+    part: Part,
 }
 
 /// How messages are stored.
@@ -132,8 +132,15 @@ impl Mailstore {
         let mailstore = Self::assemble(parts)?;
         let inner = Arc::clone(&mailstore.inner);
         let check = async move { inner.way.check().await };
-        mailstore.inner.tasks.background("mailstore check", check);
+        let tasks = mailstore.inner.part.tasks();
+        tasks.background("mailstore check", check);
         Ok(mailstore)
+    }
+
+    /// Another one takes its place: links between messages are closed, as when the process stops, so that the next message comes to
+    /// that one.
+    pub fn give_way(&self) {
+        self.inner.part.stop();
     }
 
     fn assemble(parts: Parts) -> Result<Self, StartError> {
@@ -169,7 +176,7 @@ impl Mailstore {
                 bounds,
                 homes: Arc::new(Semaphore::new(HOMES_AT_ONCE)),
                 reporter: Reporter { metrics, kind },
-                tasks,
+                part: tasks.part(),
             }),
         })
     }
@@ -202,7 +209,7 @@ impl Mailstore {
         let Inner {
             lmtp,
             timeouts,
-            tasks,
+            part,
             ..
         } = &*self.inner;
         let mut link = Link {
@@ -215,7 +222,7 @@ impl Mailstore {
             let event = tokio::select! {
                 biased;
                 // The front has sent nothing of a message that it could not bring to another link.
-                () = tasks.stopped() => break Ok(Closed::Quit),
+                () = part.tasks().stopped() => break Ok(Closed::Quit),
                 event = link.reception.next() => event,
             };
             let went_on = match event {

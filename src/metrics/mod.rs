@@ -101,6 +101,10 @@ pub struct Metrics {
     pub tls_reloads: IntCounterVec,
     /// `tls_certificate_expiry_timestamp_seconds{certificate}`: when a certificate in use ends.
     pub tls_certificate_expiry: IntGaugeVec,
+    /// `reloads_total{result}`: configurations that were to be taken: `ok` or `failed`.
+    pub reloads: IntCounterVec,
+    /// `config_loaded_timestamp_seconds`: when the configuration in force was taken.
+    pub config_loaded: IntGauge,
     /// `panics_total`: tasks that ended by panicking.
     panics: IntCounter,
 }
@@ -289,6 +293,15 @@ impl Metrics {
                 "When a certificate in use ends, in seconds since 1970.",
                 &["certificate"],
             )?,
+            reloads: new.counters(
+                "reloads_total",
+                "Configurations that were to be taken, by whether they were.",
+                &["result"],
+            )?,
+            config_loaded: new.add(IntGauge::new(
+                "config_loaded_timestamp_seconds",
+                "When the configuration in force was taken, in seconds since 1970.",
+            )?)?,
             panics: new.add(IntCounter::new(
                 "panics_total",
                 "Tasks that ended by panicking.",

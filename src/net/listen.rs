@@ -143,14 +143,14 @@ pub fn raise_descriptor_limit() -> u64 {
     limit.current.unwrap_or(u64::MAX)
 }
 
-/// Accepts until the process stops; calls `each` for every connection under the limit, and writes `busy` to every other.
+/// Accepts until the process stops; calls `each` for every connection under the limit, and writes what `busy` says to every other.
 /// At the limit, `make_room` says whether another connection is about to end for this one.
 ///
 /// `each` must not block: it spawns.
 pub async fn accept_each(
     listener: TcpListener,
     limit: Arc<Semaphore>,
-    busy: Vec<u8>,
+    busy: impl Fn() -> Vec<u8>,
     make_room: impl Fn() -> bool,
     metrics: Metrics,
     tasks: Tasks,
@@ -182,7 +182,7 @@ pub async fn accept_each(
                     if trouble.is_news() {
                         tracing::error!(listener = %local, "connection limit reached, refusing new connections");
                     }
-                    refuse(stream, &busy).await;
+                    refuse(stream, &busy()).await;
                 }
             },
             Err(error) if is_descriptor_limit(&error) => {
@@ -197,7 +197,7 @@ pub async fn accept_each(
                 room_made = 0;
                 let shed = &metrics.connections_shed;
                 shed.with_label_values(&["descriptors"]).inc();
-                reserve.refuse_one(&listener, &busy).await;
+                reserve.refuse_one(&listener, &busy()).await;
             }
             // The client gave up while it waited: nobody's trouble.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -303,7 +303,7 @@ mod tests {
         let work = accept_each(
             listener,
             limit,
-            b"busy\r\n".to_vec(),
+            || b"busy\r\n".to_vec(),
             || false,
             metrics,
             tasks.clone(),

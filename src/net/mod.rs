@@ -10,6 +10,7 @@ mod address;
 mod connect;
 mod inherited;
 mod listen;
+mod places;
 mod quiet;
 mod stream;
 pub mod tls;
@@ -20,6 +21,7 @@ pub use inherited::Inherited;
 pub use listen::{
     Accepted, accept_each, is_descriptor_limit, listen, listen_unix, raise_descriptor_limit, refuse,
 };
+pub use places::Places;
 pub use quiet::Quiet;
 pub use stream::{Plain, Stream};
 

@@ -42,7 +42,7 @@ use crate::{
     metrics::Metrics,
     names::{Login, Protocol, SessionId},
     secret::Secret,
-    tasks::Tasks,
+    tasks::{Part, Tasks},
 };
 
 /// Questions at one time, for each worker.
@@ -149,7 +149,8 @@ struct Common {
     allow: Arc<Health>,
     report: Arc<Health>,
     metrics: Metrics,
-    tasks: Tasks,
+    /// Its connections end with it.
+    part: Part,
 }
 
 // === impl Policy ===
@@ -161,7 +162,8 @@ impl Policy {
     ///
     /// The authorities' file is not usable.
     pub fn new(settings: Settings, metrics: Metrics, tasks: Tasks) -> Result<Self, SetupError> {
-        let connector = Connector::new(&settings, tasks.clone())?;
+        let part = tasks.part();
+        let connector = Connector::new(&settings, part.tasks().clone())?;
         Ok(Self::with_connections(Arc::new(Common {
             hash: Hash::new(settings.nonce.clone(), settings.hash_bits),
             connector: Arc::new(connector),
@@ -169,7 +171,7 @@ impl Policy {
             report: Arc::new(Health::new("report")),
             settings,
             metrics,
-            tasks,
+            part,
         })))
     }
 
@@ -177,6 +179,11 @@ impl Policy {
     #[must_use]
     pub fn for_worker(&self) -> Self {
         Self::with_connections(Arc::clone(&self.0.common))
+    }
+
+    /// Whether both are the same, be they of different workers.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0.common, &other.0.common)
     }
 
     fn with_connections(common: Arc<Common>) -> Self {
@@ -248,7 +255,7 @@ impl Policy {
         };
         let body = request::report(attempt, &common.hash, finding);
         let policy = self.clone();
-        common.tasks.background("policy report", async move {
+        common.part.tasks().background("policy report", async move {
             let Inner { common, client, .. } = &*policy.0;
             // None waits for long: there are no more than so many, and each ends in time.
             let _place = policy.0.reports.acquire().await;

@@ -41,7 +41,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, watch},
 };
 
 use crate::{
@@ -50,7 +50,7 @@ use crate::{
     link::Dialer,
     metrics::Metrics,
     names::{NodeName, Protocol, SessionId},
-    net::{Accepted, accept_each, refuse, tls::Tls},
+    net::{Accepted, Places, accept_each, refuse, tls::Tls},
     nodes::Nodes,
     orders::Orders,
     outcome::{Failure, Outcome, Report, Stage},
@@ -68,8 +68,11 @@ use self::{
 };
 
 /// The proxy role. Clones share everything.
+///
+/// What is built from one configuration serves those who connect while that is in force. A session keeps of it what it needs
+/// after login, and no more.
 #[derive(Clone, Debug)]
-pub struct Proxy(Arc<Parts>);
+pub struct Proxy(Arc<Parts>, Arc<Relays>);
 
 /// What the proxy works with.
 #[derive(Clone, Debug)]
@@ -104,6 +107,15 @@ pub struct Parts {
     pub tasks: Tasks,
 }
 
+/// What serves a session after login.
+#[derive(Debug)]
+struct Relays {
+    imap: Relay,
+    pop3: Relay,
+    metrics: Metrics,
+    tasks: Tasks,
+}
+
 /// A client that is served.
 struct Session {
     begun: Begun,
@@ -123,13 +135,24 @@ struct Place<T> {
 struct Open(prometheus::IntGauge);
 
 impl Parts {
-    /// The same for one of so many workers: with connections to directory and nodes of its own.
+    /// The same for one of so many workers: with connections to directory, policy server and nodes of its own, those that it has
+    /// had `before` where nothing has changed.
     #[must_use]
-    pub fn for_worker(&self, workers: usize) -> Self {
+    pub fn for_worker(&self, workers: usize, before: Option<&Proxy>) -> Self {
+        let before = before.map(|proxy| &*proxy.0);
+        let directory = before.map(|parts| &parts.directory);
+        let directory = directory.filter(|before| before.is_same(&self.directory));
+        let policy = self.policy.as_ref().map(|policy| {
+            let before = before.and_then(|parts| parts.policy.as_ref());
+            let same = before.filter(|before| before.is_same(policy));
+            same.cloned().unwrap_or_else(|| policy.for_worker())
+        });
         Self {
-            policy: self.policy.as_ref().map(Policy::for_worker),
-            directory: self.directory.for_worker(workers),
-            dialer: self.dialer.for_worker(),
+            policy,
+            directory: directory
+                .cloned()
+                .unwrap_or_else(|| self.directory.for_worker(workers)),
+            dialer: self.dialer.for_worker(before.map(|parts| &parts.dialer)),
             ..self.clone()
         }
     }
@@ -145,30 +168,54 @@ impl Parts {
 impl Proxy {
     /// Puts the proxy together.
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+        let relays = Relays {
+            imap: parts.imap_relay.clone(),
+            pop3: parts.pop3_relay.clone(),
+            metrics: parts.metrics.clone(),
+            tasks: parts.tasks.clone(),
+        };
+        Self(Arc::new(parts), Arc::new(relays))
     }
 
-    /// Serves one listening socket until the process stops.
-    pub async fn listen(self, socket: TcpListener, listener: Listener, limit: Arc<Semaphore>) {
-        let Parts { metrics, tasks, .. } = &*self.0;
-        let (metrics, tasks) = (metrics.clone(), tasks.clone());
-        let busy = self.busy(listener);
-        let defence = self.0.defence.clone();
-        accept_each(
-            socket,
-            limit,
-            busy,
-            move || defence.make_room(),
-            metrics,
-            tasks.clone(),
-            move |accepted| {
-                if self.may_come(&accepted, listener) {
-                    let serve = self.clone().serve(accepted, listener, Instant::now());
-                    tasks.spawn("login", serve);
-                }
-            },
-        )
-        .await;
+    /// Serves one listening socket until the process stops: each client by what is then in force for the listener at this address
+    /// of the configuration.
+    pub async fn listen(
+        current: watch::Receiver<Self>,
+        socket: TcpListener,
+        address: SocketAddr,
+        places: Places,
+    ) {
+        let first = current.borrow().clone();
+        let Parts { metrics, tasks, .. } = &*first.0;
+        let (metrics, tasks, defence) = (metrics.clone(), tasks.clone(), first.0.defence.clone());
+        drop(first);
+        let busy = || {
+            let proxy = current.borrow().clone();
+            let listener = proxy.listener(address);
+            listener.map_or_else(Vec::new, |listener| proxy.busy(listener))
+        };
+        let begin = |accepted| {
+            let proxy = current.borrow().clone();
+            if let Some(listener) = proxy.listener(address)
+                && proxy.may_come(&accepted, listener)
+            {
+                let tasks = proxy.0.tasks.clone();
+                tasks.spawn("login", proxy.serve(accepted, listener, Instant::now()));
+            }
+        };
+        let make_room = || defence.make_room();
+        let permits = places.permits();
+        accept_each(socket, permits, busy, make_room, metrics, tasks, begin).await;
+    }
+
+    /// Another one takes the place of this one: what only this one needs ahead is given up.
+    pub fn give_way(&self, to: &Self) {
+        self.0.dialer.give_way(&to.0.dialer);
+    }
+
+    fn listener(&self, address: SocketAddr) -> Option<Listener> {
+        let mut listeners = self.0.settings.listeners.iter();
+        listeners.find(|it| it.address == address).copied()
     }
 
     /// What a client hears that connects when there is no room.
@@ -219,9 +266,10 @@ impl Proxy {
                     report: Box::new(report),
                     place: place.moves_in(),
                 });
-                self.0.tasks.clone().spawn("session", self.relay(session));
+                let relays = Arc::clone(&self.1);
+                self.1.tasks.spawn("session", relays.relay(session));
             }
-            Err(over) => self.end(&report, over.outcome(), None),
+            Err(over) => self.1.end(&report, over.outcome(), None),
         }
     }
 
@@ -296,82 +344,6 @@ impl Proxy {
         }
     }
 
-    /// Moves bytes until the session is over.
-    async fn relay(self, session: Box<Session>) {
-        let Session {
-            begun,
-            mut report,
-            place,
-        } = session.unboxed();
-        let Begun {
-            client,
-            server,
-            to_client,
-            to_server,
-            seated,
-        } = begun;
-        let protocol = report.protocol.as_str();
-        let metrics = &self.0.metrics;
-        let node = report.node.as_ref().map_or("", NodeName::as_str);
-        let open = [
-            Open::new(metrics.sessions_open.with_label_values(&[protocol])),
-            Open::new(
-                metrics
-                    .node_sessions_open
-                    .with_label_values(&[node, protocol]),
-            ),
-        ];
-        let relay = match report.protocol {
-            Protocol::Imap => &self.0.imap_relay,
-            Protocol::Pop3 => &self.0.pop3_relay,
-        };
-        // Both stay here, and the relay has but a way to ask them.
-        let mut cut = pin!(self.0.tasks.cut_requested());
-        let seat = seated.watch.seat();
-        let stop = poll_fn(|context| match seat.poll_ended(context) {
-            Poll::Ready(()) => Poll::Ready(()),
-            Poll::Pending => cut.as_mut().poll(context),
-        });
-        let ended = relay.run(client, server, stop).await;
-        let ended = ended.after(to_client, to_server);
-        let why = seated.watch.why();
-        drop(seated);
-        drop(open);
-        drop(place);
-        if let Some(blame) = ended.blame() {
-            report.failure = Some(Failure {
-                stage: Stage::Relay,
-                blame,
-                denial: Denial::Unavailable,
-                reason: ended.by.to_string(),
-            });
-        }
-        match why {
-            Some(why) if matches!(ended.by, End::Stopped) => {
-                self.end(&report, why.outcome(), Some((&ended, why.to_string())));
-            }
-            _ => {
-                let by = ended.by.to_string();
-                self.end(&report, ended.outcome(), Some((&ended, by)));
-            }
-        }
-    }
-
-    fn end(&self, report: &Report, outcome: Outcome, ended: Option<(&Ended, String)>) {
-        let node = report.node.as_ref().map_or("", NodeName::as_str);
-        self.0
-            .metrics
-            .sessions
-            .with_label_values(&[report.protocol.as_str(), outcome.as_str(), node])
-            .inc();
-        match ended {
-            Some((ended, why)) => {
-                report.ended(outcome, ended.to_client, ended.to_server, Some(&why));
-            }
-            None => report.ended(outcome, 0, 0, None),
-        }
-    }
-
     fn count_login(&self, report: &Report, result: &str) {
         self.0
             .metrics
@@ -412,6 +384,83 @@ impl Session {
     /// The parts, and nothing left of the box while the session goes on.
     fn unboxed(self: Box<Self>) -> Self {
         *self
+    }
+}
+
+impl Relays {
+    /// Moves bytes until the session is over.
+    async fn relay(self: Arc<Self>, session: Box<Session>) {
+        let Session {
+            begun,
+            mut report,
+            place,
+        } = session.unboxed();
+        let Begun {
+            client,
+            server,
+            to_client,
+            to_server,
+            seated,
+        } = begun;
+        let protocol = report.protocol.as_str();
+        let metrics = &self.metrics;
+        let node = report.node.as_ref().map_or("", NodeName::as_str);
+        let open = [
+            Open::new(metrics.sessions_open.with_label_values(&[protocol])),
+            Open::new(
+                metrics
+                    .node_sessions_open
+                    .with_label_values(&[node, protocol]),
+            ),
+        ];
+        let relay = match report.protocol {
+            Protocol::Imap => &self.imap,
+            Protocol::Pop3 => &self.pop3,
+        };
+        // Both stay here, and the relay has but a way to ask them.
+        let mut cut = pin!(self.tasks.cut_requested());
+        let seat = seated.watch.seat();
+        let stop = poll_fn(|context| match seat.poll_ended(context) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => cut.as_mut().poll(context),
+        });
+        let ended = relay.run(client, server, stop).await;
+        let ended = ended.after(to_client, to_server);
+        let why = seated.watch.why();
+        drop(seated);
+        drop(open);
+        drop(place);
+        if let Some(blame) = ended.blame() {
+            report.failure = Some(Failure {
+                stage: Stage::Relay,
+                blame,
+                denial: Denial::Unavailable,
+                reason: ended.by.to_string(),
+            });
+        }
+        match why {
+            Some(why) if matches!(ended.by, End::Stopped) => {
+                self.end(&report, why.outcome(), Some((&ended, why.to_string())));
+            }
+            _ => {
+                let by = ended.by.to_string();
+                self.end(&report, ended.outcome(), Some((&ended, by)));
+            }
+        }
+    }
+
+    fn end(&self, report: &Report, outcome: Outcome, ended: Option<(&Ended, String)>) {
+        let node = report.node.as_ref().map_or("", NodeName::as_str);
+        self.metrics
+            .sessions
+            .with_label_values(&[report.protocol.as_str(), outcome.as_str(), node])
+            .inc();
+        match ended {
+            Some((ended, why)) => {
+                report.ended(outcome, ended.to_client, ended.to_server, Some(&why));
+            }
+            None => report.ended(outcome, 0, 0, None),
+        }
     }
 }
 

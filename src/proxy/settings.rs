@@ -33,6 +33,10 @@ pub struct Settings {
     pub max_connections: usize,
     /// How long a drain waits for sessions before it closes them; default 30 s.
     pub drain_timeout: Duration,
+    /// How long closing those may take, one after the other; default 10 s.
+    pub close_over: Duration,
+    /// How long a drain accepts clients after monitors have heard of it; default none.
+    pub ready_pause: Duration,
     /// The relay of IMAP sessions.
     pub imap_relay: relay::Settings,
     /// The relay of POP3 sessions.

@@ -52,7 +52,7 @@ use crate::{
 };
 
 /// Limits of a relayed session.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Settings {
     /// Silence in both directions before the session is closed; default 35 minutes (RFC 9051, 5.4: at least 30).
     pub idle: Duration,
@@ -156,6 +156,7 @@ pub struct Relay {
 /// What all sessions use.
 #[derive(Debug)]
 struct Shared {
+    settings: Settings,
     idle: Arc<Idle>,
     pipes: Arc<Pipes>,
     to_client: Counters,
@@ -177,6 +178,12 @@ impl Relay {
         Self::with_pipes(settings, &metrics, tasks, pipes::LIMIT)
     }
 
+    /// The same, if its limits are these.
+    #[must_use]
+    pub fn with(&self, settings: Settings) -> Option<Self> {
+        (self.shared.settings == settings).then(|| self.clone())
+    }
+
     fn with_pipes(settings: Settings, metrics: &Metrics, tasks: Tasks, limit: usize) -> Self {
         let counters = |direction| Counters {
             copied: metrics.relay_bytes.with_label_values(&[direction, "copy"]),
@@ -186,6 +193,7 @@ impl Relay {
         };
         Self {
             shared: Arc::new(Shared {
+                settings,
                 idle: Arc::new(Idle::new(settings, tasks)),
                 pipes: Arc::new(Pipes::new(limit)),
                 to_client: counters("to_client"),

@@ -29,6 +29,7 @@
 //! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
 //! | `prometheus` | rules, alerts and dashboard: by promtool, and by a Prometheus that scrapes a cluster |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
+//! | `reload` | another configuration while people are logged in: taken whole or not at all, and nobody notices |
 //! | `rights` | the capabilities that the processes keep |
 //! | `seeing` | metrics by Prometheus' own checker; the status page in a browser |
 //! | `sessions` | after login it is bytes: large messages, IDLE, early commands, half-closed connections |
@@ -73,6 +74,7 @@ mod policy;
 mod pop3;
 mod prometheus;
 mod refusals;
+mod reload;
 mod rights;
 mod seeing;
 mod sessions;

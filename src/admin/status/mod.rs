@@ -34,6 +34,7 @@ use hyper::{
     header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderValue, X_CONTENT_TYPE_OPTIONS},
 };
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use self::{
     figures::Figures,
@@ -77,8 +78,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// Which process it is about.
 #[derive(Clone, Debug)]
 pub enum About {
-    /// A front, with its nodes.
-    Front(Nodes),
+    /// A front, with its nodes as they are now.
+    Front(watch::Receiver<Nodes>),
     /// A node, with its name.
     Node(NodeName),
 }
@@ -151,7 +152,7 @@ impl Status {
             let mut answer = self.facts(&figures, trouble);
             let (process, more) = match &self.about {
                 About::Front(nodes) => {
-                    let nodes = self::nodes(nodes, &figures, &now, then);
+                    let nodes = self::nodes(&nodes.borrow(), &figures, &now, then);
                     let more = json!({ "nodes": nodes, "directory": directory(&figures) });
                     ("front", more)
                 }

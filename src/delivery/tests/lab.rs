@@ -30,7 +30,7 @@ use crate::{
     lmtp::Timeouts,
     metrics::Metrics,
     names::{KeyId, NodeName, Service},
-    net::{Address, Stream},
+    net::{Address, Places, Stream},
     nodes::{self, Node, Nodes},
     proto::{
         link::{
@@ -252,12 +252,14 @@ impl Lab {
             dialer: Dialer::new(&table, dial, metrics.clone(), tasks.clone()).unwrap(),
             orders: crate::orders::Orders::open(None).unwrap(),
             metrics: metrics.clone(),
+            places: Places::new(settings.max_connections, tasks.clone()),
             tasks: tasks.clone(),
             settings,
         });
         let socket = dir.path().join("lmtp");
         let listener = UnixListener::bind(&socket).unwrap();
-        tasks.spawn("listener", delivery.clone().listen_unix(listener));
+        let (_, current) = watch::channel(delivery.clone());
+        tasks.spawn("listener", Delivery::listen_unix(current, listener));
         Self {
             delivery,
             socket,

@@ -2,10 +2,14 @@
 
 use std::sync::{Arc, atomic::AtomicUsize};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 use super::*;
 use crate::{
+    delivery::Delivery,
     names::{ClientAddr, SessionId},
     net::Stream,
     proto::link::context::mail::MessageFacts,
@@ -83,8 +87,9 @@ async fn connections_have_a_limit_over_all_listeners() {
     let lab = Lab::with(|settings| settings.max_connections = 2).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let (_, current) = watch::channel(lab.delivery.clone());
     lab.tasks
-        .spawn("listener", lab.delivery.clone().listen(listener));
+        .spawn("listener", Delivery::listen(current, listener));
     let one = lab.mta().await;
     let mut two = over_tcp(TcpStream::connect(address).await.unwrap());
     assert!(two.line().await.starts_with("220 "));
@@ -110,8 +115,9 @@ async fn other_networks_are_closed_without_a_word() {
     let lab = Lab::start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let (_, current) = watch::channel(lab.delivery.clone());
     lab.tasks
-        .spawn("listener", lab.delivery.clone().listen(listener));
+        .spawn("listener", Delivery::listen(current, listener));
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
     let mut stranger = over_tcp(socket.connect(address).await.unwrap());

@@ -33,7 +33,10 @@ use zeroize::Zeroizing;
 use reader::Reader;
 
 use super::{
-    FileSettings, Found, LookupError, Question, Wrong, address::Rules, facts::Now, live::Live,
+    FileSettings, Found, LookupError, Question, Wrong,
+    address::Rules,
+    facts::Now,
+    live::{Followed, Live},
 };
 use crate::metrics::Metrics;
 
@@ -197,12 +200,11 @@ impl File {
     /// Tells what changes, for as long as the process runs. Whoever is missing is not said to be gone before the version has
     /// settled. For [`LOOKS`] all are compared: who logged in by the version before may sit down only now.
     pub(super) async fn follow(self: Arc<Self>, live: Arc<Live>, metrics: Metrics) {
-        metrics
-            .directory_followed
-            .with_label_values(&["file"])
-            .set(1);
+        let gauge = metrics.directory_followed.with_label_values(&["file"]);
+        let _followed = Followed::new(&gauge);
         let mut known = Arc::clone(&self.lock().accounts);
-        let mut looks = 0;
+        // Sessions may have begun by an earlier version, with the directory before.
+        let mut looks = LOOKS;
         loop {
             sleep(CHECK_EVERY).await;
             let latest = self.latest().await;

@@ -183,11 +183,6 @@ impl Ldap {
         }
     }
 
-    /// How many bases there are.
-    pub(super) fn bases(&self) -> usize {
-        self.common.schema.bases()
-    }
-
     /// Tries each server with what it will be asked, and how changes can be followed at it.
     pub(super) async fn examine(&self, timeout: Duration, by: Follow) -> Vec<Examined> {
         let (mut all, schema) = (Vec::new(), &self.common.schema);
@@ -209,6 +204,14 @@ impl Ldap {
             });
         }
         all
+    }
+
+    /// What the servers are called.
+    pub(super) fn server_names(&self) -> impl Iterator<Item = &str> {
+        self.common
+            .servers
+            .iter()
+            .map(|server| server.name.as_str())
     }
 
     /// What a server is called, by its place in the list.

@@ -24,32 +24,35 @@
 //!
 //! - `watch`: what a session is judged by, and its ear.
 //! - `refresh`: who has not been named yet.
+//! - `table`: the seats of all sessions, which outlive a directory.
 //!
 //! Limits: what was heard is remembered of entries that the cache has learned of, for as long as it may keep them, and of all
 //! others for [`RECENT`]. It does no I/O.
 
 mod refresh;
+mod table;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use moka::policy::EvictionPolicy;
-use prometheus::IntCounterVec;
+use prometheus::{IntCounterVec, IntGauge};
 use tokio::time::{Instant, sleep};
 
 pub(super) use refresh::Refresh;
+pub(super) use table::{Bases, Table};
 pub use watch::Watch;
 
-use self::watch::Judged;
+use self::{table::Seats, watch::Judged};
 use super::{
     CacheSettings, Found, Status, Visit,
     facts::{EntryId, Now},
@@ -66,9 +69,6 @@ pub(super) const LAG: Duration = Duration::from_secs(5);
 
 /// How long it is remembered what was heard of entries that nobody has asked for: an answer may be on its way.
 const RECENT: Duration = Duration::from_secs(15);
-
-/// Words of home attributes that sessions share: there are hardly more than nodes.
-const MAX_WORDS: usize = 1000;
 
 /// Which node the value of a home attribute means, or that there is none; none for no node.
 pub type Homes = Box<dyn Fn(Option<&str>) -> Option<NodeName> + Send + Sync>;
@@ -100,34 +100,42 @@ pub(super) struct Live {
     /// What was heard of all.
     recent: moka::sync::Cache<EntryId, Heard>,
     sessions: Sessions,
-    judged: Mutex<HashMap<EntryId, Seats>>,
-    /// Home words, each of them once.
-    words: Mutex<HashSet<Arc<str>>>,
+    bases: Bases,
+    table: Arc<Table>,
     changes: IntCounterVec,
     revoked: IntCounterVec,
     /// By base, when all that was learned before was taken for out of date, in milliseconds since `started`.
     outdated: Box<[AtomicU64]>,
     started: Instant,
-    homes: OnceLock<Homes>,
+    homes: RwLock<Option<Homes>>,
     /// Whether entries are in use that do not show their UUIDs.
     is_nameless: AtomicBool,
     tasks: Tasks,
 }
 
-/// The sessions of an entry.
-#[derive(Default)]
-struct Seats {
-    all: Vec<Judged>,
-    /// What they will be judged by in a while. Boxed, since that is rare.
-    pending: Option<Box<(usize, Now)>>,
+/// A base, or the accounts file, counts as followed for as long as this is there.
+pub(super) struct Followed(IntGauge);
+
+impl Followed {
+    pub(super) fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Live {
-    /// Nothing was heard yet.
+    /// Nothing was heard yet. `table` has the sessions, those that began with another directory too.
     pub(super) fn new(
         cache: CacheSettings,
         sessions: Sessions,
-        bases: usize,
+        bases: Bases,
+        table: Arc<Table>,
         metrics: &Metrics,
         tasks: Tasks,
     ) -> Arc<Self> {
@@ -152,13 +160,13 @@ impl Live {
                 .time_to_live(RECENT)
                 .build(),
             sessions,
-            judged: Mutex::default(),
-            words: Mutex::default(),
+            table,
             changes: metrics.directory_changes.clone(),
             revoked: metrics.sessions_revoked.clone(),
-            outdated: (0..bases).map(|_| AtomicU64::new(0)).collect(),
+            outdated: bases.names.iter().map(|_| AtomicU64::new(0)).collect(),
+            bases,
             started: Instant::now(),
-            homes: OnceLock::new(),
+            homes: RwLock::new(None),
             is_nameless: AtomicBool::new(false),
             tasks,
         })
@@ -166,8 +174,7 @@ impl Live {
 
     /// Two values of a home attribute may mean the same node: says which.
     pub(super) fn know_homes(&self, homes: Homes) {
-        // Whoever was first has said the same.
-        let _ = self.homes.set(homes);
+        *self.homes.write().unwrap_or_else(PoisonError::into_inner) = Some(homes);
     }
 
     /// The cache may keep it from now on, so that what is heard of it is remembered.
@@ -215,6 +222,11 @@ impl Live {
         }
     }
 
+    /// The same of all bases.
+    pub(super) fn outdate_all(&self) {
+        (0..self.outdated.len()).for_each(|base| self.outdate(base));
+    }
+
     /// Listens for changes of an account, on behalf of a session.
     pub(super) fn watch(self: &Arc<Self>, found: &Found, visit: Visit) -> Watch {
         if self.sessions == Sessions::Leave {
@@ -223,36 +235,21 @@ impl Live {
         let entry = found.facts.entry;
         let seat = Seat::new();
         let home_node = found.account.home_node.as_deref();
+        let mut all = self.table.lock();
         let judged = Judged {
             base: found.base,
             parts: found.facts.parts,
-            home_node: home_node.map(|word| self.shared(word)),
+            home_node: home_node.map(|word| all.shared(word)),
+            is_comparable: true,
             visit,
             seat: Arc::clone(&seat),
         };
-        let mut all = self.lock();
-        let seats = &mut all.entry(entry).or_default().all;
-        // Most have one session or a few: room for four would be for nothing.
-        seats.reserve_exact(1);
-        seats.push(judged);
+        let is_judged = all.sit(entry, judged, &self.bases);
         drop(all);
         Watch {
             seat,
-            judged: Some((entry, Arc::clone(self))),
+            judged: is_judged.then(|| (entry, Arc::clone(&self.table))),
         }
-    }
-
-    /// The same word, which sessions have in common.
-    fn shared(&self, word: &str) -> Arc<str> {
-        let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = words.get(word) {
-            return Arc::clone(known);
-        }
-        let new: Arc<str> = Arc::from(word);
-        if words.len() < MAX_WORDS {
-            words.insert(Arc::clone(&new));
-        }
-        new
     }
 
     /// Runs something a little later, when a server that lags behind has caught up.
@@ -297,7 +294,7 @@ impl Live {
     pub(super) fn may_concern(&self, entry: EntryId) -> bool {
         self.is_nameless.load(Relaxed)
             || self.known.contains_key(&entry)
-            || self.lock().contains_key(&entry)
+            || self.table.lock().seats.contains_key(&entry)
     }
 
     /// Judges the sessions of an entry, at once or in a while.
@@ -305,10 +302,17 @@ impl Live {
         let (Sessions::End(within), false) = (self.sessions, matches!(now, Now::Unreadable)) else {
             return;
         };
-        let mut all = self.lock();
-        let Some(seats) = all.get_mut(&entry) else {
+        let mut all = self.table.lock();
+        // What an older directory says means something else to those who sit here now.
+        if !all.is_of(&self.bases) {
+            return;
+        }
+        let Some(seats) = all.seats.get_mut(&entry) else {
             return;
         };
+        if let Now::Is(now) = &now {
+            seats.learn(now);
+        }
         if seats.pending.is_some() {
             seats.pending = Some(Box::new((base, now)));
             return;
@@ -327,9 +331,12 @@ impl Live {
         self.tasks.background("revocation", async move {
             let part = getrandom::u32().unwrap_or_default();
             sleep(within.mul_f64(f64::from(part) / f64::from(u32::MAX))).await;
-            let mut all = live.lock();
+            let mut all = live.table.lock();
             // None where all sessions have ended meanwhile.
-            let pending = all.get_mut(&entry).and_then(|seats| seats.pending.take());
+            let pending = all
+                .seats
+                .get_mut(&entry)
+                .and_then(|seats| seats.pending.take());
             if let Some((base, now)) = pending.map(|pending| *pending) {
                 live.revoke(&mut all, entry, base, &now);
             }
@@ -337,8 +344,8 @@ impl Live {
     }
 
     /// Tells the sessions that may not go on.
-    fn revoke(&self, all: &mut HashMap<EntryId, Seats>, entry: EntryId, base: usize, now: &Now) {
-        let Some(seats) = all.remove(&entry) else {
+    fn revoke(&self, all: &mut table::All, entry: EntryId, base: usize, now: &Now) {
+        let Some(seats) = all.seats.remove(&entry) else {
             return;
         };
         let mut left = Vec::new();
@@ -354,7 +361,7 @@ impl Live {
         }
         if !left.is_empty() {
             let (all_left, pending) = (left, None);
-            all.insert(
+            all.seats.insert(
                 entry,
                 Seats {
                     all: all_left,
@@ -376,6 +383,9 @@ impl Live {
         if now.login == Status::Refused || is_barred {
             return Some(Ending::Disabled);
         }
+        if !seat.is_comparable {
+            return None;
+        }
         let (before, after) = (seat.home_node.as_deref(), now.home_node.as_deref());
         if seat.parts.has_moved(&now.facts.parts) || self.is_another_node(before, after) {
             return Some(Ending::Moved);
@@ -393,7 +403,8 @@ impl Live {
         if before.is_some_and(|before| before.eq_ignore_ascii_case(word)) {
             return false;
         }
-        match self.homes.get() {
+        let homes = self.homes.read().unwrap_or_else(PoisonError::into_inner);
+        match homes.as_ref() {
             None => true,
             Some(homes) => homes(now).is_some_and(|node| homes(before) != Some(node)),
         }
@@ -439,14 +450,33 @@ impl Live {
 
     /// The entries of sessions, below one of the bases.
     pub(super) fn watched(&self, base: usize) -> Vec<EntryId> {
-        let seats = self.lock();
+        let all = self.table.lock();
+        if !all.is_of(&self.bases) {
+            return Vec::new();
+        }
         let is_below = |seats: &&Seats| seats.all.iter().any(|seat| seat.base == base);
-        let watched = seats.iter().filter(|(_, seats)| is_below(seats));
+        let watched = all.seats.iter().filter(|(_, seats)| is_below(seats));
         watched.map(|(entry, _)| *entry).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<EntryId, Seats>> {
-        // A panic cannot leave it half changed.
-        self.judged.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The sessions, for the directory that takes the place of this one.
+    pub(super) fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table)
+    }
+
+    /// What entries are read by here.
+    pub(super) fn bases(&self) -> &Bases {
+        &self.bases
+    }
+
+    /// Sessions that began with another directory are judged by this one from now on.
+    pub(super) fn take_over(&self) {
+        let lost = self.table.lock().become_of(&self.bases);
+        if lost > 0 {
+            tracing::warn!(
+                sessions = lost,
+                "sessions that began with another directory are not ended any more when their account changes"
+            );
+        }
     }
 }

@@ -21,7 +21,8 @@ fn live(sessions: Sessions) -> Arc<Live> {
     Live::new(
         CacheSettings::default(),
         sessions,
-        1,
+        Bases::new(vec!["base".to_owned()]),
+        Arc::default(),
         &metrics,
         Tasks::new(),
     )
@@ -398,16 +399,96 @@ async fn ends_are_spread_and_a_change_that_is_taken_back_ends_nothing() {
 async fn nothing_is_left_of_sessions_that_ended() {
     let live = live(Sessions::End(Duration::ZERO));
     let watches: Vec<_> = (0..10).map(|_| live.watch(&usual(), VISIT)).collect();
-    assert_eq!(live.lock().len(), 1);
+    assert_eq!(live.table.lock().seats.len(), 1);
     drop(watches);
-    assert!(live.lock().is_empty());
+    assert!(live.table.lock().seats.is_empty());
     let revoked = live.watch(&usual(), VISIT);
     live.hear(0, UUID, Now::Gone);
-    assert!(live.lock().is_empty());
+    assert!(live.table.lock().seats.is_empty());
     drop(revoked);
     assert_eq!(live.watched(0), []);
     // Where they are left, nobody listens.
     let live = self::live(Sessions::Leave);
     let _watch = live.watch(&usual(), VISIT);
-    assert!(live.lock().is_empty());
+    assert!(live.table.lock().seats.is_empty());
+}
+
+/// The same directory with other attributes, or with other bases.
+fn after(live: &Arc<Live>, names: &[&str]) -> Arc<Live> {
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    let bases = Bases {
+        names: names.into(),
+        reading: live.bases().reading + 1,
+    };
+    let metrics = Metrics::new().unwrap();
+    let sessions = Sessions::End(Duration::ZERO);
+    Live::new(
+        CacheSettings::default(),
+        sessions,
+        bases,
+        live.table(),
+        &metrics,
+        Tasks::new(),
+    )
+}
+
+#[tokio::test]
+async fn sessions_outlive_a_directory_and_are_judged_by_the_next() {
+    let old = live(Sessions::End(Duration::ZERO));
+    let mut early = old.watch(&usual(), VISIT);
+    let new = after(&old, &["other", "base"]);
+    // Before it is in force, and read by other attributes, it says nothing of them.
+    new.hear(1, UUID, Now::Gone);
+    assert_eq!(verdict(&mut early).await, None);
+    new.take_over();
+    // So it is with the old one now.
+    old.hear(0, UUID, Now::Gone);
+    // A login that was under way meanwhile.
+    let mut late = old.watch(&usual(), VISIT);
+    assert_eq!(new.watched(0), []);
+    assert_eq!(new.watched(1), [UUID]);
+    // What entries look like now is no change.
+    let moved = but(|account| account.home = "elsewhere".to_owned());
+    new.hear(1, UUID, Now::of(&moved));
+    for watch in [&mut early, &mut late] {
+        assert_eq!(verdict(watch).await, None);
+    }
+    new.hear(1, UUID, Now::of(&but(|account| account.uid = 7)));
+    for watch in [&mut early, &mut late] {
+        assert_eq!(verdict(watch).await, Some(Ending::Moved));
+    }
+}
+
+#[tokio::test]
+async fn sessions_of_a_base_that_is_not_searched_any_more_go_on() {
+    let old = live(Sessions::End(Duration::ZERO));
+    let mut watch = old.watch(&usual(), VISIT);
+    let new = after(&old, &["other"]);
+    new.take_over();
+    let mut late = old.watch(&usual(), VISIT);
+    new.hear(0, UUID, Now::Gone);
+    for watch in [&mut watch, &mut late] {
+        assert_eq!(verdict(watch).await, None);
+    }
+    assert!(new.table.lock().seats.is_empty());
+}
+
+#[tokio::test]
+async fn the_same_attributes_go_on_without_a_break() {
+    let old = live(Sessions::End(Duration::ZERO));
+    let mut watch = old.watch(&usual(), VISIT);
+    let new = after(&old, &[]);
+    drop(new);
+    let metrics = Metrics::new().unwrap();
+    let new = Live::new(
+        CacheSettings::default(),
+        Sessions::End(Duration::ZERO),
+        old.bases().clone(),
+        old.table(),
+        &metrics,
+        Tasks::new(),
+    );
+    new.take_over();
+    new.hear(0, UUID, Now::of(&but(|account| account.uid = 7)));
+    assert_eq!(verdict(&mut watch).await, Some(Ending::Moved));
 }

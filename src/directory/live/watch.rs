@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::Live;
+use super::table::Table;
 use crate::{
     directory::{
         Visit,
@@ -16,6 +16,8 @@ pub(super) struct Judged {
     pub(super) base: usize,
     pub(super) parts: Parts,
     pub(super) home_node: Option<Arc<str>>,
+    /// Whether these two were read as entries are read now.
+    pub(super) is_comparable: bool,
     pub(super) visit: Visit,
     pub(super) seat: Arc<Seat>,
 }
@@ -25,7 +27,7 @@ pub(super) struct Judged {
 pub struct Watch {
     pub(super) seat: Arc<Seat>,
     /// None: changes of the account end nothing.
-    pub(super) judged: Option<(EntryId, Arc<Live>)>,
+    pub(super) judged: Option<(EntryId, Arc<Table>)>,
 }
 
 // === impl Watch ===
@@ -56,10 +58,10 @@ impl fmt::Debug for Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.seat.leave();
-        let Some((entry, live)) = &self.judged else {
+        let Some((entry, table)) = &self.judged else {
             return;
         };
-        let mut judged = live.lock();
+        let judged = &mut table.lock().seats;
         if let Some(here) = judged.get_mut(entry) {
             here.all.retain(|one| !Arc::ptr_eq(&one.seat, &self.seat));
             if here.all.is_empty() {

@@ -202,7 +202,6 @@ impl Health {
     /// Of a node that is up until it is found not to be. The first probes of a table are spread.
     pub(super) fn new(node: &NodeName, settings: HealthSettings, metrics: &Metrics) -> Self {
         let gauge = metrics.node_up.with_label_values(&[node.as_str()]);
-        gauge.set(1);
         let now = Instant::now();
         let first = settings
             .probe_every
@@ -232,9 +231,11 @@ impl Health {
         }
     }
 
-    /// Goes by other settings from now on.
+    /// Is seen from now on, and goes by these settings.
     pub(super) fn adopt(&self, settings: HealthSettings) {
         let mut state = self.lock();
+        let is_down = matches!(state.phase, Phase::Down(_));
+        self.gauge.set(i64::from(!is_down));
         state.settings = settings;
         let probe_at = settings.probe_every.map(|every| Instant::now() + every);
         state.probe_at = match (state.probe_at, probe_at) {

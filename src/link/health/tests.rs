@@ -9,7 +9,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 fn health_with(settings: HealthSettings) -> Health {
     let node = NodeName::parse("node1").unwrap();
-    Health::new(&node, settings, &Metrics::new().unwrap())
+    let health = Health::new(&node, settings, &Metrics::new().unwrap());
+    health.adopt(settings);
+    health
 }
 
 fn health() -> Health {
@@ -264,7 +266,7 @@ async fn whoever_is_done_makes_room_for_the_next_in_line() {
         tokio::task::yield_now().await;
         inside.pop();
     });
-    next.unwrap().unwrap();
+    let _place = next.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

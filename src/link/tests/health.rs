@@ -45,7 +45,7 @@ async fn a_node_that_is_down_is_dialled_by_the_prober_alone() {
     let (listener, address) = listen().await;
     drop(listener);
     let front = front(address, unprobed());
-    let other = front.dialer.for_worker();
+    let other = front.dialer.for_worker(None);
     for _ in 0..3 {
         assert!(matches!(front.fail().await, LinkError::Unreachable(_)));
     }
@@ -132,7 +132,7 @@ async fn nodes_are_probed_without_a_login() {
 async fn probers_end_with_the_last_dialer() {
     let (_listener, address) = listen().await;
     let front = front(address, unprobed());
-    let worker = front.dialer.for_worker();
+    let worker = front.dialer.for_worker(None);
     let health = Arc::downgrade(&worker.dial(&front.node.name).health);
     drop(front);
     tokio::task::yield_now().await;
@@ -153,9 +153,14 @@ async fn a_successor_knows_what_was_known_of_the_same_nodes() {
         nodes: vec![node.clone()],
         default: None,
     };
-    let settings = dial_settings();
-    let same = front.dialer.successor(&table(&front.node), settings);
-    let error = same.unwrap().open(&front.node, &context()).await;
+    let after = |before: &Dialer, table: &nodes::Settings| {
+        let (metrics, tasks) = (front.metrics.clone(), Tasks::new());
+        let dialer = Dialer::after(Some(before), table, dial_settings(), metrics, tasks).unwrap();
+        dialer.begin(Some(before));
+        dialer
+    };
+    let same = after(&front.dialer, &table(&front.node));
+    let error = same.open(&front.node, &context()).await;
     assert!(matches!(error, Err(LinkError::Down { .. })));
     assert!(!front.is_up());
     // Another key may be the right one.
@@ -163,7 +168,7 @@ async fn a_successor_knows_what_was_known_of_the_same_nodes() {
         key: Key::new([8; 32]),
         ..front.node.clone()
     };
-    let other = front.dialer.successor(&table(&other), settings).unwrap();
+    let other = after(&same, &table(&other));
     assert_eq!(other.health()[0].state, NodeState::Up);
     assert!(front.is_up());
     // What is gone is not shown.
@@ -171,7 +176,7 @@ async fn a_successor_knows_what_was_known_of_the_same_nodes() {
         name: NodeName::parse("node2").unwrap(),
         ..front.node.clone()
     };
-    let gone = other.successor(&table(&gone), settings).unwrap();
+    let gone = after(&other, &table(&gone));
     assert_eq!(gone.health().len(), 1);
     let text = front.metrics.render();
     assert!(text.contains("pigeonair_node_up{node=\"node2\"} 1"));

@@ -57,7 +57,7 @@ async fn a_link_brings_one_message_after_the_other() {
             Box::pin(mailstore.serve(stream, context, key_id, seal, permit)).await;
         }
     };
-    let listen = gate(&lab).listen(listener, true, serve);
+    let listen = gate(&lab).listen(listener, || true, serve);
     lab.tasks.spawn("listener", listen);
     let node = Node {
         name: NodeName::parse("node1").unwrap(),

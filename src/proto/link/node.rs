@@ -159,6 +159,11 @@ pub struct VerdictSeal {
 }
 
 impl NodeKey {
+    /// Whether it opens a service now, for a peer there.
+    pub fn opens(&self, service: Service, peer: Option<IpAddr>, now: Timestamp) -> bool {
+        self.services.contains(&service) && self.admits_from(peer) && !is_past(self.not_after, now)
+    }
+
     /// No address is a Unix socket, whose peers are known by their uid.
     fn admits_from(&self, peer: Option<IpAddr>) -> bool {
         // A dual-stack listener sees 10.0.0.1 as ::ffff:10.0.0.1.

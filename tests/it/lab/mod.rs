@@ -93,6 +93,12 @@ fn wait_for_port(process: &mut Process, address: SocketAddr) {
 
 // === files ===
 
+/// Changes a file's text.
+fn rewrite(path: &Path, change: impl FnOnce(String) -> String) {
+    let text = fs::read_to_string(path).unwrap();
+    fs::write(path, change(text)).unwrap();
+}
+
 /// Replaces each `@WORD@`.
 fn fill(template: &str, values: &[(&str, &str)]) -> String {
     values
@@ -774,8 +780,7 @@ impl Cluster {
         let node = self.node(name);
         node.acceptor().stop();
         let [.., configuration] = &node.command;
-        let text = fs::read_to_string(configuration).unwrap();
-        fs::write(configuration, change(text)).unwrap();
+        rewrite(Path::new(configuration), change);
         node.start_acceptor(&logs);
     }
 
@@ -787,9 +792,52 @@ impl Cluster {
 
     /// Starts the front once more, with another configuration.
     pub(crate) fn change_front(&mut self, change: impl FnOnce(String) -> String) {
-        let configuration = self.path("front/pigeonair.toml");
-        let text = fs::read_to_string(&configuration).unwrap();
-        fs::write(&configuration, change(text)).unwrap();
+        self.write_front(change);
+        self.restart_front();
+    }
+
+    /// Changes the front's configuration, which does not know of it yet.
+    pub(crate) fn write_front(&self, change: impl FnOnce(String) -> String) {
+        rewrite(&self.path("front/pigeonair.toml"), change);
+    }
+
+    /// The same for a node's.
+    pub(crate) fn write_node(&self, name: &str, change: impl FnOnce(String) -> String) {
+        rewrite(&self.node_file(name, "pigeonair.toml"), change);
+    }
+
+    /// A file of a node's.
+    pub(crate) fn node_file(&self, name: &str, file: &str) -> PathBuf {
+        self.path("nodes").join(name).join(file)
+    }
+
+    /// A file of the front's, private to it.
+    pub(crate) fn write_front_file(&self, name: &str, content: &str) -> String {
+        let path = self.path("front").join(name);
+        write_private(&path, content);
+        chown(&path, Some(self.front_uid), Some(self.front_uid)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// Has a node read its configuration again: exit code of the command, and what it wrote.
+    pub(crate) fn reload_node(&self, name: &str) -> (Option<i32>, String, String) {
+        let command = ["reload", "node", "--config"];
+        let output = Command::new(self.path("bin/pigeonair"))
+            .args(command)
+            .arg(self.node_file(name, "pigeonair.toml"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let [out, notes] =
+            [output.stdout, output.stderr].map(|octets| String::from_utf8(octets).unwrap());
+        (output.status.code(), out, notes)
+    }
+
+    /// Starts the front once more, with these variables in its environment.
+    pub(crate) fn restart_front_with(&mut self, environment: &[String]) {
+        let env = ["env".to_owned()];
+        let all = env.into_iter().chain(environment.iter().cloned());
+        self.front_command.splice(0..0, all);
         self.restart_front();
     }
 
@@ -989,7 +1037,7 @@ impl Cluster {
         };
         format!(
             "[log]\nlevel = \"debug\"\n\n\
-             [admin]\nnode = \"{}\"\n\n\
+             [admin]\nnode = \"{}\"\nnode_socket = \"{dir}/node.sock\"\n\n\
              [process]\n{}\n\
              [acceptor]\nname = \"{}\"\npeers = [\"{FRONT_UID}\"]\nhome_root = \"{}\"\nsessions_file = \"{dir}/sessions\"\n{}\n\
              [[acceptor.listen]]\n{listen}\n\n\

@@ -75,6 +75,11 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// Asks it to read its configuration again, and does not wait.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// Waits until it has ended by itself; its exit code.
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
         eventually(&format!("{} ends", self.name), || !self.lives());

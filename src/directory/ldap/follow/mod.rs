@@ -50,7 +50,7 @@ use crate::{
     directory::{
         Follow, FollowSettings,
         facts::{EntryId, Now},
-        live::{Live, Refresh},
+        live::{Followed, Live, Refresh},
     },
     metrics::Metrics,
     proto::content_sync::{Cookie, State, SyncInfo},
@@ -115,22 +115,6 @@ enum Ended {
     Slow,
     /// The connection is of no use any more.
     Broken(Broken),
-}
-
-/// A base counts as followed for as long as this is there.
-struct Followed(IntGauge);
-
-impl Followed {
-    fn new(gauge: &IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Followed {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }
 
 impl From<Broken> for Ended {

@@ -1,0 +1,191 @@
+//! What the service manager is told, as sd_notify(3) has it: ready, reloading, stopping, how it goes, and that the process
+//! is alive.
+//!
+//! ```text
+//! start ─> READY=1 ─┬─ reload ─> RELOADING=1 ─> READY=1 ─┐
+//!                   ├─<──────────────────────────────────┘
+//!                   ├─ all event loops have answered ─> WATCHDOG=1, again and again
+//!                   └─ signal ─> STOPPING=1
+//! ```
+//!
+//! The socket (`NOTIFY_SOCKET`) is connected before a sandbox is entered: one in the abstract namespace, as containers
+//! have it, would be out of reach from there. Without a manager that listens, all of it does nothing. A message that
+//! cannot be sent is logged and not sent again: what matters is said anew or shows otherwise.
+
+use std::{
+    env, io,
+    os::unix::net::UnixDatagram,
+    os::{linux::net::SocketAddrExt as _, unix::ffi::OsStrExt as _, unix::net::SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// How long a manager may take to make room for a message.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The way to the service manager, if there is one. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Notifier {
+    socket: Option<Arc<UnixDatagram>>,
+    watchdog: Option<Duration>,
+}
+
+impl Notifier {
+    /// As the environment has it.
+    pub(super) fn from_environment() -> Self {
+        let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
+            return Self::default();
+        };
+        let text = |name| env::var(name).ok();
+        let watchdog = watchdog(text("WATCHDOG_USEC"), text("WATCHDOG_PID"));
+        match connect(name.as_bytes()) {
+            Ok(socket) => Self {
+                socket: Some(Arc::new(socket)),
+                watchdog,
+            },
+            Err(error) => {
+                let socket = name.display().to_string();
+                tracing::warn!(socket, %error, "the service manager cannot be told anything (NOTIFY_SOCKET)");
+                Self::default()
+            }
+        }
+    }
+
+    /// How often it wants to hear that the process is alive, at least; none: not at all.
+    pub(super) const fn watchdog(&self) -> Option<Duration> {
+        self.watchdog
+    }
+
+    /// All listeners serve, or what was reloaded is in force.
+    pub(super) fn ready(&self, status: &str) {
+        self.send(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// A reload has begun; `ready` ends it, whatever came of it.
+    pub(super) fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let microseconds = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec / 1000);
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
+    }
+
+    /// The process is about to end.
+    pub(super) fn stopping(&self, status: &str) {
+        self.send(&format!("STOPPING=1\nSTATUS={status}"));
+    }
+
+    /// How it goes, for people.
+    pub(super) fn status(&self, status: &str) {
+        self.send(&format!("STATUS={status}"));
+    }
+
+    /// Every event loop has answered a moment ago.
+    pub(super) fn alive(&self) {
+        self.send("WATCHDOG=1");
+    }
+
+    /// Sends assignments, one a line.
+    pub(super) fn send(&self, lines: &str) {
+        let Some(socket) = &self.socket else { return };
+        if let Err(error) = socket.send(lines.as_bytes()) {
+            tracing::warn!(%error, message = lines, "cannot tell the service manager");
+        }
+    }
+}
+
+fn connect(name: &[u8]) -> io::Result<UnixDatagram> {
+    let address = match name {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path))?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// The watchdog's interval, if it is meant for this process.
+fn watchdog(microseconds: Option<String>, process: Option<String>) -> Option<Duration> {
+    let own = std::process::id().to_string();
+    if process.is_some_and(|process| process != own) {
+        return None;
+    }
+    let microseconds = microseconds?.parse().ok().filter(|number| *number > 0)?;
+    Some(Duration::from_micros(microseconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(socket: &UnixDatagram) -> String {
+        let mut message = [0; 512];
+        let length = socket.recv(&mut message).unwrap();
+        String::from_utf8(message[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_manager_hears_all_that_is_said_by_a_file_or_in_the_abstract() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let name = format!("pigeonair-test-{}", std::process::id());
+        let abstract_name = SocketAddr::from_abstract_name(&name).unwrap();
+        for (listener, address) in [
+            (
+                UnixDatagram::bind(&path).unwrap(),
+                path.as_os_str().as_bytes().to_vec(),
+            ),
+            (
+                UnixDatagram::bind_addr(&abstract_name).unwrap(),
+                format!("@{name}").into_bytes(),
+            ),
+        ] {
+            let notifier = Notifier {
+                socket: Some(Arc::new(connect(&address).unwrap())),
+                watchdog: None,
+            };
+            notifier.ready("serving");
+            assert_eq!(heard(&listener), "READY=1\nSTATUS=serving");
+            notifier.reloading();
+            let message = heard(&listener);
+            let since = message.strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
+            assert!(since.unwrap().parse::<u64>().unwrap() > 0, "{message}");
+            notifier.alive();
+            assert_eq!(heard(&listener), "WATCHDOG=1");
+            notifier.status("1 session");
+            assert_eq!(heard(&listener), "STATUS=1 session");
+            notifier.stopping("bye");
+            assert_eq!(heard(&listener), "STOPPING=1\nSTATUS=bye");
+        }
+    }
+
+    #[test]
+    fn a_manager_that_is_gone_stops_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let listener = UnixDatagram::bind(&path).unwrap();
+        let socket = connect(path.as_os_str().as_bytes()).unwrap();
+        let notifier = Notifier {
+            socket: Some(Arc::new(socket)),
+            watchdog: None,
+        };
+        drop(listener);
+        notifier.ready("serving");
+        Notifier::default().ready("nobody listens");
+        assert!(connect(path.as_os_str().as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_watchdog_is_for_the_process_that_it_names() {
+        let text = |text: &str| Some(text.to_owned());
+        let own = std::process::id().to_string();
+        let second = Some(Duration::from_secs(1));
+        assert_eq!(watchdog(text("1000000"), None), second);
+        assert_eq!(watchdog(text("1000000"), Some(own)), second);
+        assert_eq!(watchdog(text("1000000"), text("1")), None);
+        for none in [None, text("0"), text("often"), text("-1")] {
+            assert_eq!(watchdog(none, None), None);
+        }
+    }
+}
