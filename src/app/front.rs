@@ -116,6 +116,10 @@ impl Front {
     }
 
     /// Serves until a signal ends the process.
+    #[allow(
+        clippy::too_many_lines,
+        reason = "puts everything together: one entry for each part"
+    )]
     pub(super) async fn serve(self) -> Result<(), AppError> {
         let process = Process::new()?;
         let Process { metrics, tasks, .. } = &process;
