@@ -600,6 +600,30 @@ fn explain_asks_the_running_front_where_it_may() {
     assert_eq!(machine.run(&["explain", "carl"], &configuration).0, 67);
 }
 
+#[test]
+fn commands_to_the_front_need_to_know_where_it_is() {
+    let machine = Machine::new();
+    let link = listener();
+    let configuration = machine.configuration(0, port(&link));
+    for command in [&["who"] as &[&str], &["kick", "--all"], &["orders"]] {
+        let (code, out, notes) = machine.run(command, &configuration);
+        assert_eq!((code, out.as_str()), (78, ""), "{command:?}");
+        assert!(notes.contains("front_socket is not set in "), "{notes}");
+    }
+    let configuration = configuration.replace(
+        "[admin]\n",
+        &format!(
+            "[admin]\nfront_socket = \"{}\"\n",
+            machine.path("front.sock")
+        ),
+    );
+    let (code, _, notes) = machine.run(&["drain", "proxy"], &configuration);
+    assert_eq!(code, 69, "{notes}");
+    assert!(notes.contains("cannot ask the front at "), "{notes}");
+    let both = ["who", "--socket", "/run/x"];
+    assert_eq!(machine.run(&both, &configuration).0, 64);
+}
+
 /// The units as systemd reads them, with a program that is there; the second as nodes without servers have it.
 fn units() -> [tempfile::TempDir; 2] {
     let samples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/systemd");

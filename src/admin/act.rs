@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    http::{Response, TEXT, response},
+    http::Refusal,
     request::{Drain, Flush, Hold, Kick, Question, Release, Undrain},
     socket::{Caller, Requests, bad_request, parse},
     who,
@@ -47,11 +47,11 @@ enum Command {
 
 impl Command {
     /// None: that path is no command's.
-    fn read(path: &str, body: &[u8]) -> Option<Result<Self, Response>> {
+    fn read(path: &str, body: &[u8]) -> Option<Result<Self, Refusal>> {
         fn part<T: DeserializeOwned>(
             body: &[u8],
             command: fn(T) -> Command,
-        ) -> Option<Result<Command, Response>> {
+        ) -> Option<Result<Command, Refusal>> {
             Some(parse(body).map(command))
         }
         match path {
@@ -73,13 +73,13 @@ impl Requests {
         path: &str,
         body: &[u8],
         caller: Caller,
-    ) -> Option<Result<Value, Response>> {
+    ) -> Option<Result<Value, Refusal>> {
         let command = Command::read(path, body)?;
         if !caller.may_act() {
             let (uid, pid) = (caller.uid(), caller.pid());
             tracing::warn!(uid, pid, command = path, "a command was refused");
-            let text = "only root and the front's own user may do that\n".to_owned();
-            return Some(Err(response(StatusCode::FORBIDDEN, TEXT, text)));
+            let text = "only root and the front's own user may do that";
+            return Some(Err(Refusal::new(StatusCode::FORBIDDEN, text)));
         }
         let command = match command {
             Ok(command) => command,
@@ -92,7 +92,7 @@ impl Requests {
             let _ = done.send(requests.obey(command, caller).await);
         });
         let lost = || {
-            Err(failed(
+            Err(Refusal::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the command broke off",
             ))
@@ -100,7 +100,7 @@ impl Requests {
         Some(answer.await.unwrap_or_else(|_| lost()))
     }
 
-    async fn obey(&self, command: Command, caller: Caller) -> Result<Value, Response> {
+    async fn obey(&self, command: Command, caller: Caller) -> Result<Value, Refusal> {
         match command {
             Command::Drain(drain) => self.drain(drain, caller).await,
             Command::Flush(flush) => self.flush(flush, caller).await,
@@ -111,7 +111,7 @@ impl Requests {
         }
     }
 
-    async fn kick(&self, kick: Kick, caller: Caller) -> Result<Value, Response> {
+    async fn kick(&self, kick: Kick, caller: Caller) -> Result<Value, Refusal> {
         let Kick {
             which,
             all,
@@ -125,7 +125,7 @@ impl Requests {
         let seats = self.sessions.all(&filter);
         let (sessions, within) = (seats.len(), within.unwrap_or_else(|| pace(seats.len())));
         let ended = self.sessions.end(seats, Ending::Kicked, within, || true);
-        ended.map_err(|error| failed(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()))?;
+        ended.map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()))?;
         tracing::info!(
             command = "kick",
             account = filter.account.as_ref().map(AccountName::as_str),
@@ -141,7 +141,7 @@ impl Requests {
         Ok(json!({ "sessions": sessions, "within_ms": millis(within) }))
     }
 
-    async fn hold(&self, hold: Hold, caller: Caller) -> Result<Value, Response> {
+    async fn hold(&self, hold: Hold, caller: Caller) -> Result<Value, Refusal> {
         let account = if hold.as_account {
             who::account(&hold.user)?
         } else {
@@ -180,7 +180,7 @@ impl Requests {
         }))
     }
 
-    async fn release(&self, release: Release, caller: Caller) -> Result<Value, Response> {
+    async fn release(&self, release: Release, caller: Caller) -> Result<Value, Refusal> {
         let mut account = who::account(&release.user)?;
         // Whoever stands in the list is meant as it stands there.
         if !release.as_account && !self.orders.has(&Subject::Account(account.clone())) {
@@ -197,7 +197,7 @@ impl Requests {
         Ok(json!({ "account": account.as_str() }))
     }
 
-    async fn drain(&self, drain: Drain, caller: Caller) -> Result<Value, Response> {
+    async fn drain(&self, drain: Drain, caller: Caller) -> Result<Value, Refusal> {
         let within = drain.within_ms.map(within).transpose()?;
         let node = match &drain.node {
             None => None,
@@ -245,7 +245,7 @@ impl Requests {
         }))
     }
 
-    async fn undrain(&self, undrain: Undrain, caller: Caller) -> Result<Value, Response> {
+    async fn undrain(&self, undrain: Undrain, caller: Caller) -> Result<Value, Refusal> {
         let node = undrain.node.as_deref().map(|word| self.node_or_so(word));
         let node = node.transpose()?;
         let subject = node.clone().map_or(Subject::Front, Subject::Node);
@@ -264,7 +264,7 @@ impl Requests {
         Ok(json!({ "node": node.as_ref().map(NodeName::as_str) }))
     }
 
-    async fn flush(&self, flush: Flush, caller: Caller) -> Result<Value, Response> {
+    async fn flush(&self, flush: Flush, caller: Caller) -> Result<Value, Refusal> {
         let forgotten = self.directory.forget(flush.name.as_deref()).await;
         tracing::info!(
             command = "cache flush",
@@ -285,26 +285,26 @@ impl Requests {
         within: Duration,
         subject: &Subject,
         given: Given,
-    ) -> Result<usize, Response> {
+    ) -> Result<usize, Refusal> {
         let count = seats.len();
         let (orders, subject) = (self.orders.clone(), subject.clone());
         let is_wanted = move || orders.is_in_force(&subject, given);
         let ended = self.sessions.end(seats, why, within, is_wanted);
         ended.map_err(|error| {
             let text = format!("it is in force, but sessions go on: {error}");
-            failed(StatusCode::SERVICE_UNAVAILABLE, &text)
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, &text)
         })?;
         Ok(count)
     }
 
-    async fn give(&self, subject: &Subject, caller: &Caller) -> Result<Given, Response> {
+    async fn give(&self, subject: &Subject, caller: &Caller) -> Result<Given, Refusal> {
         let (orders, subject) = (self.orders.clone(), subject.clone());
         let uid = caller.uid().unwrap_or_default();
         let given = tokio::task::spawn_blocking(move || orders.give(&subject, uid)).await;
         settled(given)
     }
 
-    async fn take_back(&self, subject: &Subject) -> Result<(), Response> {
+    async fn take_back(&self, subject: &Subject) -> Result<(), Refusal> {
         let (orders, taken) = (self.orders.clone(), subject.clone());
         let taken = tokio::task::spawn_blocking(move || orders.take_back(&taken)).await;
         if settled(taken)? {
@@ -321,22 +321,22 @@ impl Requests {
 /// What came of a change of orders.
 fn settled<T>(
     changed: Result<Result<T, OrdersError>, tokio::task::JoinError>,
-) -> Result<T, Response> {
+) -> Result<T, Refusal> {
     match changed {
         Ok(Ok(changed)) => Ok(changed),
         Ok(Err(error)) => {
             let reason = chain(&error);
             tracing::error!(reason, "an order was not given or taken back");
-            Err(failed(StatusCode::INTERNAL_SERVER_ERROR, &reason))
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, &reason))
         }
-        Err(_) => Err(failed(
+        Err(_) => Err(Refusal::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "the order broke off",
         )),
     }
 }
 
-fn within(millis: u64) -> Result<Duration, Response> {
+fn within(millis: u64) -> Result<Duration, Refusal> {
     let within = Duration::from_millis(millis);
     if within > MAX_WITHIN {
         return Err(bad_request("within: longer than a day"));
@@ -359,10 +359,10 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn nobody(user: &str, error: &LookupError) -> Response {
+fn nobody(user: &str, error: &LookupError) -> Refusal {
     match error {
         LookupError::Wrong(_) => not_found(&format!("nobody has the login or the address {user}")),
-        error => failed(
+        error => Refusal::new(
             StatusCode::SERVICE_UNAVAILABLE,
             &format!(
                 "the directory cannot say who {user} is: {}; with --account that is taken for the account's own name",
@@ -372,12 +372,8 @@ fn nobody(user: &str, error: &LookupError) -> Response {
     }
 }
 
-fn not_found(text: &str) -> Response {
-    failed(StatusCode::NOT_FOUND, text)
-}
-
-fn failed(status: StatusCode, text: &str) -> Response {
-    response(status, TEXT, format!("{text}\n"))
+fn not_found(text: &str) -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, text)
 }
 
 #[cfg(test)]

@@ -37,6 +37,13 @@ const MAX_HEADER_BYTES: usize = 8192;
 const MAX_BODY_BYTES: usize = 8192;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// Why a request is not answered, in a line.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    text: String,
+}
+
 /// Where requests come from.
 pub(super) enum Listener {
     Tcp(TcpListener),
@@ -57,6 +64,19 @@ impl Listener {
                 Ok((Stream::Unix(stream), Some(peer)))
             }
         }
+    }
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, text: &str) -> Self {
+        let text = format!("{text}\n");
+        Self { status, text }
+    }
+}
+
+impl From<Refusal> for Response {
+    fn from(refusal: Refusal) -> Self {
+        response(refusal.status, TEXT, refusal.text)
     }
 }
 

@@ -39,7 +39,7 @@ use tokio::net::unix::UCred;
 
 use super::{
     account::fields,
-    http::{self, Response, TEXT, not_allowed, response},
+    http::{self, Refusal, Response, not_allowed, response},
     request::{Drain, Flush, Hold, InForce, Kick, Question, Release, Undrain, Who, Whom},
 };
 use crate::{
@@ -107,11 +107,11 @@ impl Requests {
         };
         Ok(match self.reply(path, &body, caller).await {
             Ok(said) => response(StatusCode::OK, "application/json", said.to_string() + "\n"),
-            Err(refusal) => refusal,
+            Err(refusal) => refusal.into(),
         })
     }
 
-    async fn reply(&self, path: &str, body: &[u8], caller: Caller) -> Result<Value, Response> {
+    async fn reply(&self, path: &str, body: &[u8], caller: Caller) -> Result<Value, Refusal> {
         if let Some(done) = self.act(path, body, caller).await {
             return done;
         }
@@ -138,7 +138,7 @@ impl Requests {
         json!({ "orders": orders, "are_kept": self.orders.are_kept() })
     }
 
-    async fn cached(&self, whom: &Whom, caller: Caller) -> Result<Value, Response> {
+    async fn cached(&self, whom: &Whom, caller: Caller) -> Result<Value, Refusal> {
         let login = whom.login.as_deref().map(Login::parse).transpose();
         let Ok(login) = login else {
             return Err(bad_request("login: no name that could be one"));
@@ -205,12 +205,12 @@ impl Requests {
     }
 }
 
-pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Response> {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| bad_request(&error.to_string()))
 }
 
-pub(super) fn bad_request(error: &str) -> Response {
-    response(StatusCode::BAD_REQUEST, TEXT, format!("{error}\n"))
+pub(super) fn bad_request(error: &str) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, error)
 }
 
 impl Caller {

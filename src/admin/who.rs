@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::{
-    http::Response,
+    http::Refusal,
     request::{Which, Who},
     socket::{Requests, bad_request},
 };
@@ -21,7 +21,7 @@ use crate::{
 const PAGE: usize = 500;
 
 impl Requests {
-    pub(super) async fn who(&self, who: &Who) -> Result<Value, Response> {
+    pub(super) async fn who(&self, who: &Who) -> Result<Value, Refusal> {
         let filter = self.filter(&who.which).await?;
         let page = self.sessions.page(&filter, who.from, PAGE);
         let sessions = page
@@ -32,7 +32,7 @@ impl Requests {
     }
 
     /// Which sessions are meant. Names that nobody knows any more mean sessions that began when somebody did.
-    pub(super) async fn filter(&self, which: &Which) -> Result<Filter, Response> {
+    pub(super) async fn filter(&self, which: &Which) -> Result<Filter, Refusal> {
         let account = match &which.user {
             Some(user) => Some(self.account_or_so(user, which.as_account).await?),
             None => None,
@@ -55,7 +55,7 @@ impl Requests {
         &self,
         user: &str,
         as_account: bool,
-    ) -> Result<AccountName, Response> {
+    ) -> Result<AccountName, Refusal> {
         if !as_account && let Ok(account) = self.known(user).await {
             return Ok(account);
         }
@@ -78,7 +78,7 @@ impl Requests {
     }
 
     /// The node that a word means; if it means none now, the one with that name.
-    pub(super) fn node_or_so(&self, word: &str) -> Result<NodeName, Response> {
+    pub(super) fn node_or_so(&self, word: &str) -> Result<NodeName, Refusal> {
         match self.nodes.meant_by(Some(word)) {
             Ok(node) => Ok(node.name.clone()),
             Err(_) => NodeName::parse(word).map_err(|error| bad_request(&format!("node: {error}"))),
@@ -87,11 +87,11 @@ impl Requests {
 }
 
 /// An account by its own name.
-pub(super) fn account(name: &str) -> Result<AccountName, Response> {
+pub(super) fn account(name: &str) -> Result<AccountName, Refusal> {
     AccountName::parse(name).map_err(|error| bad_request(&format!("user: {error}")))
 }
 
-fn network(text: &str) -> Result<IpNet, Response> {
+fn network(text: &str) -> Result<IpNet, Refusal> {
     let network = text
         .parse()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));

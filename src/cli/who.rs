@@ -161,6 +161,9 @@ struct List {
 impl List {
     fn add(&mut self, sessions: &[Value], out: &mut impl Write) -> Result<(), Failed> {
         let sessions = sessions.get(..self.left).unwrap_or(sessions);
+        if sessions.is_empty() {
+            return Ok(());
+        }
         self.left = self.left.saturating_sub(sessions.len());
         self.count = self.count.saturating_add(sessions.len() as u64);
         if self.is_json {

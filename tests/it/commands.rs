@@ -71,61 +71,76 @@ fn is_logged(cluster: &Cluster, parts: &[&str]) {
     assert!(log.lines().any(is_it), "{parts:?}: {log}");
 }
 
-#[test]
-fn who_is_on_is_listed_and_those_who_are_meant_are_kicked() {
+/// With `ann` at `n1`, `bob` at `n2`, and `cyd` at `n1` from an address of its own.
+fn busy() -> (Cluster, [Client; 3]) {
     let [ann, bob, cyd] = people();
     let cluster = Cluster::usual().user(&ann).user(&bob).user(&cyd).start();
-    let (code, out, notes) = cluster.ask(&["who"]);
-    assert_eq!(
-        (code, out.as_str(), notes.as_str()),
-        (Some(67), "", "pigeonair: no such session\n")
-    );
-
-    let mut first = Client::logged_in(&cluster, Channel::Implicit, &ann);
-    let second = Client::logged_in(&cluster, Channel::Plain, &bob);
     let mut third = Client::connect_from("127.0.0.77", cluster.imap());
+    let first = Client::logged_in(&cluster, Channel::Implicit, &ann);
+    let second = Client::logged_in(&cluster, Channel::Plain, &bob);
     third.login(Method::Login, &cyd.name, &cyd.password).ok();
+    (cluster, [first, second, third])
+}
+
+/// Filters that mean none of them.
+const NOBODY: [&[&str]; 4] = [
+    &["--protocol", "pop3"],
+    &["--user", "dan"],
+    &["--user", "ANN", "--account"],
+    &["--node", "n1", "--user", "bob"],
+];
+
+#[test]
+fn who_is_on_is_listed_for_people_and_programs() {
+    let (cluster, sessions) = busy();
     let out = said(&cluster, &["who"]);
     let lines: Vec<&str> = out.lines().collect();
-    assert_eq!(lines.len(), 5, "{out}");
-    assert!(
-        lines[0].starts_with("ACCOUNT  PROTOCOL  TLS  CLIENT "),
-        "{out}"
-    );
-    assert!(
-        lines[1].starts_with("ann      imap      yes  127."),
-        "{out}"
-    );
-    assert!(
-        lines[3].starts_with("cyd      imap      no   127.0.0.77:"),
-        "{out}"
-    );
-    assert_eq!(lines[4], "3 sessions");
-    // The id is that of the log.
-    let id = lines[2].rsplit(' ').next().unwrap();
-    assert!(cluster.front_log().contains(id), "{out}");
-    assert_eq!(said(&cluster, &["who", "--limit", "2"]).lines().count(), 4);
+    for (line, begin) in lines.iter().zip([
+        "ACCOUNT  PROTOCOL  TLS  CLIENT ",
+        "ann      imap      yes  127.",
+        "bob      imap      no   127.",
+        "cyd      imap      no   127.0.0.77:",
+        "3 sessions",
+    ]) {
+        assert!(line.starts_with(begin), "{out}");
+    }
+    let id = lines[2].rsplit(' ').next().unwrap().to_owned();
+    let out = said(&cluster, &["who", "--limit", "2"]);
+    assert!(out.ends_with("\n2 sessions, the limit\n"), "{out}");
 
-    assert_eq!(who(&cluster, &[]), ["ann", "bob", "cyd"]);
-    assert_eq!(who(&cluster, &["--user", "ann"]), ["ann"]);
-    assert_eq!(who(&cluster, &["--user", "ANN"]), ["ann"]);
-    assert_eq!(who(&cluster, &["--user", "ann", "--account"]), ["ann"]);
-    assert_eq!(who(&cluster, &["--node", "n1"]), ["ann", "cyd"]);
-    assert_eq!(who(&cluster, &["--network", "127.0.0.64/26"]), ["cyd"]);
-    assert_eq!(
-        who(&cluster, &["--network", "127.0.0.77", "--protocol", "imap"]),
-        ["cyd"]
-    );
-    for nobody in [
-        &["--protocol", "pop3"] as &[&str],
-        &["--user", "dan"],
-        &["--user", "ANN", "--account"],
-        &["--node", "n1", "--user", "bob"],
+    for (filter, accounts) in [
+        (&[] as &[&str], &["ann", "bob", "cyd"] as &[&str]),
+        (&["--user", "ann"], &["ann"]),
+        // By the directory.
+        (&["--user", "ANN"], &["ann"]),
+        (&["--user", &people()[0].address()], &["ann"]),
+        (&["--user", "ann", "--account"], &["ann"]),
+        (&["--node", "n1"], &["ann", "cyd"]),
+        (&["--network", "127.0.0.64/26"], &["cyd"]),
+        (&["--network", "127.0.0.77", "--protocol", "imap"], &["cyd"]),
     ] {
-        for command in ["who", "kick"] {
-            let (code, _, _) = cluster.ask(&[&[command], nobody].concat());
-            assert_eq!(code, Some(67), "{command} {nobody:?}");
-        }
+        assert_eq!(who(&cluster, filter), accounts, "{filter:?}");
+    }
+    for nobody in NOBODY {
+        let (code, out, notes) = cluster.ask(&[&["who"], nobody].concat());
+        assert_eq!((code, out.as_str()), (Some(67), ""), "{nobody:?}");
+        assert_eq!(notes, "pigeonair: no such session\n");
+    }
+    drop(sessions);
+    eventually("all have left", || cluster.ask(&["who"]).0 == Some(67));
+    // The id is that of the log.
+    eventually("the session's line", || {
+        let lines = cluster.sessions("bob");
+        lines.iter().any(|line| line.contains(&id))
+    });
+}
+
+#[test]
+fn sessions_that_are_meant_are_kicked_and_no_others() {
+    let (cluster, [mut first, second, third]) = busy();
+    for nobody in NOBODY {
+        let (code, _, _) = cluster.ask(&[&["kick"], nobody].concat());
+        assert_eq!(code, Some(67), "{nobody:?}");
     }
     for wrong in [&["kick"] as &[&str], &["kick", "--all", "--node", "n1"]] {
         assert_eq!(cluster.ask(wrong).0, Some(64), "{wrong:?}");
@@ -133,17 +148,13 @@ fn who_is_on_is_listed_and_those_who_are_meant_are_kicked() {
     let (code, _, notes) = cluster.ask(&["kick", "--network", "here"]);
     assert!(code == Some(69) && notes.contains("CIDR"), "{notes}");
 
-    assert_eq!(
-        said(&cluster, &["kick", "--node", "n2"]),
-        "1 session ended\n"
-    );
+    let out = said(&cluster, &["kick", "--node", "n2"]);
+    assert_eq!(out, "1 session ended\n");
     ends(second);
     was_kicked(&cluster, "bob", "kicked by an administrator");
     is_logged(&cluster, &[" command=kick ", " node=n2 ", " sessions=1 "]);
-    let out = said(
-        &cluster,
-        &["kick", "--network", "127.0.0.77/32", "--within", "100ms"],
-    );
+    let network = ["kick", "--network", "127.0.0.77/32", "--within", "100ms"];
+    let out = said(&cluster, &network);
     assert_eq!(out, "1 session will end within 100ms\n");
     ends(third);
     first.command("NOOP").ok();
@@ -175,76 +186,74 @@ fn keep_orders(cluster: &mut Cluster) -> std::path::PathBuf {
     file
 }
 
-#[test]
-fn a_held_account_waits_until_it_is_released_whatever_becomes_of_the_front() {
-    let [ann, bob, _] = people();
-    let mut cluster = Cluster::mail().user(&ann).user(&bob).start();
-    let out = said(&cluster, &["hold", "bob"]);
-    assert!(
-        out.contains("or the front ends ([admin] orders_file is not set)"),
-        "{out}"
-    );
-    said(&cluster, &["release", "bob"]);
+/// Panics unless both know nothing but "later" of one, and all is well with the other.
+#[track_caller]
+fn is_held(cluster: &Cluster, held: &User, other: &User) {
+    let mut client = Client::connect(cluster, Channel::Implicit);
+    client
+        .login(Method::Login, &held.name, "wrong")
+        .no("AUTHENTICATIONFAILED");
+    client
+        .login(Method::Login, &held.name, &held.password)
+        .no("UNAVAILABLE");
+    recipient(cluster, &held.address(), "450 4.2.1");
+    recipient(cluster, &other.address(), "250");
+}
 
-    let file = keep_orders(&mut cluster);
+#[test]
+fn a_held_account_waits_until_it_is_released() {
+    let [ann, bob, _] = people();
+    let cluster = Cluster::mail().user(&ann).user(&bob).start();
     let session = Client::logged_in(&cluster, Channel::Implicit, &ann);
     let mut other = Client::logged_in(&cluster, Channel::Implicit, &bob);
-    recipient(&cluster, "ann@example.org", "250");
+    recipient(&cluster, &ann.address(), "250");
     let out = said(&cluster, &["hold", "ann"]);
-    assert_eq!(
-        out,
-        "account ann is held until it is released; 1 session ended\n"
-    );
+    let lasts = "or the front ends ([admin] orders_file is not set); 1 session ended\n";
+    assert!(out.ends_with(lasts), "{out}");
     ends(session);
     was_kicked(&cluster, "ann", "the account is held by an administrator");
-    is_logged(
-        &cluster,
-        &[" command=hold ", " account=ann ", " sessions=1 "],
-    );
-    let held = |cluster: &Cluster| {
-        let mut client = Client::connect(cluster, Channel::Implicit);
-        client
-            .login(Method::Login, "ann", "wrong")
-            .no("AUTHENTICATIONFAILED");
-        client
-            .login(Method::Login, "ann", &ann.password)
-            .no("UNAVAILABLE");
-        recipient(cluster, "ann@example.org", "450 4.2.1");
-        recipient(cluster, "bob@example.org", "250");
-    };
-    held(&cluster);
+    let parts = [" command=hold ", " account=ann ", " sessions=1 "];
+    is_logged(&cluster, &parts);
+    is_held(&cluster, &ann, &bob);
     other.command("NOOP").ok();
     let log = cluster.front_log();
-    assert!(
-        log.contains("blame=administrator denial=unavailable"),
-        "{log}"
-    );
+    let denied = "blame=administrator denial=unavailable";
+    assert!(log.contains(denied), "{log}");
 
+    let out = said(&cluster, &["release", "ann"]);
+    assert_eq!(out, "account ann is not held any more\n");
+    let (code, _, notes) = cluster.ask(&["release", "ann"]);
+    assert_eq!(code, Some(67));
+    assert!(notes.contains("account ann is not held"), "{notes}");
+    let mut session = Client::logged_in(&cluster, Channel::Implicit, &ann);
+    recipient(&cluster, &ann.address(), "250");
+    let (code, _, notes) = cluster.ask(&["hold", "nobody"]);
+    assert_eq!(code, Some(67), "{notes}");
+    said(&cluster, &["hold", "ann", "--keep-sessions"]);
+    is_held(&cluster, &ann, &bob);
+    session.command("NOOP").ok();
+}
+
+#[test]
+fn orders_outlive_a_front_that_is_killed() {
+    let [ann, bob, _] = people();
+    let mut cluster = Cluster::mail().user(&ann).user(&bob).start();
+    let file = keep_orders(&mut cluster);
+    let out = said(&cluster, &["hold", "ann"]);
+    let done = "account ann is held until it is released; 0 sessions ended\n";
+    assert_eq!(out, done);
     cluster.front().kill();
     cluster.restart_front();
-    held(&cluster);
+    is_held(&cluster, &ann, &bob);
     let out = said(&cluster, &["orders"]);
     let row = out.lines().nth(1).unwrap();
     assert!(out.starts_with("ORDER  SINCE "), "{out}");
     assert!(row.starts_with("hold ") && row.ends_with(" ann"), "{out}");
-    assert_eq!(
-        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
-
-    assert_eq!(
-        said(&cluster, &["release", "ann"]),
-        "account ann is not held any more\n"
-    );
-    let (code, _, notes) = cluster.ask(&["release", "ann"]);
-    assert_eq!(code, Some(67));
-    assert!(notes.contains("account ann is not held"), "{notes}");
-    Client::logged_in(&cluster, Channel::Implicit, &ann)
-        .command("NOOP")
-        .ok();
-    recipient(&cluster, "ann@example.org", "250");
-    let (code, _, notes) = cluster.ask(&["hold", "nobody"]);
-    assert_eq!(code, Some(67), "{notes}");
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    said(&cluster, &["release", "ann"]);
+    cluster.restart_front();
+    recipient(&cluster, &ann.address(), "250");
 
     fs::write(&file, "{\"held\": ").unwrap();
     let (code, log) = cluster.start_front_in_vain();
@@ -258,12 +267,14 @@ fn mail_that_was_begun_waits_when_its_account_is_held_meanwhile() {
     let cluster = Cluster::mail().user(&ann).start();
     let mut mta = lmtp(cluster.lmtp());
     mta.command("MAIL FROM:<a@example.net>").says("250");
-    mta.command("RCPT TO:<ann@example.org>").says("250");
+    mta.command(&format!("RCPT TO:<{}>", ann.address()))
+        .says("250");
     said(&cluster, &["hold", "ann"]);
     mta.command("DATA").says("450 4.2.1");
     said(&cluster, &["release", "ann"]);
     mta.command("MAIL FROM:<a@example.net>").says("250");
-    mta.command("RCPT TO:<ann@example.org>").says("250");
+    mta.command(&format!("RCPT TO:<{}>", ann.address()))
+        .says("250");
     mta.command("DATA").says("354");
 }
 
@@ -286,8 +297,8 @@ fn a_drained_node_is_left_alone_and_used_again() {
     client
         .login(Method::Login, "ann", &ann.password)
         .no("UNAVAILABLE");
-    recipient(&cluster, "ann@example.org", "451 4.4.1");
-    recipient(&cluster, "bob@example.org", "250");
+    recipient(&cluster, &ann.address(), "451 4.4.1");
+    recipient(&cluster, &bob.address(), "250");
     assert_eq!(http_status(cluster.front_admin(), "/readyz"), Some(200));
     is_logged(
         &cluster,
@@ -298,7 +309,7 @@ fn a_drained_node_is_left_alone_and_used_again() {
     let out = said(&cluster, &["undrain", "node", "n1"]);
     assert_eq!(out, "node n1 is not drained any more\n");
     client.login(Method::Login, "ann", &ann.password).ok();
-    recipient(&cluster, "ann@example.org", "250");
+    recipient(&cluster, &ann.address(), "250");
 }
 
 #[test]

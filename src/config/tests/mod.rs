@@ -422,6 +422,11 @@ fn listeners_are_checked() {
         ),
         (
             "[proxy]",
+            "[admin]\norders_file = '../orders.json'\n[proxy]",
+            &["admin.orders_file: bad value (got other text; expected the path of a file)"],
+        ),
+        (
+            "[proxy]",
             "[admin]\nfront_socket = 'front.sock'\n[proxy]",
             &[
                 "admin.front_socket: bad value (got \"front.sock\"; expected the path of a Unix socket, at most 107 octets)",

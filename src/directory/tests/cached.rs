@@ -94,3 +94,40 @@ async fn what_is_old_counts_while_no_server_answers() {
         assert!(kept.remembered.unwrap() <= STALE);
     }
 }
+
+#[tokio::test]
+async fn what_is_forgotten_is_all_of_an_account_or_of_everybody() {
+    let slapd = Slapd::new();
+    let directory = start(remembering(slapd.uri(), TTL));
+    let address = "ann@example.org";
+    let learn = async || {
+        assert_eq!(log_in(&directory, "ann", "secret").await, "ok Ann");
+        assert_eq!(log_in(&directory, "ANN", "secret").await, "ok Ann");
+        assert_eq!(log_in(&directory, "carl", "x").await, "unknown user");
+        let address = Address::parse(address).unwrap();
+        directory.find_recipient(&address).await.unwrap();
+    };
+    let names = async || {
+        let mut known = Vec::new();
+        for name in ["ann", "ANN", "carl"] {
+            known.push(login(&directory, name).await.is_some());
+        }
+        known.push(recipient(&directory, address).await[0].1.is_some());
+        known
+    };
+    learn().await;
+    assert_eq!(names().await, [true; 4]);
+    // By any of its names.
+    for (name, count, left) in [
+        (Some("bob"), 0, [true; 4]),
+        (Some("ann"), 3, [false, false, true, false]),
+        (Some("ANN"), 3, [false, false, true, false]),
+        (Some(address), 3, [false, false, true, false]),
+        (Some("carl"), 1, [true, true, false, true]),
+        (None, 4, [false; 4]),
+    ] {
+        learn().await;
+        assert_eq!(directory.forget(name).await, count, "{name:?}");
+        assert_eq!(names().await, left, "{name:?}");
+    }
+}
