@@ -246,10 +246,10 @@ async fn a_reload_is_asked_for_on_the_socket() {
     };
     let post = "POST /reload HTTP/1.1\r\nHost: x\r\n\r\n";
     let taken = ask(post).await;
-    assert_eq!(taken.1, "{\"changed\":[\"nodes\"],\"warnings\":[]}\n");
+    assert_eq!(taken.2, "{\"changed\":[\"nodes\"],\"warnings\":[]}\n");
     let refused = ask(post).await;
     assert_eq!(refused.0, "HTTP/1.1 422 Unprocessable Entity");
-    assert_eq!(refused.1, "{\"problems\":[\"file: key: wrong\"]}\n");
+    assert_eq!(refused.2, "{\"problems\":[\"file: key: wrong\"]}\n");
     let get = ask(&post.replace("POST", "GET")).await;
     assert_eq!(get.0, "HTTP/1.1 405 Method Not Allowed");
     let by_command = || {

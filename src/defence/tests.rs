@@ -464,3 +464,26 @@ fn a_network_has_so_many_connections_and_the_others_do_not_mind() {
     drop(one);
     defence.admit(ip(HOME)).unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn counts_stay_when_limits_change() {
+    let before = defence(Settings {
+        max_failures_per_account: 0,
+        ..Settings::default()
+    });
+    for number in 0..20 {
+        fail(&before, ip(ATTACKER), "ann", &number.to_string()).unwrap();
+    }
+    let mut guest = before.admit(ip(ATTACKER)).unwrap();
+    let after = before.with(Settings {
+        max_failures_per_network: 10,
+        max_connections_per_network: 1,
+        ..Settings::default()
+    });
+    let held = fail(&after, ip(ATTACKER), "bob", "x").unwrap_err();
+    assert_eq!(held, Held::Network);
+    assert_eq!(after.admit(ip(ATTACKER)).unwrap_err(), Refused::Connections);
+    guest.starts_login().unwrap();
+    drop(guest);
+    assert!(after.admit(ip(ATTACKER)).is_ok());
+}

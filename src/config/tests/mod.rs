@@ -2,6 +2,7 @@
 
 #![expect(clippy::too_many_lines, reason = "tables of cases")]
 
+mod change;
 mod delivery;
 mod mailstore;
 mod policy;

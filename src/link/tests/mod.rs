@@ -1014,3 +1014,100 @@ async fn what_cannot_be_dialled_is_said_before_dialling() {
     assert_eq!(error.blame(), Blame::Directory);
     assert_eq!(front.dials(), 0);
 }
+
+#[tokio::test]
+async fn nodes_that_did_not_change_keep_their_links_and_others_give_them_up() {
+    let mut server = Server::start(Over::Tls, node_settings()).await;
+    let front = Front::with_one_ready(&mut server).await;
+    let settings = DialSettings {
+        ready: 1,
+        ..dial_settings()
+    };
+    let table = |node: Node| nodes::Settings {
+        nodes: vec![node],
+        default: None,
+    };
+    let after = |before: &Dialer, node: Node| {
+        let (metrics, tasks) = (front.metrics.clone(), front.tasks.clone());
+        Dialer::after(Some(before), &table(node), settings, metrics, tasks).unwrap()
+    };
+    let renamed = Node {
+        hosts: vec!["mail.example.org".to_owned()],
+        ..front.node.clone()
+    };
+    let same = after(&front.dialer, renamed);
+    front.dialer.give_way(&same);
+    assert_eq!(front.ready(), 1);
+    // A worker has those that it had before.
+    let worker = same.for_worker(None);
+    let next = after(&same, front.node.clone());
+    let context = context();
+    let (opened, _) = tokio::join!(
+        patiently(worker.open(&front.node, &context)),
+        server.answer(ready(), b"")
+    );
+    opened.unwrap();
+    until(|| front.ready() == 2).await;
+    let next_worker = next.for_worker(Some(&worker));
+    worker.give_way(&next_worker);
+    assert_eq!(front.ready(), 2);
+    // With another key, its links are worth nothing.
+    let other = Node {
+        key: Key::new([9; 32]),
+        ..front.node.clone()
+    };
+    let other = after(&next, other);
+    next_worker.give_way(&other.for_worker(Some(&next_worker)));
+    next.give_way(&other);
+    assert_eq!(front.ready(), 0);
+}
+
+#[tokio::test]
+async fn a_link_that_was_proven_by_a_key_that_is_gone_is_not_opened() {
+    let (listener, address) = listen().await;
+    let (metrics, tasks) = (Metrics::new().unwrap(), Tasks::new());
+    let parts = |settings: AdmitSettings| GateParts {
+        from: vec!["127.0.0.0/8".parse().unwrap()],
+        peers: Vec::new(),
+        admitter: Admitter::new(settings, metrics.clone()).unwrap(),
+        metrics: metrics.clone(),
+        tasks: tasks.clone(),
+    };
+    let gate = Gate::new(parts(node_settings()));
+    let (sender, mut opened) = mpsc::unbounded_channel();
+    let serve = move |admitted: Admitted, _| {
+        let sender = sender.clone();
+        async move {
+            let verdict = admitted.verdict(&ready());
+            let mut stream = admitted.stream;
+            stream.write_all(&verdict).await.unwrap();
+            sender.send(stream).unwrap();
+        }
+    };
+    tasks.spawn("listener", gate.clone().listen(listener, || false, serve));
+    let node = Node {
+        address,
+        tls: false,
+        ..Server::start(Over::Plain, node_settings()).await.node()
+    };
+    let settings = DialSettings {
+        ready: 1,
+        ..dial_settings()
+    };
+    let front = Front::new(node, settings);
+    front.open().await.unwrap();
+    opened.recv().await.unwrap();
+    until(|| front.ready() == 1).await;
+    // The same keys made anew: what was proven is good.
+    gate.change(parts(node_settings()));
+    front.open().await.unwrap();
+    opened.recv().await.unwrap();
+    until(|| front.ready() == 1).await;
+    let mut other = node_settings();
+    for key in &mut other.keys {
+        key.key = Key::new([9; 32]);
+    }
+    gate.change(parts(other));
+    front.fail().await;
+    assert!(opened.try_recv().is_err());
+}
