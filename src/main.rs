@@ -31,11 +31,13 @@ fn exit_code(failed: &Failed) -> u8 {
     const CONFIG: u8 = 78;
     match failed {
         Failed::CommandLine(_) => USAGE,
-        Failed::Configuration(_) => CONFIG,
+        Failed::Configuration(_) | Failed::NowhereToAsk(_) => CONFIG,
         Failed::Deliver(NotDelivered::Refused(reply)) => refusal_code(reply),
         Failed::Deliver(_) => TEMPFAIL,
         Failed::Nobody(_) => NOUSER,
-        Failed::Online | Failed::Unexplained => UNAVAILABLE,
+        Failed::NotReady(_) | Failed::Online | Failed::Status(_) | Failed::Unexplained => {
+            UNAVAILABLE
+        }
         Failed::Output { .. } => CANTCREAT,
         Failed::Random(_) => OS,
         Failed::Log(_) => SOFTWARE,

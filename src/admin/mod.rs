@@ -37,7 +37,7 @@ pub use self::{
     account::{Fields, fields},
     client::{AskError, cached},
     socket::Requests,
-    status::{About, Status},
+    status::{About, Place, Status, StatusError, ask},
 };
 use self::{
     http::{Listener, Response, TEXT, not_allowed, response},

@@ -6,6 +6,8 @@
 //!                                               read the configuration as `run` does, and start nothing; ask the LDAP servers
 //! pigeonair explain [--json] [--config FILE] NAME
 //!                                               say who a login or an address is, and where that leads
+//! pigeonair status [front|node] [--json] [--config FILE], pigeonair nodes [--json] [--config FILE]
+//!                                               say what a running process does
 //! pigeonair key [--out FILE]                    make a key for a link
 //! pigeonair deliver [-f SENDER] RECIPIENT       deliver the message on standard input
 //! ```
@@ -17,6 +19,7 @@
 
 mod deliver;
 mod explain;
+mod status;
 
 use std::{
     ffi::OsString,
@@ -30,6 +33,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use self::deliver::NotDelivered;
 use crate::{
+    admin::StatusError,
     app::{self, AppError},
     config::{self, Config, Front, Problems, Role},
     directory::Examined,
@@ -52,6 +56,15 @@ pub enum Failed {
     /// A message was not delivered.
     #[error(transparent)]
     Deliver(#[from] NotDelivered),
+    /// It answers, and cannot serve.
+    #[error("the process is not ready: {0}")]
+    NotReady(String),
+    /// The configuration has no address for the question.
+    #[error("there is nowhere to ask: set {0}, and restart the process")]
+    NowhereToAsk(&'static str),
+    /// A running process does not say what it does.
+    #[error(transparent)]
+    Status(#[from] StatusError),
     /// Nobody has that name.
     #[error("nobody has the login or the address {0}")]
     Nobody(String),
@@ -109,6 +122,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// Say how the nodes of the front's table do: state, sessions, links.
+    Nodes(status::How),
     /// Run one of the two processes.
     Run {
         /// Which.
@@ -117,6 +132,8 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
+    /// Say what a running process does and has done in the last minutes.
+    Status(status::StatusOptions),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -180,7 +197,9 @@ fn obey(
         Command::Deliver(options) => Ok(deliver::run(&options)?),
         Command::Explain(options) => explain::run(&options, out),
         Command::Key { out: file } => key(file.as_deref(), out),
+        Command::Nodes(how) => status::nodes(&how, out),
         Command::Run { process, config } => start(process, &config),
+        Command::Status(options) => status::status(&options, out),
     }
 }
 
@@ -327,9 +346,12 @@ fn tell(failed: &Failed, notes: &mut impl Write) -> io::Result<()> {
         Failed::App(_)
         | Failed::Log(_)
         | Failed::Nobody(_)
+        | Failed::NotReady(_)
+        | Failed::NowhereToAsk(_)
         | Failed::Online
         | Failed::Output { .. }
         | Failed::Random(_)
+        | Failed::Status(_)
         | Failed::Unexplained => {
             write!(notes, "pigeonair: {failed}")?;
             let mut cause = std::error::Error::source(failed);
