@@ -33,8 +33,11 @@ fn exit_code(failed: &Failed) -> u8 {
     match failed {
         Failed::Ask(error) => ask_code(error),
         Failed::CommandLine(_) => USAGE,
-        Failed::Configuration(_) | Failed::NoSocket(_) | Failed::NotTaken(_) => CONFIG,
-        Failed::Reload {
+        Failed::Configuration(_)
+        | Failed::NoSocket(_)
+        | Failed::NotTaken(_)
+        | Failed::NowhereToAsk(_)
+        | Failed::Reload {
             source: Unasked::NoSocket(_),
             ..
         } => CONFIG,
@@ -45,7 +48,9 @@ fn exit_code(failed: &Failed) -> u8 {
         Failed::Deliver(NotDelivered::Refused(reply)) => refusal_code(reply),
         Failed::Deliver(_) => TEMPFAIL,
         Failed::Nobody(_) | Failed::NoSession => NOUSER,
-        Failed::Online | Failed::Unexplained => UNAVAILABLE,
+        Failed::NotReady(_) | Failed::Online | Failed::Status(_) | Failed::Unexplained => {
+            UNAVAILABLE
+        }
         Failed::Output { .. } => CANTCREAT,
         Failed::Random(_) => OS,
         Failed::Log(_) => SOFTWARE,

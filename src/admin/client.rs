@@ -184,7 +184,7 @@ fn post(socket: &Path, path: &str, body: &str, silence: Duration) -> io::Result<
 }
 
 /// Status and body of an answer.
-fn read(answer: &[u8]) -> Option<(u16, &str)> {
+pub(super) fn read(answer: &[u8]) -> Option<(u16, &str)> {
     let answer = std::str::from_utf8(answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let mut words = head.strip_prefix("HTTP/1.1 ")?.split(' ');

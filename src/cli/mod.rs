@@ -7,6 +7,8 @@
 //! pigeonair explain [--json] [--config FILE] NAME
 //!                                               say who a login or an address is, and where that leads
 //! pigeonair reload front|node [--config FILE]   have a process that runs read its configuration again
+//! pigeonair status [front|node] [--json] [--config FILE], pigeonair nodes [--json] [--config FILE]
+//!                                               say what a running process does
 //! pigeonair key [--out FILE]                    make a key for a link
 //! pigeonair deliver [-f SENDER] RECIPIENT       deliver the message on standard input
 //! pigeonair who | kick                          list the running front's sessions, or end them
@@ -25,6 +27,7 @@ mod explain;
 mod front;
 mod orders;
 mod reload;
+mod status;
 mod table;
 mod who;
 
@@ -40,7 +43,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 pub use self::{deliver::NotDelivered, reload::Unasked};
 use crate::{
-    admin::AskError,
+    admin::{AskError, StatusError},
     app::{self, AppError},
     config::{self, Config, Front, Problems, Role},
     directory::Examined,
@@ -66,6 +69,15 @@ pub enum Failed {
     /// The running front did not do what it was asked for.
     #[error(transparent)]
     Ask(#[from] AskError),
+    /// It answers, and cannot serve.
+    #[error("the process is not ready: {0}")]
+    NotReady(String),
+    /// The configuration has no address for the question.
+    #[error("there is nowhere to ask: set {0}, and restart the process")]
+    NowhereToAsk(&'static str),
+    /// A running process does not say what it does.
+    #[error(transparent)]
+    Status(#[from] StatusError),
     /// Nobody has that name.
     #[error("nobody has the login or the address {0}")]
     Nobody(String),
@@ -149,6 +161,8 @@ enum Command {
     },
     /// End sessions of the running front.
     Kick(who::KickOptions),
+    /// Say how the nodes of the front's table do: state, sessions, links.
+    Nodes(status::How),
     /// List the orders in force: accounts that are held, and what is drained.
     Orders(orders::ListOptions),
     /// Serve an account again that was held.
@@ -169,6 +183,8 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
+    /// Say what a running process does and has done in the last minutes.
+    Status(status::StatusOptions),
     /// Use again what was drained.
     Undrain(orders::UndrainOptions),
     /// List who is on at the running front.
@@ -240,10 +256,12 @@ fn obey(
         Command::Hold(options) => orders::hold(&options, out),
         Command::Key { out: file } => key(file.as_deref(), out),
         Command::Kick(options) => who::kick(&options, out),
+        Command::Nodes(how) => status::nodes(&how, out),
         Command::Orders(options) => orders::list(&options, out),
         Command::Release(options) => orders::release(&options, out),
         Command::Reload { process, config } => reload::run(process, &config, out, notes),
         Command::Run { process, config } => start(process, &config),
+        Command::Status(options) => status::status(&options, out),
         Command::Undrain(options) => orders::undrain(&options, out),
         Command::Who(options) => who::who(&options, out),
     }
@@ -396,10 +414,13 @@ fn tell(failed: &Failed, notes: &mut impl Write) -> io::Result<()> {
         | Failed::NoSession
         | Failed::NoSocket(_)
         | Failed::Nobody(_)
+        | Failed::NotReady(_)
+        | Failed::NowhereToAsk(_)
         | Failed::Online
         | Failed::Output { .. }
         | Failed::Random(_)
         | Failed::Reload { .. }
+        | Failed::Status(_)
         | Failed::Unexplained => {
             write!(notes, "pigeonair: {failed}")?;
             let mut cause = std::error::Error::source(failed);

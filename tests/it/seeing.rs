@@ -220,3 +220,64 @@ fn a_node_has_a_page_of_its_own() {
     assert_eq!(width, 390);
     assert_eq!(browser.troubles, [""; 0]);
 }
+
+#[test]
+fn commands_say_what_the_page_shows() {
+    let mut cluster = busy_cluster();
+    let ann = User::new("ann", "n1", 20001);
+    let _client = Client::logged_in(&cluster, Channel::Implicit, &ann);
+    eventually("the session is counted", || {
+        cluster
+            .ask(&["status"])
+            .1
+            .contains("sessions       IMAP 1, POP3 0")
+    });
+    let (code, out, notes) = cluster.ask(&["status", "front"]);
+    assert_eq!((code, notes.as_str()), (Some(0), ""));
+    for words in [
+        "front on ",
+        ": ready, version ",
+        "logins         bad-credentials 3 (3), ok 3 (3)",
+        "client/authenticate 3 (3)",
+        "directory/resolve 1 (1)",
+        "a login takes  ",
+        "deliveries     delivered 2 (2)",
+        "changes are followed by ",
+    ] {
+        assert!(out.contains(words), "{words}: {out}");
+    }
+    let (code, out, _) = cluster.ask(&["status", "--json"]);
+    assert_eq!(code, Some(0));
+    let figures: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(figures["sessions"]["imap"], 1);
+    let (code, out, _) = cluster.ask(&["nodes"]);
+    assert_eq!(code, Some(0));
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines[0].starts_with("NODE  STATE "), "{out}");
+    assert!(
+        lines[1].starts_with("n1    up       1 ") || lines[1].starts_with("n1    up     1 "),
+        "{out}"
+    );
+    assert!(lines[2].starts_with("n2    up "), "{out}");
+    let (_, out, _) = cluster.ask(&["nodes", "--json"]);
+    let nodes: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(nodes[0]["name"], "n1");
+    assert_eq!(nodes[0]["sessions"]["imap"], 1);
+    // A front that knows nobody needs its directory.
+    let mut other = Cluster::usual().start();
+    other.slapd().process.stop();
+    eventually("not ready", || other.ask(&["status"]).0 == Some(69));
+    let (_, out, notes) = other.ask(&["status"]);
+    assert!(out.contains(": not ready, "), "{out}");
+    assert!(
+        notes.starts_with("pigeonair: the process is not ready: directory "),
+        "{notes}"
+    );
+    cluster.front().stop();
+    let (code, out, notes) = cluster.ask(&["nodes"]);
+    assert_eq!((code, out.as_str()), (Some(69), ""));
+    assert!(
+        notes.starts_with("pigeonair: cannot ask at ") && notes.contains("front.sock"),
+        "{notes}"
+    );
+}

@@ -21,6 +21,7 @@
 //! It changes nothing and names no user and no client: TCP has no access control. Nothing is loaded from elsewhere, which
 //! the page's own policy forbids as well. Limits: a sample every five seconds, for five minutes.
 
+mod ask;
 mod figures;
 mod history;
 
@@ -36,6 +37,7 @@ use hyper::{
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+pub use self::ask::{Place, StatusError, ask};
 use self::{
     figures::Figures,
     history::{History, PERIOD, Sample, full, number},

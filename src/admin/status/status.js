@@ -276,8 +276,9 @@ function stages(status) {
 }
 
 function failures(status) {
+  const mistakes = { authenticate: 'wrong or refused', link: 'too many sessions, or in use', opening: 'too many sessions, or in use' };
   const list = status.counts.failures.map(row => ({
-    label: row.blame === 'client' ? `client: ${row.stage === 'authenticate' ? 'wrong or refused' : row.stage}` : `${row.blame}, at ${row.stage}`,
+    label: row.blame === 'client' ? `client: ${mistakes[row.stage] || row.stage}` : `${row.blame}, at ${row.stage}`,
     recent: row.recent, total: row.total, kind: row.blame === 'client' ? 'f1' : 'f3',
   }));
   const held = sum(status.counts.logins, row => row.result === 'held');

@@ -1,0 +1,366 @@
+//! `pigeonair status` and `pigeonair nodes`: what a running process does, as its status page shows it.
+//!
+//! It asks the front by `[admin] front_socket`, or by `[admin] front` where there is none, and the node by `[admin] node`. For
+//! people a table, for programs the JSON of the page (`admin::status` has its words), of `nodes` the list alone. Rates are of the
+//! last minutes. A process that is not ready is a failure after that; so is one that does not answer.
+
+use std::{fmt::Write as _, io::Write, path::PathBuf};
+
+use serde_json::Value;
+
+use super::{Failed, Process, print};
+use crate::{
+    admin::{self, Place},
+    config::{self, Config},
+};
+
+/// Whose status.
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusOptions {
+    /// The process; else the front if the configuration has one.
+    process: Option<Process>,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How a process is asked and how the answer is shown.
+#[derive(Debug, clap::Args)]
+pub(super) struct How {
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = super::DEFAULT_CONFIG)]
+    config: PathBuf,
+}
+
+/// Prints what a process does. One that is not ready is a failure after that.
+pub(super) fn status(options: &StatusOptions, out: &mut impl Write) -> Result<(), Failed> {
+    let config = match options.process {
+        Some(process) => config::load_for(process.into(), &options.how.config)?,
+        None => config::load(&options.how.config)?,
+    };
+    let process = options.process.unwrap_or(match &config.front {
+        Some(_) => Process::Front,
+        None => Process::Node,
+    });
+    let figures = admin::ask(&place(process, &config)?)?;
+    if options.how.json {
+        print(out, format_args!("{figures:#}\n"))?;
+    } else {
+        print(out, summary(&figures))?;
+    }
+    if figures["ready"] == true {
+        return Ok(());
+    }
+    Err(Failed::NotReady(words(&figures["trouble"])))
+}
+
+/// Prints how the nodes of the front's table do.
+pub(super) fn nodes(how: &How, out: &mut impl Write) -> Result<(), Failed> {
+    let config = config::load_for(config::Role::Front, &how.config)?;
+    let figures = admin::ask(&place(Process::Front, &config)?)?;
+    let list = &figures["nodes"];
+    if how.json {
+        return print(out, format_args!("{list:#}\n"));
+    }
+    print(out, table(list))
+}
+
+fn place(process: Process, config: &Config) -> Result<Place, Failed> {
+    let admin = &config.admin;
+    let (place, keys) = match process {
+        Process::Front => {
+            let socket = admin.front_socket.clone().map(Place::Unix);
+            let place = socket.or(admin.front.map(Place::Tcp));
+            (place, "[admin] front_socket or front")
+        }
+        Process::Node => (admin.node.map(Place::Tcp), "[admin] node"),
+    };
+    place.ok_or(Failed::NowhereToAsk(keys))
+}
+
+// --- for people
+
+/// Lines of a name and what is to be said of it; nothing to say, no line.
+fn summary(figures: &Value) -> String {
+    let mut text = heading(figures);
+    let is_front = figures["process"] == "front";
+    let mut row = |name: &str, said: String| {
+        if !said.is_empty() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "  {name:<14} {said}");
+        }
+    };
+    let sessions = &figures["sessions"];
+    row(
+        "sessions",
+        format!("IMAP {}, POP3 {}", sessions["imap"], sessions["pop3"]),
+    );
+    if is_front {
+        let connections = &figures["connections"];
+        let (open, limit, guests) = (
+            &connections["open"],
+            &connections["limit"],
+            &connections["unauthenticated"],
+        );
+        row(
+            "connections",
+            format!("{open} of {limit}, {guests} not logged in"),
+        );
+        row("logins", counted(figures, "logins", &["result"]));
+        row(
+            "failures",
+            counted(figures, "failures", &["blame", "stage"]),
+        );
+        row("a login takes", times(&figures["stages"]["login"]));
+        for server in list(&figures["directory"]["servers"]) {
+            let is_up = if server["up"] == true { "up" } else { "down" };
+            row("LDAP server", format!("{} {is_up}", word(&server["name"])));
+        }
+        row("directory", directory(&figures["directory"]));
+        row("cache", counted(figures, "cache", &["result"]));
+        row("deliveries", counted(figures, "deliveries", &["result"]));
+    } else {
+        row(
+            "hand-overs",
+            counted(figures, "handovers", &["kind", "result"]),
+        );
+        row("they take", times(&figures["stages"]["hand-over"]));
+        row(
+            "stored mail",
+            counted(figures, "stored", &["kind", "result"]),
+        );
+    }
+    row("sent away", counted(figures, "shed", &["reason"]));
+    row(
+        "memory",
+        part(
+            &figures["memory"]["used"],
+            &figures["memory"]["limit"],
+            1 << 20,
+            "MiB",
+        ),
+    );
+    row(
+        "descriptors",
+        part(
+            &figures["descriptors"]["open"],
+            &figures["descriptors"]["limit"],
+            1,
+            "",
+        ),
+    );
+    for certificate in list(&figures["certificates"]) {
+        let left = certificate["expires"].as_f64().unwrap_or_default()
+            - figures["now"].as_f64().unwrap_or_default();
+        row(
+            "TLS",
+            format!(
+                "{}: {:.0} days left",
+                word(&certificate["name"]),
+                (left / 86400.0).floor()
+            ),
+        );
+    }
+    row("panics", word(&figures["panics"]));
+    let _ = writeln!(
+        text,
+        "Counts are of the last {} seconds, and since the start.",
+        figures["window_s"]
+    );
+    text
+}
+
+fn heading(figures: &Value) -> String {
+    let name = figures["node"]
+        .as_str()
+        .map(|name| format!(" {name}"))
+        .unwrap_or_default();
+    let up = figures["now"].as_f64().unwrap_or_default()
+        - figures["started"].as_f64().unwrap_or_default();
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not below 0, and no process runs that long"
+    )]
+    let up = std::time::Duration::from_secs(up.max(0.0) as u64);
+    let ready = if figures["ready"] == true {
+        "ready"
+    } else {
+        "not ready"
+    };
+    format!(
+        "{}{name} on {}: {ready}, version {}, up for {}\n",
+        word(&figures["process"]),
+        word(&figures["host"]),
+        word(&figures["version"]),
+        humantime::format_duration(up)
+    )
+}
+
+fn table(nodes: &Value) -> String {
+    let mut rows = vec![
+        [
+            "NODE",
+            "STATE",
+            "IMAP",
+            "POP3",
+            "LINKS READY",
+            "FAILED",
+            "OPENS IN",
+        ]
+        .map(str::to_owned),
+    ];
+    for node in list(nodes) {
+        rows.push([
+            word(&node["name"]),
+            word(&node["state"]),
+            word(&node["sessions"]["imap"]),
+            word(&node["sessions"]["pop3"]),
+            word(&node["links_ready"]),
+            word(&node["links"]["failed"]),
+            times(&node["open"]),
+        ]);
+    }
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(String::len)
+            .max()
+    };
+    let widths: Vec<usize> = (0..7)
+        .map(|column| width(column).unwrap_or_default())
+        .collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A value in words, with nothing in it that a terminal obeys.
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.replace(char::is_control, " "),
+        value => value.to_string(),
+    }
+}
+
+fn words(value: &Value) -> String {
+    let each: Vec<String> = list(value).iter().map(word).collect();
+    each.join(", ")
+}
+
+/// A table of counters: what they count by, and how much of it lately and in all.
+fn counted(figures: &Value, table: &str, labels: &[&str]) -> String {
+    let rows = list(&figures["counts"][table]).iter();
+    let rows = rows.filter(|row| row["total"] != 0).map(|row| {
+        let names: Vec<String> = labels.iter().map(|label| word(&row[*label])).collect();
+        format!("{} {} ({})", names.join("/"), row["recent"], row["total"])
+    });
+    rows.collect::<Vec<_>>().join(", ")
+}
+
+fn times(times: &Value) -> String {
+    let ms = |name: &str| {
+        times[name]
+            .as_f64()
+            .map(|seconds| format!("{:.1} ms", seconds * 1000.0))
+    };
+    match (ms("p50_s"), ms("p95_s"), ms("p99_s")) {
+        (Some(half), Some(most), Some(all)) => format!("{half} (95 %: {most}, 99 %: {all})"),
+        _ => String::new(),
+    }
+}
+
+fn directory(directory: &Value) -> String {
+    let followed = list(&directory["followed"])
+        .iter()
+        .filter(|one| one["count"] != 0);
+    let followed: Vec<String> = followed.map(|one| word(&one["by"])).collect();
+    let changes = match followed.as_slice() {
+        [] => "changes are not followed".to_owned(),
+        by => format!("changes are followed by {}", by.join(", ")),
+    };
+    match directory["stale"] == true {
+        true => format!("accounts are served from memory, {changes}"),
+        false => changes,
+    }
+}
+
+fn part(used: &Value, limit: &Value, unit: u64, name: &str) -> String {
+    let shown = |value: &Value| value.as_u64().map(|value| value / unit);
+    match (shown(used), shown(limit)) {
+        (Some(used), Some(limit)) if limit > 0 => {
+            format!("{used} of {limit} {name}").trim_end().to_owned()
+        }
+        (Some(used), _) => format!("{used} {name}").trim_end().to_owned(),
+        (None, _) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn nodes_are_a_table() {
+        let node = |name: &str, state: &str, p50: Value| {
+            json!({
+                "name": name, "state": state, "sessions": { "imap": 12, "pop3": 0 }, "links_ready": 4,
+                "links": { "ok": 3, "failed": 1 },
+                "open": { "count": 9, "p50_s": p50, "p95_s": p50, "p99_s": p50 },
+            })
+        };
+        let text = table(&json!([
+            node("n1", "up", json!(0.01)),
+            node("n20\u{1b}", "down", Value::Null)
+        ]));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "NODE  STATE  IMAP  POP3  LINKS READY  FAILED  OPENS IN",
+                "n1    up     12    0     4            1       10.0 ms (95 %: 10.0 ms, 99 %: 10.0 ms)",
+                "n20   down   12    0     4            1",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_shown() {
+        let text = summary(&json!({
+            "process": "node", "node": "n1", "host": "mx1", "version": "1.0.0", "ready": false, "now": 100.5, "started": 40,
+            "sessions": { "imap": 1, "pop3": 2 }, "window_s": 60,
+            "counts": { "stored": [{ "kind": "maildir", "result": "stored", "recent": 1, "total": 3 }], "shed": [] },
+            "memory": { "used": 20 << 20, "limit": null }, "descriptors": { "open": 5, "limit": 10 }, "panics": 0,
+        }));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "node n1 on mx1: not ready, version 1.0.0, up for 1m",
+                "  sessions       IMAP 1, POP3 2",
+                "  stored mail    maildir/stored 1 (3)",
+                "  memory         20 MiB",
+                "  descriptors    5 of 10",
+                "  panics         0",
+                "Counts are of the last 60 seconds, and since the start.",
+            ]
+        );
+    }
+}
