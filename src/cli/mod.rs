@@ -8,6 +8,7 @@
 //!                                               say who a login or an address is, and where that leads
 //! pigeonair key [--out FILE]                    make a key for a link
 //! pigeonair deliver [-f SENDER] RECIPIENT       deliver the message on standard input
+//! pigeonair completion bash|fish|zsh            print what that shell reads to complete all this
 //! ```
 //!
 //! Commands write their results to standard output, everything else to standard error; once a process runs, its log
@@ -15,6 +16,7 @@
 //! most codes for a reason to return mail, so there a wrong command line is one of its own failures, and help is given to
 //! whoever asks for nothing else.
 
+mod completion;
 mod deliver;
 mod explain;
 
@@ -26,7 +28,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 pub use self::deliver::NotDelivered;
 use crate::{
@@ -99,6 +101,11 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
+    /// Print what a shell reads in order to complete command lines of this program.
+    Completion {
+        /// Which shell.
+        shell: completion::Shell,
+    },
     /// Deliver the message on standard input to one recipient, for MTAs that pipe to a command.
     Deliver(deliver::Options),
     /// Say who a login or a mail address is, what the account may do, and which node is its home.
@@ -136,6 +143,11 @@ impl From<Process> for Role {
             Process::Node => Self::Node,
         }
     }
+}
+
+/// The definition of the command line, of which manual pages are made.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Does what the command line asks for. A failure has been told on standard error when this returns.
@@ -177,6 +189,7 @@ fn obey(
             online,
             config,
         } => check(process, online, &config, out, notes),
+        Command::Completion { shell } => completion::run(shell, out),
         Command::Deliver(options) => Ok(deliver::run(&options)?),
         Command::Explain(options) => explain::run(&options, out),
         Command::Key { out: file } => key(file.as_deref(), out),
