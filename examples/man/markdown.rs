@@ -67,6 +67,7 @@ pub(crate) fn write(roff: &mut Roff, text: &str) {
         if line.starts_with("```") {
             let block = lines.by_ref().take_while(|line| !line.starts_with("```"));
             write_block(roff, block);
+            is_first = false;
             continue;
         }
         let is_table = line.starts_with('|');
@@ -81,6 +82,7 @@ pub(crate) fn write(roff: &mut Roff, text: &str) {
         }
         if is_table {
             write_table(roff, &paragraph);
+            is_first = false;
             continue;
         }
         let words = paragraph.iter().map(|line| line.trim());

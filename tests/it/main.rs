@@ -22,6 +22,7 @@
 //! | `mail` | mail by SMTP through Postfix and the delivery role to the mailbox at home |
 //! | `faults` | mail when processes, links and disks fail in the middle |
 //! | `outside` | metrics, health, and the log's line of a session |
+//! | `package` | the Debian package: installed, removed, and its units under a real systemd |
 //! | `policy` | whom a policy server refuses or delays, and what it hears of everybody |
 //! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
 //! | `refusals` | credentials that are wrong or not wanted, and what an eavesdropper or injector gets |
@@ -61,6 +62,7 @@ mod links;
 mod logins;
 mod mail;
 mod outside;
+mod package;
 mod policy;
 mod pop3;
 mod refusals;
