@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::{
-    process::{Pid, Signal, kill_process},
+    process::Pid,
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use tempfile::TempDir;
@@ -169,11 +169,11 @@ impl Machine {
         fs::create_dir(self.folder.path().join("tmp")).unwrap();
         let cgroup = unified().join(format!("pigeonair-{}", std::process::id()));
         fs::create_dir(&cgroup).unwrap();
-        // Into its cgroup, which is the whole hierarchy for what follows.
-        let script = "echo $$ >\"$1/cgroup.procs\" && exec unshare --mount --cgroup sh -c '\
-                      mount -t cgroup2 none /sys/fs/cgroup && exec systemd-nspawn --quiet --boot \
-                      --register=no --keep-unit --private-network --link-journal=no \
-                      --machine=pigeonair-test --directory=\"$1\"' sh \"$2\"";
+        // Its cgroup is the whole hierarchy for what follows, and process ids are new, so that all ends with the first.
+        let script = "echo $$ >\"$1/cgroup.procs\" && exec unshare --mount --cgroup --pid --fork \
+                      --kill-child --mount-proc sh -c 'mount -t cgroup2 none /sys/fs/cgroup && \
+                      exec systemd-nspawn --quiet --boot --register=no --keep-unit --private-network \
+                      --link-journal=no --machine=pigeonair-test --directory=\"$1\"' sh \"$2\"";
         let root = self.path("/");
         let mut process = Process::start(
             "machine",
@@ -190,7 +190,7 @@ impl Machine {
         let mut init = None;
         eventually("the machine has a first process", || {
             assert!(process.lives(), "{}", process.log());
-            init = first_process(process.id());
+            init = systemd_below(process.id());
             init.is_some()
         });
         self.booted = Some(Booted {
@@ -217,10 +217,11 @@ impl Machine {
 
 impl Drop for Booted {
     fn drop(&mut self) {
-        // Gone already, if somebody has switched it off.
-        let _ = kill_process(self.init, Signal::KILL);
-        self.process.exit_code();
-        remove_cgroup(&self.cgroup);
+        self.process.kill();
+        eventually("nothing of the machine runs", || {
+            remove_cgroup(&self.cgroup);
+            !self.cgroup.exists()
+        });
     }
 }
 
@@ -279,13 +280,16 @@ fn remove_cgroup(folder: &Path) {
     let _ = fs::remove_dir(folder);
 }
 
-/// The child of systemd-nspawn that has become systemd.
-fn first_process(parent: Pid) -> Option<Pid> {
-    let parent = parent.as_raw_nonzero();
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+/// The machine's first process, among those that this one and its children have started.
+fn systemd_below(parent: Pid) -> Option<Pid> {
+    let id = parent.as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
     children.split_whitespace().find_map(|child| {
         let name = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
-        let id = Pid::from_raw(child.parse().ok()?)?;
-        (name == "systemd\n").then_some(id)
+        let child = Pid::from_raw(child.parse().ok()?)?;
+        if name == "systemd\n" {
+            return Some(child);
+        }
+        systemd_below(child)
     })
 }
