@@ -167,13 +167,15 @@ impl Machine {
         let logs = self.folder.path().join("logs");
         fs::create_dir(&logs).unwrap();
         fs::create_dir(self.folder.path().join("tmp")).unwrap();
-        let cgroup = unified().join(format!("pigeonair-{}", std::process::id()));
+        let unique = self.folder.path().file_name().unwrap().to_string_lossy();
+        let name = format!("pigeonair-{}", unique.trim_start_matches(".tmp"));
+        let cgroup = unified().join(&name);
         fs::create_dir(&cgroup).unwrap();
         // Its cgroup is the whole hierarchy for what follows, and process ids are new, so that all ends with the first.
         let script = "echo $$ >\"$1/cgroup.procs\" && exec unshare --mount --cgroup --pid --fork \
                       --kill-child --mount-proc sh -c 'mount -t cgroup2 none /sys/fs/cgroup && \
                       exec systemd-nspawn --quiet --boot --register=no --keep-unit --private-network \
-                      --link-journal=no --machine=pigeonair-test --directory=\"$1\"' sh \"$2\"";
+                      --link-journal=no --machine=\"$2\" --directory=\"$1\"' sh \"$2\" \"$3\"";
         let root = self.path("/");
         let mut process = Process::start(
             "machine",
@@ -185,6 +187,7 @@ impl Machine {
                 "sh",
                 cgroup.to_str().unwrap(),
                 root.to_str().unwrap(),
+                &name,
             ],
         );
         let mut init = None;

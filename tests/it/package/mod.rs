@@ -1,42 +1,17 @@
-//! The Debian package, in a Debian of its own: what it brings, what it leaves, and what its units do under a real systemd.
+//! The Debian package, in a Debian of its own: what it brings and what it leaves, and its units under a real systemd.
 //!
-//! Long ones: with `PIGEONAIR_FULL` alone, since they build the package.
+//! With `PIGEONAIR_FULL` alone, since it is built first.
 
 mod machine;
+mod systemd;
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader, Write as _},
-    net::{SocketAddr, TcpStream},
-    path::PathBuf,
-    process::Command,
-    sync::LazyLock,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, process::Command, sync::LazyLock};
 
 use self::machine::Machine;
-use crate::lab::{eventually, http_status, metric};
 
-const FRONT_ADMIN: &str = "127.0.0.1:9143";
-const NODE_ADMIN: &str = "127.0.0.1:9144";
-const IMAP: &str = "127.0.0.1:143";
-const FOLDER: &str = "/etc/pigeonair";
 const CONFIGURATION: &str = "/etc/pigeonair/pigeonair.toml";
-
-/// An IMAP server as far as these tests need one: it says which process it is.
-const SERVER: &str = r#"#!/bin/sh
-printf '* PREAUTH [CAPABILITY IMAP4rev1] ready\r\n'
-while IFS= read -r line; do
-    tag=${line%% *}
-    case $line in
-    *LOGOUT*)
-        printf '* BYE\r\n%s OK done\r\n' "$tag"
-        exit 0
-        ;;
-    *) printf '* OK process %s\r\n%s OK done\r\n' "$$" "$tag" ;;
-    esac
-done
-"#;
+const ACCOUNTS: &str = "/etc/pigeonair/accounts.toml";
+const KEY: &str = "/etc/pigeonair/local.key";
 
 fn is_full() -> bool {
     let is_full = std::env::var_os("PIGEONAIR_FULL").is_some();
@@ -69,34 +44,31 @@ fn install(machine: &Machine) {
     fs::remove_file(machine.path("/pigeonair.deb")).unwrap();
 }
 
+/// The ids of the package's user.
+fn ids(machine: &Machine) -> [String; 2] {
+    ["-u", "-g"].map(|option| machine.run(&["id", option, "pigeonair"]).ok())
+}
+
 #[test]
-fn it_brings_what_it_says_and_takes_it_away_again() {
+fn it_brings_what_it_says_and_its_configuration_is_sound() {
     if !is_full() {
         return;
     }
     let machine = Machine::new();
-    let before = machine.files();
     install(&machine);
-    let id = |option| machine.run(&["id", option, "pigeonair"]).ok();
-    let (uid, gid) = (id("-u"), id("-g"));
+    let [uid, gid] = ids(&machine);
     let entry = machine.run(&["getent", "passwd", "pigeonair"]).ok();
     assert!(entry.ends_with(":/usr/sbin/nologin"), "{entry}");
     for (path, status) in [
-        ("/usr/bin/pigeonair", "0755 0:0".to_owned()),
-        ("/etc/pigeonair", "0755 0:0".to_owned()),
-        (CONFIGURATION, "0644 0:0".to_owned()),
-        ("/etc/pigeonair/accounts.toml", format!("0640 0:{gid}")),
-        ("/etc/pigeonair/local.key", format!("0640 0:{gid}")),
-        ("/etc/pigeonair/master.password", "0600 0:0".to_owned()),
-        ("/var/lib/pigeonair/mail", "0711 0:0".to_owned()),
-        (
-            "/usr/share/man/man8/pigeonair-run.8.gz",
-            "0644 0:0".to_owned(),
-        ),
-        (
-            "/usr/share/man/man5/pigeonair.toml.5.gz",
-            "0644 0:0".to_owned(),
-        ),
+        ("/usr/bin/pigeonair", "0755 0:0"),
+        ("/etc/pigeonair", "0755 0:0"),
+        (CONFIGURATION, "0644 0:0"),
+        (ACCOUNTS, &format!("0640 0:{gid}")),
+        (KEY, &format!("0640 0:{gid}")),
+        ("/etc/pigeonair/master.password", "0600 0:0"),
+        ("/var/lib/pigeonair/mail", "0711 0:0"),
+        ("/usr/share/man/man8/pigeonair-run.8.gz", "0644 0:0"),
+        ("/usr/share/man/man5/pigeonair.toml.5.gz", "0644 0:0"),
     ] {
         assert_eq!(machine.status(path), status, "{path}");
     }
@@ -112,43 +84,41 @@ fn it_brings_what_it_says_and_takes_it_away_again() {
     assert!(said.starts_with(&format!("{CONFIGURATION}: ok ")), "{said}");
     let said = machine.run(&["pigeonair", "check"]).ok();
     assert!(said.ends_with("node: local)"), "{said}");
-    let denied = machine.run(&[&own[..], &["cat", "/etc/pigeonair/master.password"]].concat());
-    assert_eq!(denied.code, Some(1));
+    let node = ["cat", "/etc/pigeonair/master.password"];
+    assert_eq!(machine.run(&[&own[..], &node].concat()).code, Some(1));
+}
 
-    // What was made once is not made again, what somebody has written is not overwritten.
-    let key = fs::read(machine.path("/etc/pigeonair/local.key")).unwrap();
-    let mut accounts = fs::read_to_string(machine.path("/etc/pigeonair/accounts.toml")).unwrap();
-    accounts += "# mine\n";
-    machine.write("/etc/pigeonair/accounts.toml", &accounts);
+#[test]
+fn what_was_written_stays_and_a_purge_leaves_nothing_else() {
+    if !is_full() {
+        return;
+    }
+    let machine = Machine::new();
+    let before = machine.files();
+    install(&machine);
+    let [uid, gid] = ids(&machine);
+    let read = |path| fs::read_to_string(machine.path(path)).unwrap();
+    let key = read(KEY);
+    let accounts = read(ACCOUNTS) + "# mine\n";
+    machine.write(ACCOUNTS, &accounts);
     machine.run(&["dpkg", "--remove", "pigeonair"]).ok();
     assert!(!machine.path("/usr/bin/pigeonair").exists());
     install(&machine);
-    assert_eq!(
-        fs::read(machine.path("/etc/pigeonair/local.key")).unwrap(),
-        key
-    );
-    let now = fs::read_to_string(machine.path("/etc/pigeonair/accounts.toml")).unwrap();
-    assert_eq!(now, accounts);
-    let status = machine.status("/etc/pigeonair/accounts.toml");
-    assert_eq!(status, format!("0640 0:{gid}"));
-
+    assert_eq!((read(KEY), read(ACCOUNTS)), (key.clone(), accounts));
+    assert_eq!(machine.status(ACCOUNTS), format!("0640 0:{gid}"));
     machine.run(&["dpkg", "--purge", "pigeonair"]).ok();
     assert_eq!(machine.files(), before);
-    // Its user stays, as files may.
-    assert_eq!(id("-u"), uid);
+    // Its user stays, as files of it may.
+    assert_eq!(ids(&machine), [uid, gid]);
 
     install(&machine);
+    assert_ne!(read(KEY), key);
     machine.write("/etc/pigeonair/privkey.pem", "somebody's");
     machine.run(&["dpkg", "--purge", "pigeonair"]).ok();
     let after = machine.files();
     let left: Vec<&String> = after.difference(&before).collect();
-    assert_eq!(
-        left,
-        [
-            "/etc/pigeonair 0755 0:0",
-            "/etc/pigeonair/privkey.pem 0644 0:0"
-        ]
-    );
+    let folder = "/etc/pigeonair 0755 0:0";
+    assert_eq!(left, [folder, "/etc/pigeonair/privkey.pem 0644 0:0"]);
 }
 
 #[test]
@@ -163,194 +133,4 @@ fn lintian_has_nothing_to_say() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
-}
-
-/// A session of a client, in the machine's network.
-struct Session {
-    stream: BufReader<TcpStream>,
-}
-
-impl Session {
-    fn connect() -> Self {
-        let stream = TcpStream::connect(IMAP).unwrap();
-        let limit = Duration::from_secs(60);
-        stream.set_read_timeout(Some(limit)).unwrap();
-        let mut session = Self {
-            stream: BufReader::new(stream),
-        };
-        let greeting = session.line();
-        assert!(greeting.starts_with("* OK "), "{greeting}");
-        session
-    }
-
-    fn logged_in() -> Self {
-        let mut session = Self::connect();
-        let reply = session.command("LOGIN ann secret");
-        assert!(reply.last().unwrap().starts_with("a OK "), "{reply:?}");
-        session
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).unwrap();
-        assert!(line.ends_with("\r\n"), "the session has ended: {line:?}");
-        line.trim_end().to_owned()
-    }
-
-    fn command(&mut self, command: &str) -> Vec<String> {
-        let mut stream = self.stream.get_ref();
-        stream
-            .write_all(format!("a {command}\r\n").as_bytes())
-            .unwrap();
-        let mut lines = vec![self.line()];
-        while !lines.last().unwrap().starts_with("a ") {
-            lines.push(self.line());
-        }
-        lines
-    }
-
-    /// Which process serves it.
-    fn process(&mut self) -> String {
-        let lines = self.command("NOOP");
-        let said = lines[0].strip_prefix("* OK process ");
-        said.unwrap_or_else(|| panic!("{lines:?}")).to_owned()
-    }
-}
-
-/// A property of a unit.
-fn property(machine: &Machine, unit: &str, name: &str) -> String {
-    machine
-        .run(&["systemctl", "show", "--value", "--property", name, unit])
-        .ok()
-}
-
-fn answers(admin: &str) -> bool {
-    let address: SocketAddr = admin.parse().unwrap();
-    http_status(address, "/healthz") == Some(200)
-}
-
-/// Has the node start servers of its own, for one account.
-fn serve_by_exec(machine: &Machine) {
-    let program = "/usr/local/bin/imap-server";
-    machine.write(program, SERVER);
-    machine.run(&["chmod", "0755", program]).ok();
-    let shipped = fs::read_to_string(machine.path(CONFIGURATION)).unwrap();
-    let (before, from) = shipped.split_once("[acceptor.imap]").unwrap();
-    let (_, after) = from.split_once("[mailstore]").unwrap();
-    let exec = format!(
-        "{before}[acceptor.imap]\nkind = \"exec\"\ncommand = [\"{program}\"]\nopening = \"preauth\"\n\n[mailstore]{after}"
-    );
-    machine.write(CONFIGURATION, &exec);
-    let account = "[[account]]\nname = \"ann\"\npassword = \"{SSHA}TjSAUwquZPUXR7NLmvgC7f2LbRYLg1Xc\"\nuid = 20001\ngid = 20001\n";
-    machine.write(&format!("{FOLDER}/accounts.toml"), account);
-}
-
-#[test]
-fn it_serves_under_systemd_and_a_restart_of_the_node_ends_no_server() {
-    if !is_full() {
-        return;
-    }
-    let [front, node] = ["pigeonair-front.service", "pigeonair-node.service"];
-    let mut machine = Machine::new();
-    machine.boot();
-    machine.enter_network();
-    install(&machine);
-    let state = |unit| machine.run(&["systemctl", "is-active", unit]).out;
-    for unit in [front, node, "pigeonair-front.socket"] {
-        let enabled = machine.run(&["systemctl", "is-enabled", unit]);
-        assert_eq!(
-            (enabled.out.as_str(), state(unit).as_str()),
-            ("disabled\n", "inactive\n")
-        );
-    }
-
-    // As installed.
-    machine
-        .run(&["systemctl", "enable", "--now", node, front])
-        .ok();
-    for (unit, admin) in [(front, FRONT_ADMIN), (node, NODE_ADMIN)] {
-        eventually(&format!("{unit} answers"), || answers(admin));
-        assert_eq!(state(unit), "active\n");
-    }
-    let user = property(&machine, front, "MainPID");
-    let owner = machine
-        .run(&["stat", "-c", "%U", &format!("/proc/{user}")])
-        .ok();
-    assert_eq!(owner, "pigeonair");
-    let reply = Session::connect().command("LOGIN ann secret");
-    assert!(
-        reply[0].starts_with("a NO [AUTHENTICATIONFAILED]"),
-        "{reply:?}"
-    );
-
-    serve_by_exec(&machine);
-    machine.run(&["systemctl", "restart", node, front]).ok();
-    eventually("both answer", || {
-        answers(FRONT_ADMIN) && answers(NODE_ADMIN)
-    });
-    let mut session = Session::logged_in();
-    let server = session.process();
-
-    // The node's unit.
-    let main = property(&machine, node, "MainPID");
-    machine.run(&["systemctl", "restart", node]).ok();
-    eventually("the node answers again", || answers(NODE_ADMIN));
-    assert_ne!(property(&machine, node, "MainPID"), main);
-    assert_eq!(session.process(), server);
-    let open = metric(
-        NODE_ADMIN.parse().unwrap(),
-        "pigeonair_sessions_open{protocol=\"imap\"} ",
-    );
-    assert_eq!(open, Some(1.0), "the session counts again");
-    machine
-        .run(&[
-            "systemctl",
-            "kill",
-            "--signal=KILL",
-            "--kill-whom=main",
-            node,
-        ])
-        .ok();
-    eventually("systemd starts it again", || {
-        let now = property(&machine, node, "MainPID");
-        now != main && now != "0" && answers(NODE_ADMIN)
-    });
-    assert_eq!(session.process(), server);
-    assert_ne!(Session::logged_in().process(), server);
-    machine.run(&["systemctl", "stop", node]).ok();
-    assert_eq!(session.process(), server);
-    machine.run(&["systemctl", "start", node]).ok();
-
-    // The front's: a stop waits for sessions, and nobody new comes in.
-    machine
-        .run(&["systemctl", "stop", "--no-block", front])
-        .ok();
-    eventually("nobody new is let in", || TcpStream::connect(IMAP).is_err());
-    assert_eq!(state(front), "deactivating\n");
-    assert_eq!(session.process(), server);
-    let reply = session.command("LOGOUT");
-    assert!(reply.last().unwrap().starts_with("a OK "), "{reply:?}");
-    drop(session);
-    eventually("the front has ended", || state(front) == "inactive\n");
-    assert_eq!(property(&machine, front, "Result"), "success");
-    assert_eq!(property(&machine, front, "ExecMainStatus"), "0");
-
-    machine.run(&["systemctl", "start", front]).ok();
-    machine.run(&["dpkg", "--purge", "pigeonair"]).ok();
-    for unit in [front, node] {
-        assert_eq!(state(unit), "inactive\n");
-    }
-    assert!(!machine.path(FOLDER).exists());
-    let wants = machine.path("/etc/systemd/system/multi-user.target.wants");
-    let links: Vec<_> = fs::read_dir(wants)
-        .unwrap()
-        .flatten()
-        .map(|entry| entry.file_name())
-        .collect();
-    assert!(
-        links
-            .iter()
-            .all(|link| !link.to_string_lossy().contains("pigeonair")),
-        "{links:?}"
-    );
 }
