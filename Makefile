@@ -11,6 +11,8 @@ PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-l
 # What Cyrus needs.
 PACKAGES += libical3 libicu72 libjansson4 libpcre3 libpq5 libsasl2-modules \
 	libsasl2-modules-db libsqlite3-0 libwrap0 libxapian30 libxml2 sasl2-bin
+# What the long tests need besides: a Debian to install the package in, its systemd, and who judges packages.
+FULL_PACKAGES := debootstrap dpkg-dev lintian systemd-container
 # Real servers whose packages can't be installed beside Dovecot's: unpacked, by tests/unpack-packages.
 COURIER := courier-base courier-imap courier-pop
 CYRUS := cyrus-common cyrus-imapd cyrus-pop3d
@@ -48,6 +50,7 @@ build: ## Build target/release/pigeonair
 # Pages and completion come from the program's own command line; what is packed stands in Cargo.toml.
 .PHONY: deb
 deb: ## Build target/debian/pigeonair_VERSION_ARCH.deb
+	@demo/install-packages dpkg-dev
 	@cargo-deb --version >/dev/null 2>&1 || $(CARGO) install cargo-deb --locked
 	@rm -rf target/package target/debian
 	$(CARGO) run --quiet --locked --example man -- target/package/man
@@ -102,6 +105,7 @@ test: deps ## Run all tests against real slapd, Dovecot and Postfix (root)
 
 .PHONY: test-full
 test-full: deps ## The same with the long ones (root)
+	@demo/install-packages $(FULL_PACKAGES)
 	PIGEONAIR_FULL=1 PIGEONAIR_TEST_PATIENCE=1800 $(CARGO) test --locked
 
 .PHONY: bench

@@ -12,6 +12,7 @@ use crate::lab::{eventually, http_status, metric};
 
 const FRONT: &str = "pigeonair-front.service";
 const NODE: &str = "pigeonair-node.service";
+const SOCKET: &str = "pigeonair-front.socket";
 const FRONT_ADMIN: &str = "127.0.0.1:9143";
 const NODE_ADMIN: &str = "127.0.0.1:9144";
 const IMAP: &str = "127.0.0.1:143";
@@ -50,7 +51,7 @@ fn nothing_runs_until_it_is_enabled_and_then_it_serves_as_installed() {
         return;
     }
     let machine = machine();
-    for unit in [FRONT, NODE, "pigeonair-front.socket"] {
+    for unit in [FRONT, NODE, SOCKET] {
         let enabled = machine.run(&["systemctl", "is-enabled", unit]).out;
         assert_eq!(enabled, "disabled\n", "{unit}");
         assert_eq!(state(&machine, unit), "inactive\n", "{unit}");
@@ -155,6 +156,59 @@ fn a_stop_of_the_front_waits_for_its_sessions() {
     });
     assert_eq!(property(&machine, FRONT, "Result"), "success");
     assert_eq!(property(&machine, FRONT, "ExecMainStatus"), "0");
+}
+
+#[test]
+fn an_upgrade_of_the_package_ends_nothing() {
+    if !is_full() {
+        return;
+    }
+    let machine = machine();
+    serve_by_exec(&machine);
+    let mut session = Session::logged_in();
+    let server = session.process();
+    let main = || [FRONT, NODE].map(|unit| property(&machine, unit, "MainPID"));
+    let before = main();
+    let configuration = fs::read_to_string(machine.path(CONFIGURATION)).unwrap();
+    install(&machine);
+    assert_eq!(main(), before);
+    assert_eq!(session.process(), server);
+    let now = fs::read_to_string(machine.path(CONFIGURATION)).unwrap();
+    assert_eq!(now, configuration);
+    Session::logged_in();
+}
+
+/// The front has no right at all, and is started by who comes first.
+#[test]
+fn sockets_that_systemd_keeps_refuse_nobody_while_the_front_is_restarted() {
+    if !is_full() {
+        return;
+    }
+    let machine = machine();
+    let drop_in = |unit: &str, lines: &str| {
+        let folder = format!("/etc/systemd/system/{unit}.d");
+        fs::create_dir(machine.path(&folder)).unwrap();
+        machine.write(&format!("{folder}/own.conf"), lines);
+    };
+    let addresses = [":143", ":110", ":24"].map(|port| format!("ListenStream=127.0.0.1{port}\n"));
+    let sockets = format!("[Socket]\nListenStream=\n{}", addresses.concat());
+    drop_in(SOCKET, &sockets);
+    let none = "[Service]\nAmbientCapabilities=\nCapabilityBoundingSet=\n";
+    drop_in(FRONT, none);
+    machine.run(&["systemctl", "daemon-reload"]).ok();
+    machine.run(&["systemctl", "start", SOCKET]).ok();
+    assert_eq!(state(&machine, FRONT), "inactive\n");
+    Session::connect();
+    let main = property(&machine, FRONT, "MainPID");
+    machine
+        .run(&["systemctl", "restart", "--no-block", FRONT])
+        .ok();
+    eventually("another front has taken over", || {
+        TcpStream::connect(IMAP).expect("nobody is refused");
+        let now = property(&machine, FRONT, "MainPID");
+        now != main && now != "0" && answers(FRONT_ADMIN)
+    });
+    Session::connect();
 }
 
 /// A session of a client, in the machine's network.
