@@ -6,10 +6,13 @@ CARGO ?= cargo
 # What the tests run against and with; the demo installs its own, smaller list.
 PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap postfix postfix-ldap \
 	btrfs-progs chromium-headless-shell courier-authlib courier-authlib-pipe curl fail2ban fetchmail getmail6 haproxy isync \
-	libcourier-unicode4 libgamin0 mutt neomutt offlineimap3 openssl procps prometheus python3 shellcheck strace systemd util-linux
+	libcourier-unicode4 libgamin0 mandoc mutt neomutt offlineimap3 openssl procps prometheus python3 shellcheck strace \
+	systemd util-linux
 # What Cyrus needs.
 PACKAGES += libical3 libicu72 libjansson4 libpcre3 libpq5 libsasl2-modules \
 	libsasl2-modules-db libsqlite3-0 libwrap0 libxapian30 libxml2 sasl2-bin
+# What the long tests need besides: a Debian to install the package in, its systemd, and who judges packages.
+FULL_PACKAGES := debootstrap dpkg-dev lintian systemd-container
 # Real servers whose packages can't be installed beside Dovecot's: unpacked, by tests/unpack-packages.
 COURIER := courier-base courier-imap courier-pop
 CYRUS := cyrus-common cyrus-imapd cyrus-pop3d
@@ -21,7 +24,8 @@ BENCH_PACKAGES := nginx libnginx-mod-mail haproxy perdition perdition-ldap slapd
 # How long each fuzz target runs.
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := $(notdir $(wildcard fuzz/corpus/*))
-SCRIPTS := demo/demo demo/install-packages config/courier/authProg tests/unpack-packages .ci/run
+SCRIPTS := demo/demo demo/install-packages config/courier/authProg tests/unpack-packages .ci/run \
+	config/debian/postinst config/debian/postrm config/debian/prerm
 
 .PHONY: help
 help: ## Show this list
@@ -42,6 +46,20 @@ demo-down: ## End what demo-up started and remove it
 .PHONY: build
 build: ## Build target/release/pigeonair
 	$(CARGO) build --release --locked
+
+# Pages and completion come from the program's own command line; what is packed stands in Cargo.toml.
+.PHONY: deb
+deb: ## Build target/debian/pigeonair_VERSION_ARCH.deb
+	@demo/install-packages dpkg-dev
+	@cargo-deb --version >/dev/null 2>&1 || $(CARGO) install cargo-deb --locked
+	@rm -rf target/package target/debian
+	$(CARGO) run --quiet --locked --example man -- target/package/man
+	$(CARGO) build --release --locked
+	@mkdir -p target/package/completion
+	target/release/pigeonair completion bash >target/package/completion/pigeonair
+	target/release/pigeonair completion fish >target/package/completion/pigeonair.fish
+	target/release/pigeonair completion zsh >target/package/completion/_pigeonair
+	$(CARGO) deb --no-build --locked
 
 .PHONY: deps
 deps: target/npm/installed ## Install what the tests need, without starting any service (root)
@@ -87,6 +105,7 @@ test: deps ## Run all tests against real slapd, Dovecot and Postfix (root)
 
 .PHONY: test-full
 test-full: deps ## The same with the long ones (root)
+	@demo/install-packages $(FULL_PACKAGES)
 	PIGEONAIR_FULL=1 PIGEONAIR_TEST_PATIENCE=1800 $(CARGO) test --locked
 
 .PHONY: bench

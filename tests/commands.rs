@@ -635,8 +635,8 @@ fn units() -> [tempfile::TempDir; 2] {
             "pigeonair-node.service",
         ] {
             let text = fs::read_to_string(samples.join(unit)).unwrap();
-            assert!(unit.ends_with(".socket") || text.contains("=/usr/local/bin/pigeonair run "));
-            let text = text.replace("/usr/local/bin/pigeonair", env!("CARGO_BIN_EXE_pigeonair"));
+            assert!(unit.ends_with(".socket") || text.contains("=/usr/bin/pigeonair run "));
+            let text = text.replace("/usr/bin/pigeonair", env!("CARGO_BIN_EXE_pigeonair"));
             fs::write(dir.path().join(unit), text).unwrap();
         }
         if has_drop_in {

@@ -15,6 +15,7 @@
 //! pigeonair hold | release | drain | undrain | orders
 //!                                               order the running front what to leave alone for now, and take it back
 //! pigeonair cache flush [NAME]                  have the running front ask the directory again
+//! pigeonair completion bash|fish|zsh            print what that shell reads to complete all this
 //! ```
 //!
 //! Commands write their results to standard output, everything else to standard error; once a process runs, its log
@@ -22,6 +23,7 @@
 //! most codes for a reason to return mail, so there a wrong command line is one of its own failures, and help is given to
 //! whoever asks for nothing else.
 
+mod completion;
 mod deliver;
 mod explain;
 mod front;
@@ -39,7 +41,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 pub use self::{deliver::NotDelivered, reload::Unasked};
 use crate::{
@@ -145,6 +147,11 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
+    /// Print what a shell reads in order to complete command lines of this program.
+    Completion {
+        /// Which shell.
+        shell: completion::Shell,
+    },
     /// Deliver the message on standard input to one recipient, for MTAs that pipe to a command.
     Deliver(deliver::Options),
     /// Send balancers, or logins and mail for a storage node, elsewhere or to come later.
@@ -210,6 +217,11 @@ impl From<Process> for Role {
     }
 }
 
+/// The definition of the command line, of which manual pages are made.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Does what the command line asks for. A failure has been told on standard error when this returns.
 ///
 /// # Errors
@@ -250,6 +262,7 @@ fn obey(
             online,
             config,
         } => check(process, online, &config, out, notes),
+        Command::Completion { shell } => completion::run(shell, out),
         Command::Deliver(options) => Ok(deliver::run(&options)?),
         Command::Drain(options) => orders::drain(&options, out),
         Command::Explain(options) => explain::run(&options, out),

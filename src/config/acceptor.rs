@@ -45,7 +45,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// Below lie the users of the system itself.
 const IDS: RangeInclusive<u32> = 1000..=LAST_ID;
 const SESSIONS_PER_ACCOUNT: u32 = 50;
-const SESSIONS_FILE: &str = "/run/pigeonair/sessions";
+const SESSIONS_FILE: &str = "/run/pigeonair-node/sessions";
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
 const SERVICES: [Service; 3] = [Service::Imap, Service::Pop3, Service::Mailstore];
 

@@ -89,7 +89,7 @@ pub struct Settings {
     pub timeout: Duration,
     /// Sessions that one account may have on this node, over all protocols; default 50; 0: no limit.
     pub sessions_per_account: u32,
-    /// Where sessions are written down that live on when this process ends; default `/run/pigeonair/sessions`. Not made when
+    /// Where sessions are written down that live on when this process ends; default `/run/pigeonair-node/sessions`. Not made when
     /// no kind gives sessions away, but read when it is there: those of a kind that was configured before count too.
     pub sessions_file: PathBuf,
 }

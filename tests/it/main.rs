@@ -25,6 +25,7 @@
 //! | `faults` | mail when processes, links and disks fail in the middle |
 //! | `node_health` | nodes that are killed, frozen, or dead behind a living acceptor: who waits, who knows, who is served |
 //! | `outside` | metrics, health, and the log's line of a session |
+//! | `package` | the Debian package: installed, removed, and its units under a real systemd |
 //! | `policy` | whom a policy server refuses or delays, and what it hears of everybody |
 //! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
 //! | `prometheus` | rules, alerts and dashboard: by promtool, and by a Prometheus that scrapes a cluster |
@@ -70,6 +71,7 @@ mod logins;
 mod mail;
 mod node_health;
 mod outside;
+mod package;
 mod policy;
 mod pop3;
 mod prometheus;

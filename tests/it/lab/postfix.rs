@@ -213,7 +213,7 @@ fn master(settings: &Settings<'_>) -> String {
         include_str!("../../../demo/postfix-master.cf"),
         &[("SMTP", &settings.address.to_string())],
     );
-    let command = "/usr/local/bin/pigeonair deliver";
+    let command = "/usr/bin/pigeonair deliver";
     let ours = adapt(
         include_str!("../../../config/postfix/master.cf"),
         &[(
