@@ -21,6 +21,7 @@
 //! | `logins` | every way to log in, on every channel, at every kind of node |
 //! | `mail` | mail by SMTP through Postfix and the delivery role to the mailbox at home |
 //! | `faults` | mail when processes, links and disks fail in the middle |
+//! | `nets` | machines in name spaces: behind balancers, and from one machine to many |
 //! | `outside` | metrics, health, and the log's line of a session |
 //! | `policy` | whom a policy server refuses or delays, and what it hears of everybody |
 //! | `pop3` | POP3 from a client to the mailbox at home, blanks included |
@@ -60,6 +61,7 @@ mod link_attacks;
 mod links;
 mod logins;
 mod mail;
+mod nets;
 mod outside;
 mod policy;
 mod pop3;

@@ -1,0 +1,14 @@
+//! Several machines, each with a network of its own, as name spaces of this one: proxies behind balancers, and a site that grows from
+//! one machine to many.
+//!
+//! | module | is |
+//! | --- | --- |
+//! | `machine` | a machine: name spaces, files, programs |
+//! | `site` | networks, and the shipped samples at work on machines |
+//! | `balancer` | what spreads clients over proxies |
+//! | `balanced` | tests: a proxy is killed, drained, added |
+
+mod balanced;
+mod balancer;
+mod machine;
+mod site;
