@@ -1292,7 +1292,7 @@ fn courier() -> String {
     )
 }
 
-fn accounts_toml(users: &[User]) -> String {
+pub(crate) fn accounts_toml(users: &[User]) -> String {
     users
         .iter()
         .map(|user| {

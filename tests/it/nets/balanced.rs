@@ -112,7 +112,11 @@ fn client_is_known(site: &Site, balancer: &Balancer, proxies: &[&str]) {
         let rip = format!("rip={}", here.ip());
         let name = format!("user=<{}>", user.name);
         for (program, machine, words) in [
-            ("front", proxy, vec!["session ended", &address, &format!(" local={local}:993 ")]),
+            (
+                "front",
+                proxy,
+                vec!["session ended", &address, &format!(" local={local}:993 ")],
+            ),
             ("node", node.as_str(), vec!["session ended", &address]),
             ("dovecot", node.as_str(), vec!["Login: ", &name, &rip]),
         ] {

@@ -91,7 +91,15 @@ impl Machine {
     }
 
     fn enter(&self) -> [String; 6] {
-        ["--target", &self.id().to_string(), "--net", "--mount", "--uts", "--"].map(str::to_owned)
+        [
+            "--target",
+            &self.id().to_string(),
+            "--net",
+            "--mount",
+            "--uts",
+            "--",
+        ]
+        .map(str::to_owned)
     }
 
     /// Runs commands of a shell that are to succeed; what they print.

@@ -7,8 +7,12 @@
 //! | `site` | networks, and the shipped samples at work on machines |
 //! | `balancer` | what spreads clients over proxies |
 //! | `balanced` | tests: a proxy is killed, drained, added |
+//! | `growth` | a test: from one machine to many |
+//! | `keepalived` | tests of `config/keepalived/` |
 
 mod balanced;
 mod balancer;
+mod growth;
+mod keepalived;
 mod machine;
 mod site;

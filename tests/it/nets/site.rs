@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 use super::machine::{Machine, UID};
 use crate::{
-    client::{Client, Method},
+    client::Client,
     lab::{Process, User, adapt, eventually, fill, group, http_status, show_logs, tls},
 };
 
@@ -152,6 +152,11 @@ impl Site {
         self.running.get_mut(name).unwrap()
     }
 
+    /// Ends a program.
+    pub(super) fn stop(&mut self, name: &str) {
+        self.running.remove(name);
+    }
+
     pub(super) fn running(&self, name: &str) -> Option<&Process> {
         self.running.get(name)
     }
@@ -190,10 +195,20 @@ impl Site {
             ],
         );
         let tls = "TLSCertificateFile /etc/ldap/tls/fullchain.pem\nTLSCertificateKeyFile /etc/ldap/tls/privkey.pem";
-        let configuration =
-            adapt(&configuration, &[("database mdb", &format!("{tls}\n\ndatabase mdb"))]);
+        let configuration = adapt(
+            &configuration,
+            &[("database mdb", &format!("{tls}\n\ndatabase mdb"))],
+        );
         ldap.write("/etc/ldap/slapd.conf", 0o600, None, &configuration);
-        let command = ["slapd", "-d", "stats", "-f", "/etc/ldap/slapd.conf", "-h", "ldap://"];
+        let command = [
+            "slapd",
+            "-d",
+            "stats",
+            "-f",
+            "/etc/ldap/slapd.conf",
+            "-h",
+            "ldap://",
+        ];
         self.start("ldap", "slapd", &command);
         let tree = fill(
             include_str!("../../../demo/tree.ldif"),
@@ -239,7 +254,13 @@ impl Site {
     /// The acceptor, by a configuration that is there.
     pub(super) fn run_node(&mut self, name: &str) {
         let program = self.program();
-        let command = [&program, "run", "node", "--config", "/etc/pigeonair/node.toml"];
+        let command = [
+            &program,
+            "run",
+            "node",
+            "--config",
+            "/etc/pigeonair/node.toml",
+        ];
         self.start(name, "node", &command);
         self.wait_until_ready("node", name, SocketAddr::from(([127, 0, 0, 1], 9144)));
     }
@@ -251,18 +272,42 @@ impl Site {
             let path = format!("/etc/pigeonair/{key}.key");
             machine.write(&path, 0o640, Some(UID), &format!("{KEY}\n"));
         }
-        machine.write("/etc/pigeonair/master.password", 0o600, None, MASTER_PASSWORD);
+        machine.write(
+            "/etc/pigeonair/master.password",
+            0o600,
+            None,
+            MASTER_PASSWORD,
+        );
     }
 
-    /// Debian's Dovecot, as the heads of the files in `config/dovecot` say.
-    pub(super) fn start_dovecot(&mut self, name: &str) {
+    /// Debian's Dovecot, as the heads of the files in `config/dovecot` say: for sessions and mail, its users in LDAP.
+    fn start_dovecot(&mut self, name: &str) {
         let machine = self.machine(name);
-        let snippets = [
-            ("login", include_str!("../../../config/dovecot/login.conf")),
-            ("store-lmtp", include_str!("../../../config/dovecot/lmtp.conf")),
-            ("users", include_str!("../../../config/dovecot/users-ldap.conf")),
-        ];
-        for (snippet, text) in snippets {
+        let lmtp = include_str!("../../../config/dovecot/lmtp.conf");
+        let path = "/etc/dovecot/conf.d/99-pigeonair-store-lmtp.conf";
+        machine.write(path, 0o644, None, lmtp);
+        let users = adapt(
+            include_str!("../../../config/dovecot/users-ldap.conf.ext"),
+            &[("dnpass = secret", &format!("dnpass = {SERVICE_PASSWORD}"))],
+        );
+        let dovecot = Some(group("dovecot"));
+        machine.write("/etc/dovecot/users-ldap.conf.ext", 0o640, dovecot, &users);
+        let users = include_str!("../../../config/dovecot/users-ldap.conf");
+        self.run_dovecot(name, users, "");
+    }
+
+    /// The same for sessions alone, which bring what it has to know of users.
+    pub(super) fn start_dovecot_alone(&mut self, name: &str) {
+        let users = include_str!("../../../config/dovecot/users-forwarded.conf");
+        let line = users.lines().find(|line| line.contains("acceptor:"));
+        let (_, forwarded) = line.unwrap().split_once("::::::").unwrap();
+        self.run_dovecot(name, users, &format!("::::::{forwarded}"));
+    }
+
+    fn run_dovecot(&mut self, name: &str, users: &str, forwarded: &str) {
+        let machine = self.machine(name);
+        let login = include_str!("../../../config/dovecot/login.conf");
+        for (snippet, text) in [("login", login), ("users", users)] {
             let path = format!("/etc/dovecot/conf.d/99-pigeonair-{snippet}.conf");
             machine.write(&path, 0o644, None, text);
         }
@@ -272,12 +317,7 @@ impl Site {
             echo 'log_path = /dev/stderr' >/etc/dovecot/local.conf",
         );
         let dovecot = Some(group("dovecot"));
-        let users = adapt(
-            include_str!("../../../config/dovecot/users-ldap.conf.ext"),
-            &[("dnpass = secret", &format!("dnpass = {SERVICE_PASSWORD}"))],
-        );
-        machine.write("/etc/dovecot/users-ldap.conf.ext", 0o640, dovecot, &users);
-        let acceptor = format!("acceptor:{{PLAIN}}{MASTER_PASSWORD}\n");
+        let acceptor = format!("acceptor:{{PLAIN}}{MASTER_PASSWORD}{forwarded}\n");
         machine.write("/etc/dovecot/acceptor.passwd", 0o640, dovecot, &acceptor);
         self.start(name, "dovecot", &["dovecot", "-F"]);
         let machine = self.machine(name);
@@ -300,7 +340,10 @@ impl Site {
         let text = adapt(
             include_str!("../../../config/proxy.toml"),
             &[
-                ("#front = \"127.0.0.1:9143\"", &format!("front = \"{address}\"")),
+                (
+                    "#front = \"127.0.0.1:9143\"",
+                    &format!("front = \"{address}\""),
+                ),
                 ("#drain_timeout = \"30s\"", "drain_timeout = \"1day\""),
                 ("\"proxy1\"", &format!("\"{name}\"")),
                 ("/proxy1.key", &format!("/{name}.key")),
@@ -315,7 +358,12 @@ impl Site {
         machine.write("/etc/pigeonair/front.toml", 0o644, None, text);
         let key = format!("/etc/pigeonair/{name}.key");
         machine.write(&key, 0o640, Some(UID), &format!("{KEY}\n"));
-        machine.write("/etc/pigeonair/ldap.password", 0o640, Some(UID), SERVICE_PASSWORD);
+        machine.write(
+            "/etc/pigeonair/ldap.password",
+            0o640,
+            Some(UID),
+            SERVICE_PASSWORD,
+        );
         self.install_certificate(name, "/etc/pigeonair", UID);
         machine.run("chown pigeonair: /run/pigeonair");
     }
@@ -333,6 +381,12 @@ impl Site {
 
     /// Starts a front as its unit does, and waits until it is ready.
     pub(super) fn run_front(&mut self, name: &str) {
+        let admin = self.machine(name).port(9143);
+        self.run_front_at(name, admin);
+    }
+
+    /// The same where its monitors ask elsewhere than at the machine's address.
+    pub(super) fn run_front_at(&mut self, name: &str, admin: SocketAddr) {
         let program = self.program();
         let command = [
             "setpriv",
@@ -350,7 +404,6 @@ impl Site {
             "/etc/pigeonair/front.toml",
         ];
         self.start(name, "front", &command);
-        let admin = self.machine(name).port(9143);
         self.wait_until_ready("front", name, admin);
     }
 
@@ -373,17 +426,6 @@ impl Site {
     }
 
     // --- clients
-
-    /// A session with TLS from a machine, logged in.
-    pub(super) fn session(&self, from: &str, address: SocketAddr, user: &User) -> Session {
-        let tcp = self.machine(from).connect(address).unwrap();
-        let here = tcp.local_addr().unwrap();
-        let mut client = Client::tls_with(&self.trust, tcp);
-        client
-            .login(Method::PlainInitial, &user.name, &user.password)
-            .ok();
-        Session { client, here }
-    }
 
     /// Which of these proxies has the connection from this address.
     pub(super) fn served_by<'n>(&self, proxies: &[&'n str], from: SocketAddr) -> &'n str {
@@ -422,14 +464,24 @@ fn node_toml(name: &str) -> String {
         include_str!("../../../config/node.toml"),
         &[
             ("name = \"node1\"", &format!("name = \"{name}\"")),
-            ("#   [acceptor.pop3]\n#   kind = \"login\"", "[acceptor.pop3]\nkind = \"login\""),
-            ("#   server = \"127.0.0.1:10110\"", "server = \"127.0.0.1:10110\"\nmaster_user = \"acceptor\"\nmaster_password_file = \"/etc/pigeonair/master.password\""),
+            (
+                "#   [acceptor.pop3]\n#   kind = \"login\"",
+                "[acceptor.pop3]\nkind = \"login\"",
+            ),
+            (
+                "#   server = \"127.0.0.1:10110\"",
+                "server = \"127.0.0.1:10110\"\nmaster_user = \"acceptor\"\nmaster_password_file = \"/etc/pigeonair/master.password\"",
+            ),
         ],
     );
     let mut keys = String::new();
     for key in PROXIES.iter().filter(|key| **key != "proxy1") {
         let file = format!("/etc/pigeonair/{key}.key");
-        write!(keys, "\n[[acceptor.key]]\nid = \"{key}\"\nfile = \"{file}\"\n").unwrap();
+        write!(
+            keys,
+            "\n[[acceptor.key]]\nid = \"{key}\"\nfile = \"{file}\"\n"
+        )
+        .unwrap();
     }
     text + &keys
 }
