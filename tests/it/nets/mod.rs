@@ -9,10 +9,12 @@
 //! | `balanced` | tests: a proxy is killed, drained, added |
 //! | `growth` | a test: from one machine to many |
 //! | `keepalived` | tests of `config/keepalived/` |
+//! | `misfortunes` | a test: what breaks, and what is said of it |
 
 mod balanced;
 mod balancer;
 mod growth;
 mod keepalived;
 mod machine;
+mod misfortunes;
 mod site;

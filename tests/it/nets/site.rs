@@ -200,6 +200,19 @@ impl Site {
             &[("database mdb", &format!("{tls}\n\ndatabase mdb"))],
         );
         ldap.write("/etc/ldap/slapd.conf", 0o600, None, &configuration);
+        self.launch_slapd();
+        let tree = fill(
+            include_str!("../../../demo/tree.ldif"),
+            &[("SERVICE_PASSWORD", SERVICE_PASSWORD)],
+        );
+        self.change_directory("ldapadd", &tree);
+        for user in people {
+            self.change_directory("ldapadd", &entry(user));
+        }
+    }
+
+    /// Starts slapd, or starts it once more.
+    pub(super) fn launch_slapd(&mut self) {
         let command = [
             "slapd",
             "-d",
@@ -210,17 +223,9 @@ impl Site {
             "ldap://",
         ];
         self.start("ldap", "slapd", &command);
-        let tree = fill(
-            include_str!("../../../demo/tree.ldif"),
-            &[("SERVICE_PASSWORD", SERVICE_PASSWORD)],
-        );
         let ldap = self.machine("ldap");
         let address = ldap.port(389);
         eventually("slapd listens", || ldap.connect(address).is_ok());
-        self.change_directory("ldapadd", &tree);
-        for user in people {
-            self.change_directory("ldapadd", &entry(user));
-        }
     }
 
     /// Has the directory changed as an administrator would.
@@ -319,6 +324,11 @@ impl Site {
         let dovecot = Some(group("dovecot"));
         let acceptor = format!("acceptor:{{PLAIN}}{MASTER_PASSWORD}{forwarded}\n");
         machine.write("/etc/dovecot/acceptor.passwd", 0o640, dovecot, &acceptor);
+        self.launch_dovecot(name);
+    }
+
+    /// Starts Dovecot as it is configured.
+    pub(super) fn launch_dovecot(&mut self, name: &str) {
         self.start(name, "dovecot", &["dovecot", "-F"]);
         let machine = self.machine(name);
         let address = SocketAddr::from(([127, 0, 0, 1], 10143));
