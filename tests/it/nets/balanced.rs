@@ -6,10 +6,7 @@ use super::{
     balancer::{Balancer, Form, resolve, take_address},
     site::{Session, Side, Site},
 };
-use crate::{
-    client::{Client, Method},
-    lab::{User, eventually},
-};
+use crate::lab::{User, eventually};
 
 const CLIENTS: [(&str, u8); 3] = [("client1", 11), ("client2", 12), ("client3", 13)];
 const IMAPS: u16 = 993;
@@ -50,13 +47,7 @@ fn sessions(site: &Site, balancer: &Balancer) -> Vec<Session> {
 }
 
 fn session(site: &Site, balancer: &Balancer, client: &str, user: &User) -> Session {
-    let tcp = balancer.dial(site, client, IMAPS).unwrap();
-    let here = tcp.local_addr().unwrap();
-    let mut client = Client::tls_with(&site.trust, tcp);
-    client
-        .login(Method::PlainInitial, &user.name, &user.password)
-        .ok();
-    Session { client, here }
+    site.session_over(balancer.dial(site, client, IMAPS).unwrap(), user)
 }
 
 fn leave(sessions: Vec<Session>) {

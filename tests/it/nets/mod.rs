@@ -10,6 +10,7 @@
 //! | `growth` | a test: from one machine to many |
 //! | `keepalived` | tests of `config/keepalived/` |
 //! | `misfortunes` | a test: what breaks, and what is said of it |
+//! | `replicas` | a test of `config/openldap/` |
 
 mod balanced;
 mod balancer;
@@ -17,4 +18,5 @@ mod growth;
 mod keepalived;
 mod machine;
 mod misfortunes;
+mod replicas;
 mod site;

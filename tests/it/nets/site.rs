@@ -11,7 +11,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     sync::Arc,
@@ -23,16 +23,21 @@ use tempfile::TempDir;
 
 use super::machine::{Machine, UID};
 use crate::{
-    client::Client,
+    client::{Client, Method},
     lab::{Process, User, adapt, eventually, fill, group, http_status, show_logs, tls},
 };
 
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const MASTER_PASSWORD: &str = "password-of-the-acceptor";
-const SERVICE_PASSWORD: &str = "password-of-the-service";
-const ADMIN_PASSWORD: &str = "password of the admin";
+pub(super) const SERVICE_PASSWORD: &str = "password-of-the-service";
+pub(super) const ADMIN_PASSWORD: &str = "password of the admin";
 /// What all certificates here are for.
-const NAMES: [&str; 3] = ["localhost", "mail.example.org", "ldap.example.org"];
+const NAMES: [&str; 4] = [
+    "localhost",
+    "mail.example.org",
+    "ldap.example.org",
+    "ldap2.example.org",
+];
 /// Who may dial the nodes, whether they are there yet or not.
 const PROXIES: [&str; 5] = ["proxy1", "proxy2", "proxy3", "node1", "node2"];
 
@@ -131,7 +136,14 @@ impl Site {
         let [machines, logs] = ["machines", "logs"].map(|folder| self.path(folder));
         let machine = Machine::new(name, address, &machines, &logs);
         let mut hosts = String::from("127.0.0.1 localhost\n");
-        for (name, last) in [("ldap", 5), ("node1", 21), ("node2", 22), ("node3", 23)] {
+        for (name, last) in [
+            ("ldap", 5),
+            ("ldap2", 6),
+            ("ldap2", 6),
+            ("node1", 21),
+            ("node2", 22),
+            ("node3", 23),
+        ] {
             let address = Side::Servers.address(last);
             writeln!(hosts, "{address} {name}.example.org {name}").unwrap();
         }
@@ -145,6 +157,10 @@ impl Site {
 
     pub(super) fn machine(&self, name: &str) -> &Machine {
         &self.machines[name]
+    }
+
+    pub(super) fn has(&self, machine: &str) -> bool {
+        self.machines.contains_key(machine)
     }
 
     /// A program that runs, as `front-proxy1`.
@@ -180,10 +196,6 @@ impl Site {
 
     /// Starts slapd with these people on a machine of its own.
     pub(super) fn start_ldap(&mut self, people: &[User]) {
-        self.add("ldap", Side::Servers, 5);
-        let ldap = self.machine("ldap");
-        ldap.run("mkdir -p /var/lib/ldap-test/data /etc/ldap/tls");
-        self.install_certificate("ldap", "/etc/ldap/tls", 0);
         let configuration = fill(
             include_str!("../../../demo/slapd.conf"),
             &[
@@ -199,33 +211,44 @@ impl Site {
             &configuration,
             &[("database mdb", &format!("{tls}\n\ndatabase mdb"))],
         );
-        ldap.write("/etc/ldap/slapd.conf", 0o600, None, &configuration);
-        self.launch_slapd();
+        self.start_ldap_as("ldap", 5, &configuration);
+        self.fill_directory(people);
+    }
+
+    /// Starts slapd with this configuration on a machine of its own; its database is empty.
+    pub(super) fn start_ldap_as(&mut self, name: &str, last: u8, configuration: &str) {
+        let machine = self.add(name, Side::Servers, last);
+        machine.run("mkdir -p /var/lib/ldap-test/data /etc/ldap/tls");
+        self.install_certificate(name, "/etc/ldap/tls", 0);
+        let path = "/etc/ldap/slapd.conf";
+        self.machine(name).write(path, 0o600, None, configuration);
+        self.launch_slapd(name);
+    }
+
+    /// Adds the tree and these people.
+    pub(super) fn fill_directory(&self, people: &[User]) {
         let tree = fill(
             include_str!("../../../demo/tree.ldif"),
             &[("SERVICE_PASSWORD", SERVICE_PASSWORD)],
         );
         self.change_directory("ldapadd", &tree);
         for user in people {
-            self.change_directory("ldapadd", &entry(user));
+            self.add_account(user);
         }
     }
 
+    pub(super) fn add_account(&self, user: &User) {
+        self.change_directory("ldapadd", &entry(user));
+    }
+
     /// Starts slapd, or starts it once more.
-    pub(super) fn launch_slapd(&mut self) {
-        let command = [
-            "slapd",
-            "-d",
-            "stats",
-            "-f",
-            "/etc/ldap/slapd.conf",
-            "-h",
-            "ldap://",
-        ];
-        self.start("ldap", "slapd", &command);
-        let ldap = self.machine("ldap");
-        let address = ldap.port(389);
-        eventually("slapd listens", || ldap.connect(address).is_ok());
+    pub(super) fn launch_slapd(&mut self, name: &str) {
+        let path = "/etc/ldap/slapd.conf";
+        let command = ["slapd", "-d", "stats", "-f", path, "-h", "ldap://"];
+        self.start(name, "slapd", &command);
+        let machine = self.machine(name);
+        let address = machine.port(389);
+        eventually("slapd listens", || machine.connect(address).is_ok());
     }
 
     /// Has the directory changed as an administrator would.
@@ -436,6 +459,22 @@ impl Site {
     }
 
     // --- clients
+
+    /// A session with TLS from a machine, logged in.
+    pub(super) fn session(&self, from: &str, address: SocketAddr, user: &User) -> Session {
+        let tcp = self.machine(from).connect(address).unwrap();
+        self.session_over(tcp, user)
+    }
+
+    /// The same over a connection that was made already.
+    pub(super) fn session_over(&self, tcp: TcpStream, user: &User) -> Session {
+        let here = tcp.local_addr().unwrap();
+        let mut client = Client::tls_with(&self.trust, tcp);
+        client
+            .login(Method::PlainInitial, &user.name, &user.password)
+            .ok();
+        Session { client, here }
+    }
 
     /// Which of these proxies has the connection from this address.
     pub(super) fn served_by<'n>(&self, proxies: &[&'n str], from: SocketAddr) -> &'n str {
