@@ -77,6 +77,7 @@ fn site() -> Site {
     replicated(&site);
     site.add("node1", Side::Servers, 21);
     site.start_node("node1");
+    both_for_dovecot(&mut site);
     let one = "uri = \"ldap://ldap.example.org\" ";
     let both = "uri = [\"ldap://ldap2.example.org\", \"ldap://ldap.example.org\"] ";
     let text = adapt(&site.proxy_toml("proxy1", ""), &[(one, both)]);
@@ -84,6 +85,19 @@ fn site() -> Site {
     site.run_front("proxy1");
     site.add("client1", Side::Clients, 11);
     site
+}
+
+/// The real server looks its users up, too.
+fn both_for_dovecot(site: &mut Site) {
+    let machine = site.machine("node1");
+    let one = "uris = ldap://ldap.example.org";
+    let both = "uris = ldap://ldap2.example.org ldap://ldap.example.org";
+    machine.run(&format!(
+        "sed -i 's|^{one}$|{both}|' /etc/dovecot/users-ldap.conf.ext
+        grep -qx '{both}' /etc/dovecot/users-ldap.conf.ext"
+    ));
+    site.stop("dovecot-node1");
+    site.launch_dovecot("node1");
 }
 
 fn logs_in(site: &Site, user: &User) {
