@@ -147,7 +147,7 @@ fn own_address() -> Ipv4Addr {
 // === logs ===
 
 /// All logs in a folder, by their paths.
-fn logs(folder: &Path) -> Vec<(PathBuf, String)> {
+pub(crate) fn logs(folder: &Path) -> Vec<(PathBuf, String)> {
     let mut logs: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())

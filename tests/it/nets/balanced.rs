@@ -198,6 +198,23 @@ fn drain_a_proxy(site: &mut Site, balancer: &mut Balancer) {
     balancer.check(site);
 }
 
+/// Without weight 0 first, whose turn it is may be refused until the next check; whoever is on it stays all the same.
+fn stop_a_proxy(site: &mut Site, balancer: &mut Balancer) {
+    let [mut old, others] = on_both(site, balancer);
+    leave(others);
+    site.process("front-proxy1").terminate();
+    eventually("it is not ready", || balancer.check(site) == ["proxy2"]);
+    for session in sessions(site, balancer) {
+        assert_eq!(site.served_by(&["proxy2"], session.here), "proxy2");
+        leave(vec![session]);
+    }
+    go_on(&mut old);
+    leave(old);
+    assert_eq!(site.process("front-proxy1").exit_code(), Some(0));
+    site.run_front("proxy1");
+    balancer.check(site);
+}
+
 /// It gets its share, and nobody else notices.
 fn add_a_proxy(site: &mut Site, balancer: &mut Balancer) {
     let mut before: Vec<Session> = on_both(site, balancer).into_iter().flatten().collect();
@@ -218,6 +235,9 @@ fn story(form: Form) {
     programs(&site, &balancer);
     kill_a_proxy(&mut site, &mut balancer);
     drain_a_proxy(&mut site, &mut balancer);
+    if form != Form::Dns {
+        stop_a_proxy(&mut site, &mut balancer);
+    }
     add_a_proxy(&mut site, &mut balancer);
 }
 
@@ -271,6 +291,48 @@ fn behind_a_balancer_with_direct_return() {
 #[test]
 fn behind_dns_round_robin() {
     story(Form::Dns);
+}
+
+/// A router that spreads by a hash of addresses and ports alone: every proxy gets some, and knows the client. But there is no
+/// table of connections: a further proxy takes sessions from those that have them.
+#[test]
+fn an_ecmp_router_cuts_sessions_when_a_proxy_is_added() {
+    const SESSIONS: usize = 24;
+    let mut site = site();
+    let address = Side::Servers.address(80);
+    let route = |site: &Site, proxies: &[&str]| {
+        let hops = proxies.iter().map(|proxy| {
+            take_address(site, proxy, address);
+            format!(" nexthop via {}", site.machine(proxy).address)
+        });
+        let hops: String = hops.collect();
+        site.machine("router").run(&format!(
+            "echo 1 >/proc/sys/net/ipv4/fib_multipath_hash_policy
+            ip route replace {address}/32{hops}"
+        ));
+    };
+    let both = ["proxy1", "proxy2"];
+    route(&site, &both);
+    let [ann, _, _] = people();
+    let mut open: Vec<Session> = (0..SESSIONS)
+        .map(|_| site.session("client1", (address, IMAPS).into(), &ann))
+        .collect();
+    for proxy in both {
+        let mut theirs = open
+            .iter()
+            .map(|session| site.served_by(&both, session.here));
+        assert!(theirs.any(|name| name == proxy), "{proxy} has nobody");
+    }
+    site.add("proxy3", Side::Servers, 13);
+    site.start_front("proxy3");
+    route(&site, &["proxy1", "proxy2", "proxy3"]);
+    let mut cut = 0;
+    for session in &mut open {
+        let sent = session.client.try_send(b"a NOOP\r\n").is_ok();
+        let goes_on = sent && session.client.try_line().is_some();
+        cut += usize::from(!goes_on);
+    }
+    assert!((1..SESSIONS).contains(&cut), "{cut} of {SESSIONS}");
 }
 
 /// With the address on the loopback alone, whoever answers first has it: the sample's settings keep proxies from answering.

@@ -255,6 +255,10 @@ fn one_machine(grown: &mut Growth) -> Balancer {
     machine.write("/etc/pigeonair/accounts.toml", 0o640, Some(UID), &accounts);
     site.install_keys("node1", &["local"]);
     site.install_certificate("node1", "/etc/pigeonair", UID);
+    let program = site.program();
+    let check = [&program, "check", "--config", "/etc/pigeonair/node.toml"];
+    let said = String::from_utf8(site.machine("node1").ask(&check).stdout).unwrap();
+    assert!(said.contains(": ok (front: "), "{said}");
     site.run_node("node1");
     site.run_front_at("node1", SocketAddr::from(([127, 0, 0, 1], 9143)));
     Balancer::new(site, Form::Dns, &["node1"])

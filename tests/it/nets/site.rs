@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use super::machine::{Machine, UID};
 use crate::{
     client::{Client, Method},
-    lab::{Process, User, adapt, eventually, fill, group, http_status, show_logs, tls},
+    lab::{Process, User, adapt, eventually, fill, group, http_status, logs, show_logs, tls},
 };
 
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -322,6 +322,9 @@ impl Site {
         machine.write("/etc/dovecot/users-ldap.conf.ext", 0o640, dovecot, &users);
         let users = include_str!("../../../config/dovecot/users-ldap.conf");
         self.run_dovecot(name, users, "");
+        // What one file says of protocols, another that is read later must not undo.
+        self.machine(name)
+            .run("doveconf -h protocols | grep -w lmtp");
     }
 
     /// The same for sessions alone, which bring what it has to know of users.
@@ -501,8 +504,24 @@ impl Drop for Site {
         // Fronts first, so that logs end with ends.
         self.running.retain(|name, _| !name.starts_with("front-"));
         self.running.clear();
+        let folder = self.path("logs");
         if thread::panicking() {
-            show_logs(&self.path("logs"));
+            show_logs(&folder);
+            return;
+        }
+        // Those of users begin with the last of these.
+        let secrets = [
+            KEY,
+            MASTER_PASSWORD,
+            SERVICE_PASSWORD,
+            ADMIN_PASSWORD,
+            "pass word of",
+        ];
+        for (path, text) in logs(&folder) {
+            for secret in secrets {
+                let path = path.display();
+                assert!(!text.contains(secret), "{secret:?} is in {path}");
+            }
         }
     }
 }
