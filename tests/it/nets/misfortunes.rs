@@ -36,6 +36,8 @@ struct Misfortune {
     others: bool,
     /// It takes many seconds until everybody has given up.
     slow: bool,
+    /// Whether a session that is there goes on, where that is a matter of moments.
+    sessions: Option<bool>,
 }
 
 const FRONT: &str = "front";
@@ -52,6 +54,7 @@ const MISFORTUNES: [Misfortune; 11] = [
         ),
         mail: "451 4.4.3 The directory does not answer.",
         slow: false,
+        sessions: Some(true),
         others: false,
     },
     Misfortune {
@@ -61,6 +64,7 @@ const MISFORTUNES: [Misfortune; 11] = [
         reason: (FRONT, "no answer in time"),
         mail: "451 4.4.3 The directory does not answer.",
         slow: true,
+        sessions: Some(true),
         others: false,
     },
     Misfortune {
@@ -70,6 +74,7 @@ const MISFORTUNES: [Misfortune; 11] = [
         reason: (FRONT, "no answer in time"),
         mail: "451 4.4.3 The directory does not answer.",
         slow: true,
+        sessions: Some(true),
         others: false,
     },
     Misfortune {
@@ -82,6 +87,7 @@ const MISFORTUNES: [Misfortune; 11] = [
         ),
         mail: "451 4.4.1 The mailbox is not reachable just now.",
         slow: false,
+        sessions: Some(false),
         others: true,
     },
     Misfortune {
@@ -91,6 +97,7 @@ const MISFORTUNES: [Misfortune; 11] = [
         reason: (FRONT, "the node took too long for"),
         mail: "451 4.4.1 The mailbox is not reachable just now.",
         slow: true,
+        sessions: None,
         others: true,
     },
     Misfortune {
@@ -100,6 +107,7 @@ const MISFORTUNES: [Misfortune; 11] = [
         reason: (FRONT, "the node took too long for the connection"),
         mail: "451 4.4.1 The mailbox is not reachable just now.",
         slow: true,
+        sessions: None,
         others: true,
     },
     Misfortune {
@@ -112,6 +120,7 @@ const MISFORTUNES: [Misfortune; 11] = [
         ),
         mail: "451 4.3.0 The message could not be stored.",
         slow: false,
+        sessions: Some(false),
         others: true,
     },
     Misfortune {
@@ -121,6 +130,7 @@ const MISFORTUNES: [Misfortune; 11] = [
         reason: (NODE, "real server gave no answer in time"),
         mail: "250 ",
         slow: true,
+        sessions: None,
         others: true,
     },
     Misfortune {
@@ -142,6 +152,7 @@ const MISFORTUNES: [Misfortune; 11] = [
         reason: (NODE, "key proxy1 has expired"),
         mail: "451 4.4.1",
         slow: false,
+        sessions: None,
         others: true,
     },
     Misfortune {
@@ -158,6 +169,7 @@ const MISFORTUNES: [Misfortune; 11] = [
         ),
         mail: "250 ",
         slow: false,
+        sessions: None,
         others: true,
     },
     Misfortune {
@@ -169,6 +181,7 @@ const MISFORTUNES: [Misfortune; 11] = [
         reason: (NODE, "real server refuses the session: [SYS/TEMP]"),
         mail: "451 4.2.0",
         slow: false,
+        sessions: None,
         others: true,
     },
 ];
@@ -259,10 +272,23 @@ const IMAP: &str =
 const POP3: &str =
     "-ERR [SYS/TEMP] Your mailbox is not reachable just now, please try again later.";
 
-/// One user at home on the node in trouble, whom the front has not seen before, and one who is not.
-fn befall(site: &mut Site, misfortune: &Misfortune, user: &User, other: &User) {
+/// For a user at home on the node in trouble, whom the front has not seen before; one who is logged in there; and one elsewhere.
+fn befall(site: &mut Site, misfortune: &Misfortune, user: &User, steady: &[User; 2]) {
     let name = misfortune.name;
+    let [held, other] = steady;
+    let address = site.machine("proxy1").port(993);
+    let mut session = site.session("client1", address, held);
     (misfortune.comes)(site);
+    match misfortune.sessions {
+        Some(true) => _ = session.client.command("NOOP").ok(),
+        Some(false) => {
+            // Not a word of ours, only of the real server that is going down.
+            let rest = session.client.rest();
+            let is_its = rest.is_empty() || name.contains("server") && rest.starts_with(b"* BYE ");
+            assert!(is_its, "{name}: {rest:?}");
+        }
+        None => (),
+    }
     let said = imap(site, user);
     // Dovecot opens a mailbox on a full disk by IMAP, and not by POP3.
     let reads = said.starts_with("OK") && name.contains("disk");
@@ -297,8 +323,9 @@ fn whatever_breaks_is_said_as_documented() {
         .take(befalls.len())
         .map(|uid| User::new(&format!("u{uid}"), "node1", uid))
         .collect();
-    let other = User::new("other", "node2", 20100);
-    people.push(other.clone());
+    let steady = [("held", "node1", 20100), ("other", "node2", 20101)];
+    let steady = steady.map(|(name, node, uid)| User::new(name, node, uid));
+    people.extend(steady.clone());
     let mut site = Site::new();
     site.start_ldap(&people);
     for (node, last) in [("node1", 21), ("node2", 22)] {
@@ -308,9 +335,14 @@ fn whatever_breaks_is_said_as_documented() {
     site.add("proxy1", Side::Servers, 11);
     site.start_front("proxy1");
     site.add("client1", Side::Clients, 11);
+    // Through all of it.
+    let address = site.machine("proxy1").port(993);
+    let mut elsewhere = site.session("client1", address, &steady[1]);
     for (misfortune, user) in befalls.into_iter().zip(&people) {
-        befall(&mut site, misfortune, user, &other);
+        befall(&mut site, misfortune, user, &steady);
+        elsewhere.client.command("NOOP").ok();
     }
+    elsewhere.client.command("LOGOUT").ok();
 }
 
 /// What the tests see is what the page says.
