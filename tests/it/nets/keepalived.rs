@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use super::site::{Side, Site};
+use crate::lab::eventually;
 
 const SAMPLES: [(&str, &str); 2] = [
     (
@@ -88,7 +89,7 @@ fn the_samples_fit_the_fronts() {
 
 #[test]
 fn settings_of_proxies_and_balancers_are_taken() {
-    let site = site();
+    let mut site = site();
     let machine = site.machine("balancer");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/keepalived");
     for name in ["proxy-sysctl.conf", "balancer-sysctl.conf"] {
@@ -109,4 +110,19 @@ fn settings_of_proxies_and_balancers_are_taken() {
         let text = fs::read_to_string(folder.join(name)).unwrap();
         assert!(text.contains(&format!("{address}/32\n")), "{name}");
     }
+    let network = fs::read_to_string(folder.join("proxy-vip.network")).unwrap();
+    machine.run(
+        "mkdir -p /etc/systemd/network /run/systemd/netif
+        chown systemd-network: /run/systemd/netif
+        # As in a container, where no udev tells when a card is there.
+        mount -t sysfs -o ro sysfs /sys",
+    );
+    let path = "/etc/systemd/network/10-pigeonair-vip.network";
+    machine.write(path, 0o644, None, &network);
+    let daemon = "/lib/systemd/systemd-networkd";
+    site.start("balancer", "networkd", &[daemon]);
+    eventually("networkd gives the loopback the common address", || {
+        let addresses = site.machine("balancer").run("ip -br address show lo");
+        addresses.contains(&format!(" {address}/32 "))
+    });
 }
