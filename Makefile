@@ -8,6 +8,8 @@ PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-l
 	btrfs-progs chromium-headless-shell courier-authlib courier-authlib-pipe curl fail2ban fetchmail getmail6 haproxy isync \
 	libcourier-unicode4 libgamin0 mandoc mutt neomutt offlineimap3 openssl procps prometheus python3 shellcheck strace \
 	systemd util-linux
+# Machines in name spaces, and what is in front of them.
+PACKAGES += dnsmasq-base iproute2 keepalived nftables
 # What Cyrus needs.
 PACKAGES += libical3 libicu72 libjansson4 libpcre3 libpq5 libsasl2-modules \
 	libsasl2-modules-db libsqlite3-0 libwrap0 libxapian30 libxml2 sasl2-bin

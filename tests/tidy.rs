@@ -3,7 +3,7 @@
 //! - Dependencies point downward, as the picture in `src/lib.rs` has them; `proto` does no I/O.
 //! - Every file has a head (`//!`) and a size that a reader can hold: 600 lines without tests.
 //! - No test is ignored; no lint is silenced without a reason.
-//! - The manual has every metric.
+//! - The manual has every metric; links in pages lead somewhere.
 //! - Dependencies come from one registry, under licences that `deny.toml` allows, each in one version.
 //!
 //! It reads sources as text, comments and string literals blanked out. Each rule is tried on small bad inputs below.
@@ -128,6 +128,73 @@ fn the_manual_has_every_metric() {
         let row = format!("| `{name}` |");
         assert!(manual.contains(&row), "{name} is not in docs/manual.md");
     }
+}
+
+#[test]
+fn links_in_pages_lead_somewhere() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        let folder = root().join(&page);
+        let folder = folder.parent().unwrap();
+        for link in links(&read(&page)) {
+            let (file, heading) = link.split_once('#').unwrap_or((&link, ""));
+            let target = match file {
+                "" => root().join(&page),
+                file => folder.join(file),
+            };
+            let is_there = target.exists()
+                && (heading.is_empty()
+                    || headings(&fs::read_to_string(&target).unwrap()).contains(heading));
+            if !is_there {
+                wrong.push(format!("{page}: {link}"));
+            }
+        }
+        for word in read(&page).split(['`', ' ', '\n', '(', ')', ',']) {
+            let word = word.trim_end_matches(['.', ':', ';']);
+            if word.starts_with("config/") && !word.contains('*') && !root().join(word).exists() {
+                wrong.push(format!("{page}: {word}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The pages in Markdown.
+fn pages() -> Vec<String> {
+    let mut pages = Vec::new();
+    for folder in ["", "docs"] {
+        for entry in fs::read_dir(root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(shown(&path));
+            }
+        }
+    }
+    pages
+}
+
+/// Where a page's links lead to within the project.
+fn links(page: &str) -> Vec<String> {
+    let targets = page.split("](").skip(1);
+    let targets = targets.filter_map(|rest| rest.split_once(')'));
+    targets
+        .map(|(target, _)| target.to_owned())
+        .filter(|target| !target.contains("://"))
+        .collect()
+}
+
+/// The names by which a page's headings are linked to.
+fn headings(page: &str) -> std::collections::HashSet<String> {
+    let lines = page.lines().filter(|line| line.starts_with('#'));
+    lines
+        .map(|line| {
+            let words = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = words
+                .chars()
+                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            kept.collect::<String>().replace(' ', "-")
+        })
+        .collect()
 }
 
 #[test]
@@ -758,6 +825,13 @@ fn ignored_tests_and_bare_allows_are_found() {
 fn metric_names_are_read_over_line_breaks() {
     let text = "a: counters(\n    \"x_total\",\n \"Help.\")?, b: IntGauge::new(\"y\", \"..\"), HistogramOpts::new(\"z\", \"\")";
     assert_eq!(metric_names(text), ["x_total", "y", "z"]);
+}
+
+#[test]
+fn links_and_headings_are_read() {
+    let page = "# One: `[two]`\nsee [a](b.md#c), [d](https://e) and [f](#g)\n";
+    assert_eq!(links(page), ["b.md#c", "#g"]);
+    assert!(headings(page).contains("one-two"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
+use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 use socket2::{Domain, Socket, Type};
 
 use crate::lab::{Cluster, User};
@@ -126,6 +126,11 @@ impl Client {
     /// In plain over a connection that was made already, and on which something may have been said.
     pub(crate) fn over(tcp: TcpStream) -> Self {
         Self::new(Stream::Plain(tcp))
+    }
+
+    /// The same to a server that this configuration trusts.
+    pub(crate) fn tls_with(trust: &Arc<ClientConfig>, tcp: TcpStream) -> Self {
+        Self::new(Stream::Tls(Box::new(handshake_with(trust, tcp))))
     }
 
     /// With TLS from now on over a connection that was made already.
@@ -378,7 +383,7 @@ fn dial(address: SocketAddr) -> TcpStream {
     patient(TcpStream::connect_timeout(&address, PATIENCE).unwrap())
 }
 
-fn patient(stream: TcpStream) -> TcpStream {
+pub(crate) fn patient(stream: TcpStream) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();
@@ -394,9 +399,16 @@ pub(crate) fn dial_from(source: &str, address: SocketAddr) -> TcpStream {
     patient(socket.into())
 }
 
-fn handshake(cluster: &Cluster, mut tcp: TcpStream) -> StreamOwned<ClientConnection, TcpStream> {
+fn handshake(cluster: &Cluster, tcp: TcpStream) -> StreamOwned<ClientConnection, TcpStream> {
+    handshake_with(&cluster.trust(), tcp)
+}
+
+fn handshake_with(
+    trust: &Arc<ClientConfig>,
+    mut tcp: TcpStream,
+) -> StreamOwned<ClientConnection, TcpStream> {
     let name = ServerName::try_from("localhost").unwrap();
-    let mut connection = ClientConnection::new(Arc::clone(&cluster.trust()), name).unwrap();
+    let mut connection = ClientConnection::new(Arc::clone(trust), name).unwrap();
     while connection.is_handshaking() {
         connection.complete_io(&mut tcp).unwrap();
     }

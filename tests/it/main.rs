@@ -23,6 +23,7 @@
 //! | `logins` | every way to log in, on every channel, at every kind of node |
 //! | `mail` | mail by SMTP through Postfix and the delivery role to the mailbox at home |
 //! | `faults` | mail when processes, links and disks fail in the middle |
+//! | `nets` | machines in name spaces: behind balancers, and from one machine to many |
 //! | `node_health` | nodes that are killed, frozen, or dead behind a living acceptor: who waits, who knows, who is served |
 //! | `outside` | metrics, health, and the log's line of a session |
 //! | `package` | the Debian package: installed, removed, and its units under a real systemd |
@@ -69,6 +70,7 @@ mod link_attacks;
 mod links;
 mod logins;
 mod mail;
+mod nets;
 mod node_health;
 mod outside;
 mod package;

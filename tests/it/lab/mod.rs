@@ -16,7 +16,7 @@ mod mail;
 mod postfix;
 mod process;
 mod slapd;
-mod tls;
+pub(crate) mod tls;
 mod user;
 
 use std::{
@@ -100,7 +100,7 @@ fn rewrite(path: &Path, change: impl FnOnce(String) -> String) {
 }
 
 /// Replaces each `@WORD@`.
-fn fill(template: &str, values: &[(&str, &str)]) -> String {
+pub(crate) fn fill(template: &str, values: &[(&str, &str)]) -> String {
     values
         .iter()
         .fold(template.to_owned(), |text, (word, value)| {
@@ -109,7 +109,7 @@ fn fill(template: &str, values: &[(&str, &str)]) -> String {
 }
 
 /// Replaces what a sample says for the machine it is written for.
-fn adapt(sample: &str, values: &[(&str, &str)]) -> String {
+pub(crate) fn adapt(sample: &str, values: &[(&str, &str)]) -> String {
     values.iter().fold(sample.to_owned(), |text, (from, to)| {
         assert!(text.contains(from), "the sample no longer holds {from:?}");
         text.replace(from, to)
@@ -128,7 +128,7 @@ pub(crate) fn write_private(path: &Path, content: &str) {
 }
 
 /// The gid of a group of an installed package.
-fn group(name: &str) -> u32 {
+pub(crate) fn group(name: &str) -> u32 {
     let output = Command::new("getent")
         .args(["group", name])
         .output()
@@ -148,6 +148,32 @@ fn own_address() -> Ipv4Addr {
     let pid = std::process::id();
     let octet = |value: u32| u8::try_from(value % 250).unwrap() + 1;
     Ipv4Addr::new(127, octet(pid / 250), octet(pid), cluster)
+}
+
+// === logs ===
+
+/// All logs in a folder, by their paths.
+pub(crate) fn logs(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut logs: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| {
+            let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+            (path, text)
+        })
+        .collect();
+    logs.sort();
+    logs
+}
+
+/// Shows the end of every log in a folder.
+pub(crate) fn show_logs(folder: &Path) {
+    const LINES: usize = 60;
+    for (path, text) in logs(folder) {
+        let lines: Vec<&str> = text.lines().collect();
+        let last = lines.len().saturating_sub(LINES);
+        eprintln!("--- {}\n{}", path.display(), lines[last..].join("\n"));
+    }
 }
 
 // === what a cluster is made of ===
@@ -1267,28 +1293,6 @@ impl Cluster {
 
     // --- at the end
 
-    fn logs(&self) -> Vec<(PathBuf, String)> {
-        let mut logs: Vec<_> = fs::read_dir(self.path("logs"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .map(|path| {
-                let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
-                (path, text)
-            })
-            .collect();
-        logs.sort();
-        logs
-    }
-
-    fn show_logs(&self) {
-        const LINES: usize = 60;
-        for (path, text) in self.logs() {
-            let lines: Vec<&str> = text.lines().collect();
-            let last = lines.len().saturating_sub(LINES);
-            eprintln!("--- {}\n{}", path.display(), lines[last..].join("\n"));
-        }
-    }
-
     /// Passwords as they are, as `Debug` would print them, and as SASL sends them.
     fn look_for_secrets(&self) {
         use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -1311,7 +1315,7 @@ impl Cluster {
             // What is shorter is in some log by chance.
             .filter(|secret| secret.len() > 4)
             .collect();
-        for (path, text) in self.logs() {
+        for (path, text) in logs(&self.path("logs")) {
             for secret in &secrets {
                 assert!(
                     !text.contains(secret.as_str()),
@@ -1331,7 +1335,7 @@ impl Drop for Cluster {
         self.nodes.clear();
         drop(self.slapd.take());
         if thread::panicking() {
-            self.show_logs();
+            show_logs(&self.path("logs"));
         } else {
             self.look_for_secrets();
         }
@@ -1346,7 +1350,7 @@ fn courier() -> String {
     )
 }
 
-fn accounts_toml(users: &[User]) -> String {
+pub(crate) fn accounts_toml(users: &[User]) -> String {
     users
         .iter()
         .map(|user| {

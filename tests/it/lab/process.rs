@@ -128,6 +128,11 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// Asks it to read its files again.
+    pub(crate) fn reload(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// Asks it to end, and makes it end after ten seconds.
     pub(crate) fn stop(&mut self) {
         if !self.lives() {

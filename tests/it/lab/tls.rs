@@ -1,6 +1,11 @@
 //! A certificate authority for one cluster, its server certificate, and a client side that trusts it.
 
-use std::{fs, net::Ipv4Addr, path::Path, sync::Arc};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    sync::Arc,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
@@ -9,6 +14,11 @@ use rustls::{ClientConfig, RootCertStore};
 /// Writes `ca.pem`, `server.pem` and `server.key` (mode 0600) to `dir`, and the authority of somebody else with the
 /// same name to `foreign-ca.pem`; returns what a client needs.
 pub(crate) fn write(dir: &Path, address: Ipv4Addr) -> Arc<ClientConfig> {
+    write_for(dir, vec!["localhost".to_owned(), address.to_string()])
+}
+
+/// The same for these names and addresses.
+pub(crate) fn write_for(dir: &Path, names: Vec<String>) -> Arc<ClientConfig> {
     let authority = authority();
     let authority_key = KeyPair::generate().unwrap();
     let root = authority.self_signed(&authority_key).unwrap();
@@ -18,12 +28,13 @@ pub(crate) fn write(dir: &Path, address: Ipv4Addr) -> Arc<ClientConfig> {
     let issuer = Issuer::new(authority, authority_key);
 
     let key = KeyPair::generate().unwrap();
-    let names = vec!["localhost".to_owned(), address.to_string()];
-    let mut server = CertificateParams::new(names).unwrap();
     // Some clients have only names for what they compare, and take an address for one.
-    server
-        .subject_alt_names
-        .push(SanType::DnsName(address.to_string().try_into().unwrap()));
+    let addresses = names.iter().filter(|name| name.parse::<IpAddr>().is_ok());
+    let addresses: Vec<SanType> = addresses
+        .map(|address| SanType::DnsName(address.as_str().try_into().unwrap()))
+        .collect();
+    let mut server = CertificateParams::new(names).unwrap();
+    server.subject_alt_names.extend(addresses);
     server
         .distinguished_name
         .push(DnType::CommonName, "localhost");
