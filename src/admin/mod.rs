@@ -44,7 +44,7 @@ pub use self::{
     reload::{Asked, Reloaded, Reloads, Taken},
     request::{Drain, Flush, Hold, InForce, Kick, Question, Release, Undrain, Which, Who},
     socket::Requests,
-    status::{About, Place, Status, StatusError, ask},
+    status::{About, Place, Status, StatusError, figures_at},
 };
 use self::{
     http::{Listener, Response, TEXT, not_allowed, response},

@@ -44,7 +44,7 @@ pub(super) fn status(options: &StatusOptions, out: &mut impl Write) -> Result<()
         Some(_) => Process::Front,
         None => Process::Node,
     });
-    let figures = admin::ask(&place(process, &config)?)?;
+    let figures = admin::figures_at(&place(process, &config)?)?;
     if options.how.json {
         print(out, format_args!("{figures:#}\n"))?;
     } else {
@@ -59,7 +59,7 @@ pub(super) fn status(options: &StatusOptions, out: &mut impl Write) -> Result<()
 /// Prints how the nodes of the front's table do.
 pub(super) fn nodes(how: &How, out: &mut impl Write) -> Result<(), Failed> {
     let config = config::load_for(config::Role::Front, &how.config)?;
-    let figures = admin::ask(&place(Process::Front, &config)?)?;
+    let figures = admin::figures_at(&place(Process::Front, &config)?)?;
     let list = &figures["nodes"];
     if how.json {
         return print(out, format_args!("{list:#}\n"));

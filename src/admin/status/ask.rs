@@ -52,7 +52,7 @@ pub enum StatusError {
 /// # Errors
 ///
 /// When it does not say.
-pub fn ask(place: &Place) -> Result<Value, StatusError> {
+pub fn figures_at(place: &Place) -> Result<Value, StatusError> {
     let answer = get(place).map_err(|source| StatusError::Failed {
         place: place.clone(),
         source,

@@ -37,7 +37,7 @@ use hyper::{
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-pub use self::ask::{Place, StatusError, ask};
+pub use self::ask::{Place, StatusError, figures_at};
 use self::{
     figures::Figures,
     history::{History, PERIOD, Sample, full, number},
