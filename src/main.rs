@@ -7,8 +7,8 @@
 use std::process::ExitCode;
 
 use pigeonair::{
-    app::AppError,
-    cli::{self, Failed, NotDelivered},
+    app::{AppError, TakeError},
+    cli::{self, Failed, NotDelivered, NotUpgraded},
     proto::lmtp::Reply,
 };
 
@@ -39,6 +39,13 @@ fn exit_code(failed: &Failed) -> u8 {
         Failed::Output { .. } => CANTCREAT,
         Failed::Random(_) => OS,
         Failed::Log(_) => SOFTWARE,
+        // What the new process ended with.
+        Failed::Upgrade(NotUpgraded::Ended {
+            code: Some(code), ..
+        }) => *code,
+        Failed::Upgrade(NotUpgraded::Start(_)) => OS,
+        Failed::Upgrade(NotUpgraded::Nobody(error)) => take_code(error),
+        Failed::Upgrade(_) => UNAVAILABLE,
         Failed::App(error) => match error {
             AppError::Metrics(_) | AppError::Link(_) => SOFTWARE,
             AppError::Bind { .. }
@@ -46,6 +53,7 @@ fn exit_code(failed: &Failed) -> u8 {
             | AppError::Runtime(_)
             | AppError::Sandbox(_)
             | AppError::User { .. } => OS,
+            AppError::TakeOver(error) => take_code(error),
             AppError::Directory(_)
             | AppError::Handover(_)
             | AppError::Inherited(_)
@@ -55,6 +63,16 @@ fn exit_code(failed: &Failed) -> u8 {
             | AppError::Tls(_)
             | AppError::Unwanted(_) => CONFIG,
         },
+    }
+}
+
+/// Nobody is there whose place could be taken, or it does not let go of it.
+fn take_code(error: &TakeError) -> u8 {
+    const UNAVAILABLE: u8 = 69;
+    const CONFIG: u8 = 78;
+    match error {
+        TakeError::NoSocket => CONFIG,
+        _ => UNAVAILABLE,
     }
 }
 

@@ -5,7 +5,10 @@
 //!
 //! ```text
 //! running --stop()--> stopping: listeners end, sessions go on --drain(limit)--> all ended, or cut at the limit
+//!    \----retire()--> retired: listeners end, all else goes on as if nothing had happened --stop()--> as above
 //! ```
+//!
+//! A process retires when another one accepts in its place: a client that is about to log in must not notice.
 //!
 //! A task that watches [`Tasks::cut_requested`] is polled once more when it is cut, so it can end with a word about
 //! itself; it can't wait for anything any more.
@@ -19,6 +22,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
     tracker: TaskTracker,
+    retire: CancellationToken,
+    replace: CancellationToken,
     stop: CancellationToken,
     cut: CancellationToken,
 }
@@ -72,8 +77,33 @@ impl Tasks {
         });
     }
 
+    /// Tells listeners to stop; what they have accepted is not told, and goes on for as long as it likes.
+    pub fn retire(&self) {
+        if !self.is_stopping() {
+            self.replace.cancel();
+        }
+        self.retire.cancel();
+    }
+
+    /// Ends when nothing more may be accepted: when [`retire`](Self::retire) or [`stop`](Self::stop) has been called.
+    pub async fn retired(&self) {
+        self.retire.cancelled().await;
+    }
+
+    /// Ends when [`retire`](Self::retire) has been called before [`stop`](Self::stop).
+    pub async fn replaced(&self) {
+        self.replace.cancelled().await;
+    }
+
+    /// Ends when no task is running, for a process that has retired and begins none by itself.
+    pub async fn ended(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
     /// Tells listeners to stop; sessions go on.
     pub fn stop(&self) {
+        self.retire.cancel();
         self.stop.cancel();
     }
 
@@ -156,6 +186,21 @@ mod tests {
         });
         assert_eq!(tasks.drain(Duration::from_secs(5)).await, 1);
         assert_eq!(heard.await, Ok("ended"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_retires_tells_listeners_and_nobody_else() {
+        let tasks = Tasks::new();
+        let (listener, session) = (tasks.clone(), tasks.clone());
+        tasks.spawn("listener", async move { listener.retired().await });
+        tasks.spawn("session", async move { session.stopped().await });
+        tasks.retire();
+        let wait = tokio::time::timeout(Duration::from_secs(5), tasks.ended());
+        assert!(wait.await.is_err());
+        assert_eq!(tasks.len(), 1);
+        assert!(!tasks.is_stopping());
+        tasks.stop();
+        tasks.ended().await;
     }
 
     #[tokio::test]

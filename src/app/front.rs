@@ -8,7 +8,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 use super::{
-    AppError, Process, Sandbox, Socket, Sockets, Tcp, Unix,
+    AppError, Process, Sandbox, Socket, Sockets, Succeeded, Tcp, Unix,
     memory::Memory,
     workers::{self, Workers},
 };
@@ -110,7 +110,7 @@ impl Front {
     }
 
     /// Serves until a signal ends the process.
-    pub(super) async fn serve(self) -> Result<(), AppError> {
+    pub(super) async fn serve(self, succession: Succeeded) -> Result<(), AppError> {
         let process = Process::new()?;
         let Process { metrics, tasks, .. } = &process;
         let config::Front {
@@ -167,8 +167,7 @@ impl Front {
             trouble(directory.clone())
         })?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "front is up");
-        process.run(drain).await;
-        Ok(())
+        process.run(drain, succession).await
     }
 }
 
@@ -221,9 +220,11 @@ fn serve_clients(
         let _entered = worker.enter();
         let proxy = Proxy::new(parts.for_worker(count));
         for (socket, listener) in sockets.iter_mut().zip(listeners) {
-            let serve = proxy.clone();
-            let serve = serve.listen(socket.listen()?, *listener, Arc::clone(&limit));
-            parts.tasks.spawn("listener", serve);
+            for socket in socket.listen()? {
+                let serve = proxy.clone();
+                let serve = serve.listen(socket, *listener, Arc::clone(&limit));
+                parts.tasks.spawn("listener", serve);
+            }
         }
     }
     for listener in listeners {
@@ -241,7 +242,9 @@ fn serve_mtas(parts: delivery::Parts, sockets: Vec<Socket>) -> Result<(), AppErr
         match socket {
             Socket::Tcp(mut socket) => {
                 tracing::info!(address = %socket.address, protocol = "lmtp", "listening");
-                tasks.spawn("listener", delivery.listen(socket.listen()?));
+                for socket in socket.listen()? {
+                    tasks.spawn("listener", delivery.clone().listen(socket));
+                }
             }
             Socket::Unix(socket) => {
                 tracing::info!(path = %socket.path.display(), protocol = "lmtp", "listening");
@@ -279,7 +282,9 @@ fn connections(config: &config::Front, workers: usize) -> usize {
         .as_ref()
         .map_or(0, |settings| settings.max_connections as u64);
     let ready = config.dial.ready.saturating_mul(config.nodes.nodes.len());
-    let each = (proxy.listeners.len().saturating_add(ready) as u64)
+    // A successor may be given a second descriptor of each listener's.
+    let listeners = proxy.listeners.len().saturating_mul(2);
+    let each = (listeners.saturating_add(ready) as u64)
         .saturating_add(WORKER_DESCRIPTORS)
         .saturating_mul(workers as u64);
     let possible = descriptors

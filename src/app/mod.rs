@@ -5,6 +5,8 @@
 //! node:   bind all ─> user, rights ─> real servers checked    ─> accept ─> SIGTERM ─> stop accepting ─> wait ─> close the rest
 //! ```
 //!
+//! Another process may take a running one's place without a connection lost: `upgrade` has how.
+//!
 //! Clients and links are served by one thread per core (`workers`), all else by a common runtime.
 //!
 //! Everything is bound before anything is served: a process that starts serves all of its listeners or none. A second
@@ -19,23 +21,31 @@ mod sandbox;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod workers;
 
 use std::{io, time::Duration};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, sleep, sleep_until},
+};
 
-pub use self::sandbox::SandboxError;
 use self::{
     front::Front,
     node::Node,
     rights::Rights,
     sandbox::Sandbox,
     sockets::{Socket, Sockets, Tcp, Unix},
+    upgrade::{Succeeded, Succession},
+};
+pub use self::{
+    sandbox::SandboxError,
+    upgrade::{RecordError, Start, TakeError, who_runs},
 };
 use crate::{
     admin,
-    config::{self, Config},
+    config::{self, Config, Role},
     directory::{self, Directory},
     handover,
     link::SetupError,
@@ -48,6 +58,9 @@ use crate::{
     tasks::Tasks,
     user::User,
 };
+
+/// Between two lines about the sessions of a process that was replaced.
+const REPLACED_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why a process did not start or could not run.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +107,9 @@ pub enum AppError {
     /// The sandbox cannot be entered.
     #[error("cannot enter the sandbox ([process] sandbox)")]
     Sandbox(#[source] SandboxError),
+    /// The place of the running process cannot be taken.
+    #[error("cannot take over")]
+    TakeOver(#[source] TakeError),
     /// A socket was passed that no listener has the address of.
     #[error(
         "no listener of the configuration has the address {0}, for which a socket was passed (LISTEN_FDS)"
@@ -113,47 +129,49 @@ pub enum AppError {
     },
 }
 
-/// Runs the front until a signal ends it.
+/// Runs the front until a signal ends it, or until another has taken its place and its sessions are over.
 ///
 /// # Errors
 ///
 /// Whatever keeps it from starting.
-pub fn run_front(config: Config) -> Result<(), AppError> {
+pub fn run_front(config: Config, start: Start) -> Result<(), AppError> {
     let front = config.front.ok_or(AppError::Role(
         "the configuration has no [proxy] and no [delivery] section",
     ))?;
-    let user = config.process.front_user;
+    let user = config.process.front_user.as_ref();
     if user.is_none() && rustix::process::geteuid().is_root() {
         tracing::warn!(
             "the front runs as root, without capabilities but as the owner of root's files: name a user in [process] front_user"
         );
     }
-    let mut sockets = Sockets::of(user.as_ref())?;
+    let mut sockets = Sockets::of(user)?;
+    let succession = Succession::begin(&config.process, Role::Front, start, &mut sockets)?;
     let front = Front::bind(front, config.admin, &mut sockets)?;
-    sockets.finish()?;
-    Rights::NONE.keep(user.as_ref())?;
+    let succession = succession.bound(sockets)?;
+    Rights::NONE.keep(user)?;
     if config.process.sandbox {
         front.sandbox(config.process.front_reads).enter()?;
     }
-    runtime()?.block_on(front.serve())
+    runtime()?.block_on(front.serve(succession))
 }
 
-/// Runs the node until a signal ends it.
+/// Runs the node until a signal ends it, or until another has taken its place and its sessions are over.
 ///
 /// # Errors
 ///
 /// Whatever keeps it from starting.
-pub fn run_node(config: Config) -> Result<(), AppError> {
+pub fn run_node(config: Config, start: Start) -> Result<(), AppError> {
     let node = config.node.ok_or(AppError::Role(
         "the configuration has no [acceptor] section",
     ))?;
     let rights = Rights::of_node(&node);
-    let user = config.process.node_user;
-    let mut sockets = Sockets::of(user.as_ref())?;
+    let user = config.process.node_user.as_ref();
+    let mut sockets = Sockets::of(user)?;
+    let succession = Succession::begin(&config.process, Role::Node, start, &mut sockets)?;
     let node = Node::bind(node, config.admin.node, &mut sockets)?;
-    sockets.finish()?;
-    rights.keep(user.as_ref())?;
-    runtime()?.block_on(node.serve())
+    let succession = succession.bound(sockets)?;
+    rights.keep(user)?;
+    runtime()?.block_on(node.serve(succession))
 }
 
 /// Becomes the user that a front would be, so that its files are read as it would read them.
@@ -259,23 +277,44 @@ impl Process {
         };
         let (metrics, tasks) = (&self.metrics, &self.tasks);
         if let Some(mut socket) = monitors {
-            let (socket, readiness) = (socket.listen()?, readiness.clone());
-            let answers = admin::serve(socket, metrics.clone(), readiness, tasks.clone());
-            tasks.background("admin", answers);
+            for socket in socket.listen()? {
+                let readiness = readiness.clone();
+                let answers = admin::serve(socket, metrics.clone(), readiness, tasks.clone());
+                tasks.background("admin", self.unless_replaced(answers));
+            }
         }
         if let Some((socket, requests)) = administrators {
             let socket = socket.listen()?;
             let answers =
                 admin::serve_socket(socket, metrics.clone(), readiness, requests, tasks.clone());
-            tasks.background("admin socket", answers);
+            tasks.background("admin socket", self.unless_replaced(answers));
         }
         Ok(())
     }
 
+    /// Answers until another process does: through a drain, but not once the sockets have changed hands.
+    fn unless_replaced(
+        &self,
+        answers: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let tasks = self.tasks.clone();
+        async move {
+            tokio::select! {
+                () = answers => {}
+                () = tasks.replaced() => {}
+            }
+        }
+    }
+
     /// Runs until a signal; then stops accepting, waits for sessions and closes those that are left. A second signal
-    /// cuts the wait short.
-    async fn run(mut self, drain: Duration) {
-        self.signal().await;
+    /// cuts the wait short. Before that, another process may take over.
+    async fn run(mut self, drain: Duration, succession: Succeeded) -> Result<(), AppError> {
+        let limit = succession.settle(&self).await?;
+        let tasks = self.tasks.clone();
+        tokio::select! {
+            () = self.signal() => {}
+            () = tasks.retired() => self.outlive(limit).await,
+        }
         self.tasks.stop();
         tracing::info!(
             tasks = self.tasks.len(),
@@ -288,6 +327,28 @@ impl Process {
             () = self.signal() => tasks.drain(Duration::ZERO).await,
         };
         tracing::info!(cut, "stopped");
+        Ok(())
+    }
+
+    /// Lets sessions go on while another process accepts in this one's place: until the last has ended, for so long at
+    /// most, or until a signal. Nobody else can say how many they are.
+    async fn outlive(&mut self, limit: Duration) {
+        let end = Instant::now() + limit;
+        let tasks = self.tasks.clone();
+        let open = self.metrics.sessions_open.clone();
+        loop {
+            tokio::select! {
+                () = tasks.ended() => return,
+                () = self.signal() => return,
+                () = sleep_until(end) => return,
+                () = sleep(REPLACED_PAUSE) => tracing::info!(
+                    sessions = upgrade::sessions(&open),
+                    tasks = tasks.len(),
+                    left_s = end.saturating_duration_since(Instant::now()).as_secs(),
+                    "replaced, sessions go on"
+                ),
+            }
+        }
     }
 
     /// Ends at SIGINT or SIGTERM.

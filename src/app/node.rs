@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    AppError, Process, Socket, Sockets, Tcp,
+    AppError, Process, Socket, Sockets, Succeeded, Tcp,
     workers::{self, Workers},
 };
 use crate::{
@@ -65,7 +65,7 @@ impl Node {
     }
 
     /// Serves until a signal ends the process.
-    pub(super) async fn serve(self) -> Result<(), AppError> {
+    pub(super) async fn serve(self, succession: Succeeded) -> Result<(), AppError> {
         let process = Process::new()?;
         let Process { metrics, tasks, .. } = &process;
         let config::Node {
@@ -111,8 +111,7 @@ impl Node {
         let _workers = serve_links(self.links, self.workers, &gate, &services, tasks)?;
         process.answer(self.admin, None, || std::future::ready(None))?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %name, "node is up");
-        process.run(drain_timeout).await;
-        Ok(())
+        process.run(drain_timeout, succession).await
     }
 }
 
@@ -132,12 +131,16 @@ fn serve_links(
             let serve = move |admitted, permit| services.clone().serve(admitted, permit);
             match socket {
                 Socket::Tcp(socket) => {
-                    tasks.spawn("listener", gate.listen(socket.listen()?, *tls, serve))
+                    for socket in socket.listen()? {
+                        let gate = gate.clone().listen(socket, *tls, serve.clone());
+                        tasks.spawn("listener", gate);
+                    }
                 }
                 Socket::Unix(socket) => {
-                    tasks.spawn("listener", gate.listen_unix(socket.listen()?, serve))
+                    let gate = gate.listen_unix(socket.listen()?, serve);
+                    tasks.spawn("listener", gate);
                 }
-            };
+            }
         }
     }
     Ok(workers)

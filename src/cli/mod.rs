@@ -1,7 +1,9 @@
 //! The command line: what was asked for, done, and what went wrong said on standard error.
 //!
 //! ```text
-//! pigeonair run front|node [--config FILE]      run one of the two processes
+//! pigeonair run front|node [--take-over] [--config FILE]
+//!                                               run one of the two processes, in the place of one that runs
+//! pigeonair upgrade front|node [--config FILE]  start one that takes the running one's place, and wait until it has
 //! pigeonair check [front|node] [--online] [--config FILE]
 //!                                               read the configuration as `run` does, and start nothing; ask the LDAP servers
 //! pigeonair explain [--json] [--config FILE] NAME
@@ -17,6 +19,7 @@
 
 mod deliver;
 mod explain;
+mod upgrade;
 
 use std::{
     ffi::OsString,
@@ -28,9 +31,9 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-pub use self::deliver::NotDelivered;
+pub use self::{deliver::NotDelivered, upgrade::NotUpgraded};
 use crate::{
-    app::{self, AppError},
+    app::{self, AppError, Start},
     config::{self, Config, Front, Problems, Role},
     directory::Examined,
     log,
@@ -61,6 +64,9 @@ pub enum Failed {
     /// The log could not be started.
     #[error(transparent)]
     Log(#[from] log::StartedError),
+    /// The running process was not replaced.
+    #[error("the running process was not replaced")]
+    Upgrade(#[from] NotUpgraded),
     /// The directory could not say who somebody is.
     #[error("the directory cannot say who that is")]
     Unexplained,
@@ -113,10 +119,15 @@ enum Command {
     Run {
         /// Which.
         process: Process,
+        /// Take the place of the one that runs: its listening sockets, and who connects from then on.
+        #[arg(long)]
+        take_over: bool,
         /// The configuration file.
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },
+    /// Start a process that takes the running one's place, wait until it serves, and say what came of it.
+    Upgrade(upgrade::Options),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -128,6 +139,16 @@ enum Process {
 }
 
 const DEFAULT_CONFIG: &str = "/etc/pigeonair/pigeonair.toml";
+
+impl Process {
+    /// The word for it.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Front => "front",
+            Self::Node => "node",
+        }
+    }
+}
 
 impl From<Process> for Role {
     fn from(process: Process) -> Self {
@@ -180,19 +201,27 @@ fn obey(
         Command::Deliver(options) => Ok(deliver::run(&options)?),
         Command::Explain(options) => explain::run(&options, out),
         Command::Key { out: file } => key(file.as_deref(), out),
-        Command::Run { process, config } => start(process, &config),
+        Command::Run {
+            process,
+            take_over: true,
+            config,
+        } => start(process, Start::TakeOver, &config),
+        Command::Run {
+            process, config, ..
+        } => start(process, Start::Afresh, &config),
+        Command::Upgrade(options) => upgrade::run(&options, out),
     }
 }
 
-fn start(process: Process, path: &Path) -> Result<(), Failed> {
+fn start(process: Process, how: Start, path: &Path) -> Result<(), Failed> {
     let config = config::load_for(process.into(), path)?;
     log::start(&config.log)?;
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration has a risk");
     }
     match process {
-        Process::Front => app::run_front(config)?,
-        Process::Node => app::run_node(config)?,
+        Process::Front => app::run_front(config, how)?,
+        Process::Node => app::run_node(config, how)?,
     }
     Ok(())
 }
@@ -330,6 +359,7 @@ fn tell(failed: &Failed, notes: &mut impl Write) -> io::Result<()> {
         | Failed::Online
         | Failed::Output { .. }
         | Failed::Random(_)
+        | Failed::Upgrade(_)
         | Failed::Unexplained => {
             write!(notes, "pigeonair: {failed}")?;
             let mut cause = std::error::Error::source(failed);

@@ -152,7 +152,7 @@ impl Delivery {
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                () = self.0.tasks.stopped() => return,
+                () = self.0.tasks.retired() => return,
             };
             let stream = match accepted {
                 Ok((stream, _)) => Stream::Unix(stream),

@@ -152,7 +152,7 @@ impl Gate {
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                () = self.parts.tasks.stopped() => return,
+                () = self.parts.tasks.retired() => return,
             };
             match accepted {
                 Ok((stream, _)) => self.begin_unix(stream, &serve),

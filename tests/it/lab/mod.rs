@@ -17,6 +17,7 @@ mod postfix;
 mod process;
 mod slapd;
 mod tls;
+mod upgrade;
 mod user;
 
 use std::{
@@ -782,10 +783,15 @@ impl Cluster {
 
     /// Starts the front once more, with another configuration.
     pub(crate) fn change_front(&mut self, change: impl FnOnce(String) -> String) {
+        self.write_front(change);
+        self.restart_front();
+    }
+
+    /// Changes the front's configuration, for whoever reads it next.
+    pub(crate) fn write_front(&self, change: impl FnOnce(String) -> String) {
         let configuration = self.path("front/pigeonair.toml");
         let text = fs::read_to_string(&configuration).unwrap();
         fs::write(&configuration, change(text)).unwrap();
-        self.restart_front();
     }
 
     /// The folder of an account's mailbox, whether it is there or not.
@@ -985,7 +991,7 @@ impl Cluster {
         format!(
             "[log]\nlevel = \"debug\"\n\n\
              [admin]\nnode = \"{}\"\n\n\
-             [process]\n{}\n\
+             [process]\nnode_upgrade_socket = \"{dir}/upgrade.sock\"\n{}\n\
              [acceptor]\nname = \"{}\"\npeers = [\"{FRONT_UID}\"]\nhome_root = \"{}\"\nsessions_file = \"{dir}/sessions\"\n{}\n\
              [[acceptor.listen]]\n{listen}\n\n\
              [[acceptor.key]]\nid = \"front\"\nfile = \"{dir}/front.key\"\n{}\n\n\
@@ -1148,7 +1154,7 @@ impl Cluster {
         let mut text = format!(
             "[log]\nlevel = \"debug\"\n\n\
              [admin]\nfront = \"{}:9143\"\nfront_socket = \"{dir}/front.sock\"\n\n\
-             [process]\n{}\n\
+             [process]\nfront_upgrade_socket = \"{dir}/upgrade.sock\"\n{}\n\
              [proxy]\n{delay}{}\n\
              [proxy.tls]\ncertificate = \"{dir}/server.pem\"\nkey = \"{dir}/server.key\"\n{}\n",
             self.ip, builder.process, builder.proxy, builder.tls,
