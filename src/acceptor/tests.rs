@@ -85,7 +85,13 @@ fn acceptor(
         sessions_per_account: 0,
     };
     let acceptor = Acceptor::new(Parts {
-        handover: Handover::new(handover, metrics.clone(), tasks).unwrap(),
+        handover: Handover::new(
+            handover,
+            handover::Succession::default(),
+            metrics.clone(),
+            tasks,
+        )
+        .unwrap(),
         relay: Relay::new(relay::Settings::default(), metrics.clone(), tasks.clone()),
         tasks: tasks.clone(),
     });

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     acceptor::{self, Acceptor},
     config,
-    handover::Handover,
+    handover::{self, Handover},
     link::{Admitted, Admitter, Gate, GateParts, Listener},
     mailstore::{self, Mailstore},
     net,
@@ -65,7 +65,7 @@ impl Node {
     }
 
     /// Serves until a signal ends the process.
-    pub(super) async fn serve(self, succession: Succeeded) -> Result<(), AppError> {
+    pub(super) async fn serve(self, mut succession: Succeeded) -> Result<(), AppError> {
         let process = Process::new()?;
         let Process { metrics, tasks, .. } = &process;
         let config::Node {
@@ -85,8 +85,7 @@ impl Node {
         });
         let acceptor = match acceptor {
             Some(settings) => Some(Acceptor::new(acceptor::Parts {
-                handover: Handover::new(settings.handover, metrics.clone(), tasks)
-                    .map_err(AppError::Handover)?,
+                handover: handover(settings.handover, &mut succession, &process)?,
                 relay: Relay::new(settings.relay, metrics.clone(), tasks.clone()),
                 tasks: tasks.clone(),
             })),
@@ -113,6 +112,25 @@ impl Node {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %name, "node is up");
         process.run(drain_timeout, succession).await
     }
+}
+
+/// Starts what hands sessions over, with what the process before this one has of them.
+fn handover(
+    settings: handover::Settings,
+    succession: &mut Succeeded,
+    process: &Process,
+) -> Result<Handover, AppError> {
+    let Process { metrics, tasks, .. } = process;
+    let theirs = handover::Succession {
+        lock: succession.take_lock(),
+        is_expected: succession.is_expected(),
+    };
+    let handover = Handover::new(settings, theirs, metrics.clone(), tasks);
+    let handover = handover.map_err(AppError::Handover)?;
+    if succession.is_expected() {
+        succession.lock = handover.lock().map_err(AppError::Runtime)?;
+    }
+    Ok(handover)
 }
 
 /// Starts the gate, on workers that serve for as long as they are kept.

@@ -2,14 +2,16 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
 
 use crate::{
     client::{Channel, Client, Method},
-    lab::{Builder, Cluster, FRONT_UID, Process, User, eventually, http_status},
+    lab::{
+        Builder, Cluster, FRONT_UID, Kind, NodeSpec, Process, Store, User, eventually, http_status,
+    },
     smtp::Smtp,
 };
 
@@ -297,4 +299,127 @@ fn a_front_that_root_starts_is_replaced_as_its_user() {
     let last = fronts.last().unwrap();
     let uid = FRONT_UID.to_string();
     assert_eq!(last.status("Uid"), [uid.as_str(); 4]);
+}
+
+/// What `pigeonair upgrade` has started, ended with the test.
+struct Started(rustix::process::Pid);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(self.0, rustix::process::Signal::TERM);
+    }
+}
+
+#[test]
+fn the_command_says_what_came_of_it_and_the_manager_hears_of_it() {
+    let users = people();
+    let mut cluster = with(Cluster::usual(), &users);
+    let notify = cluster.scratch().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&notify).unwrap();
+    manager
+        .set_read_timeout(Some(std::time::Duration::from_secs(60)))
+        .unwrap();
+    let [place] = [&notify].map(|path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
+        format!("NOTIFY_SOCKET={}", path.display())
+    });
+    let old = cluster.front().id();
+    let (code, out, notes) = cluster.upgrade("front", &[&place]);
+    assert_eq!(code, Some(0), "{notes}");
+    let new: i32 = out
+        .strip_prefix("front: pid ")
+        .and_then(|rest| rest.split(' ').next()?.parse().ok())
+        .unwrap_or_else(|| panic!("{out}"));
+    let _started = Started(rustix::process::Pid::from_raw(new).unwrap());
+    let expected = format!(
+        "front: pid {new} ({0}) serves in the place of pid {old} ({0}), which ends with its sessions\n",
+        env!("CARGO_PKG_VERSION"),
+        old = old.as_raw_pid(),
+    );
+    assert_eq!(out, expected);
+    assert!(notes.contains("took over"), "{notes}");
+    let mut octets = [0; 64];
+    let length = manager.recv(&mut octets).unwrap();
+    let told = std::str::from_utf8(&octets[..length]).unwrap();
+    assert_eq!(told, format!("MAINPID={new}\nREADY=1"));
+    assert_eq!(cluster.front().exit_code(), Some(0));
+    imap(&cluster, &users[0], Channel::Implicit);
+
+    // One that does not start, and a place where nobody is.
+    cluster.write_front(|text| {
+        text + "\n[[proxy.listen]]\naddress = \"192.0.2.1:143\"\nprotocol = \"imap\"\n"
+    });
+    let (code, out, notes) = cluster.upgrade("front", &[]);
+    assert_eq!((code, out.as_str()), (Some(71), ""), "{notes}");
+    let expected = format!("the running one (pid {new}) goes on");
+    assert!(notes.contains(&expected), "{notes}");
+    imap(&cluster, &users[0], Channel::Implicit);
+    cluster.write_front(|text| text.replace("upgrade.sock", "elsewhere.sock"));
+    let (code, _, notes) = cluster.upgrade("front", &[]);
+    assert_eq!(code, Some(69), "{notes}");
+    cluster.write_front(|text| text.replace("front_upgrade_socket", "#"));
+    let (code, _, notes) = cluster.upgrade("front", &[]);
+    assert_eq!(code, Some(78), "{notes}");
+}
+
+/// Nodes are replaced one after the other while everybody comes and goes, and all sessions count in the last of them.
+fn nodes(builder: Builder, given_away: bool) {
+    let users = people();
+    let stays = [
+        User::new("stays1", "n1", 20820),
+        User::new("stays2", "n2", 20821),
+    ];
+    let builder = builder.acceptor("sessions_per_account = 2");
+    let cluster = with(builder.user(&stays[0]).user(&stays[1]), &users);
+    let mut sessions = stays
+        .each_ref()
+        .map(|user| Client::logged_in(&cluster, Channel::Implicit, user));
+    let one_core = one_core();
+    let one_core = one_core.each_ref().map(String::as_str);
+    let mut acceptors: Vec<Process> = Vec::new();
+    under_load(&cluster, &[0, 1, 2, 3, 4, 5], &users, |go_on| {
+        for round in 0..4 {
+            let node = ["n1", "n2"][round % 2];
+            let before = if round < 2 { &one_core[..] } else { &[] };
+            acceptors.push(cluster.successor(node, before));
+            go_on();
+            for session in &mut sessions {
+                session.command("NOOP").ok();
+            }
+        }
+    });
+    for (user, session) in stays.iter().zip(&mut sessions) {
+        let second = Client::logged_in(&cluster, Channel::Plain, user);
+        let mut third = Client::connect(&cluster, Channel::Plain);
+        third
+            .login(Method::Login, &user.name, &user.password)
+            .no("LIMIT");
+        drop(second);
+        session.command("LOGOUT").ok();
+    }
+    drop(sessions);
+    for node in ["n1", "n2"] {
+        let log = cluster.log_of(node);
+        assert_nobody_was_cut(&log);
+        assert_eq!(log.matches("replaced: accepting no more").count(), 2);
+    }
+    assert_nobody_was_cut(&cluster.front_log());
+    let handed_over = cluster.log_of("n2").contains("outcome=\"handed over\"");
+    assert_eq!(handed_over, given_away);
+}
+
+#[test]
+fn nodes_that_relay_are_replaced_and_nobody_notices() {
+    nodes(Cluster::mail(), false);
+}
+
+#[test]
+fn nodes_that_give_sessions_away_are_replaced_and_nobody_notices() {
+    let [one, two] = [("n1", Kind::ImapMaster), ("n2", Kind::Exec)];
+    let builder = Cluster::build()
+        .node(NodeSpec::new(one.0, one.1).store(Store::Maildir))
+        .node(NodeSpec::new(two.0, two.1).store(Store::Maildir))
+        .link_tls(false)
+        .delivery("");
+    nodes(builder, true);
 }

@@ -131,11 +131,6 @@ impl Succession {
         Ok(taken)
     }
 
-    /// What makes `sessions_file` the predecessor's, for whoever needs it to be this process's as well.
-    pub(super) fn take_lock(&mut self) -> Option<OwnedFd> {
-        self.predecessor.as_mut()?.lock.take()
-    }
-
     /// All other sockets are bound: binds the one that a successor asks at.
     pub(super) fn bound(self, mut sockets: Sockets<'_>) -> Result<Succeeded, AppError> {
         let path = self.socket.clone();
@@ -150,6 +145,16 @@ impl Succession {
 }
 
 impl Succeeded {
+    /// What makes `sessions_file` the predecessor's, for whoever needs it to be this process's as well.
+    pub(super) fn take_lock(&mut self) -> Option<OwnedFd> {
+        self.succession.predecessor.as_mut()?.lock.take()
+    }
+
+    /// Whether another process may take this one's place.
+    pub(super) const fn is_expected(&self) -> bool {
+        self.socket.is_some()
+    }
+
     /// This process serves: tells the one before it, and waits for the one after it. How long sessions may then go on.
     pub(super) async fn settle(self, process: &Process) -> Result<Duration, AppError> {
         let Self {

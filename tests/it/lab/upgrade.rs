@@ -70,6 +70,26 @@ impl Cluster {
         }
     }
 
+    /// Runs `pigeonair upgrade` as who has started the front, with these variables: its exit code, and what it wrote.
+    pub(crate) fn upgrade(&self, name: &str, variables: &[&str]) -> (Option<i32>, String, String) {
+        let notes = self.scratch().join("upgrade.notes");
+        let output = Command::new("setpriv")
+            .args(self.rights_of(name))
+            .args(["--", "env"])
+            .args(variables)
+            .arg(self.path("bin/pigeonair"))
+            .args(["upgrade", name, "--config"])
+            .arg(self.path("front/pigeonair.toml"))
+            .stdin(Stdio::null())
+            // Not a pipe, which the process that goes on would hold open.
+            .stderr(File::create(&notes).unwrap())
+            .output()
+            .unwrap();
+        let out = String::from_utf8(output.stdout).unwrap();
+        let notes = std::fs::read_to_string(notes).unwrap();
+        (output.status.code(), out, notes)
+    }
+
     /// What the processes of that name have said.
     pub(crate) fn log_of(&self, name: &str) -> String {
         match name {
