@@ -16,9 +16,9 @@
 //! A line that was cut off by the end of the process is passed over, and so is a file of another boot or another
 //! version. One process at a time: `FILE.lock` is held for as long as the journal is.
 //!
-//! A process that takes another's place is given that very lock. Both then add lines to the one file, the successor reads
-//! what the other adds, and nobody writes it anew until the successor is alone: each holds a shared lock on the file itself,
-//! so whoever gets that for itself is. The predecessor lets go of `FILE.lock` when it has been replaced.
+//! A process that takes another's place is given that very lock. Both then add lines to the one file, each reads what the
+//! other adds, and nobody writes it anew until the successor is alone: each holds a shared lock on the file itself, so
+//! whoever gets that for itself is. The predecessor lets go of `FILE.lock` when it has been replaced.
 //!
 //! It does not know which sessions live: that is asked of the kernel ([`super::witness`]). Limits: none of its own, a
 //! line per session. When a line can't be written the session goes on, the log says so once, and the whole file is
@@ -94,7 +94,7 @@ pub(super) struct Journal {
     is_torn: bool,
     /// None once another process has this one's place.
     lock: Option<File>,
-    /// For as long as the predecessor may add lines.
+    /// For as long as another process may add lines.
     shared: Option<Shared>,
 }
 
@@ -172,10 +172,8 @@ impl Journal {
         Ok((journal, left))
     }
 
-    /// Sessions that the predecessor has added since.
+    /// Sessions that the other process has added since.
     pub(super) fn news(&mut self) -> Vec<Record> {
-        // Once nobody else has the file, this is the last look.
-        let is_alone = self.shared.is_some() && self.is_alone();
         // What can't be read now is read next time.
         let text = self.unread().unwrap_or_default();
         let records: Vec<_> = text.lines().filter_map(Record::parse).collect();
@@ -187,9 +185,6 @@ impl Journal {
             .filter(|record| !shared.own.remove(&record.witness.cookie()));
         let others: Vec<_> = others.collect();
         self.lines = self.lines.saturating_add(others.len());
-        if is_alone {
-            self.shared = None;
-        }
         others
     }
 
@@ -199,6 +194,9 @@ impl Journal {
             return Ok(String::new());
         };
         let length = self.file.metadata()?.len().saturating_sub(shared.read);
+        if length == 0 {
+            return Ok(String::new());
+        }
         let mut octets = vec![0; usize::try_from(length).unwrap_or_default()];
         self.file.read_exact_at(&mut octets, shared.read)?;
         let end = octets.iter().rposition(|octet| *octet == b'\n');
@@ -221,10 +219,21 @@ impl Journal {
         Ok(lock.map(OwnedFd::from))
     }
 
-    /// The successor has it now; what is still added here is for it to read.
+    /// The last look at what another process has added, if that has gone.
+    pub(super) fn last_news(&mut self) -> Vec<Record> {
+        if self.shared.is_none() || self.lock.is_none() || !self.is_alone() {
+            return Vec::new();
+        }
+        let news = self.news();
+        self.shared = None;
+        news
+    }
+
+    /// The successor has it now: what is added here is for it to read, and what it adds is read here. That may stand
+    /// anywhere, so all is read once more.
     pub(super) fn release(&mut self) {
         self.lock = None;
-        self.shared = None;
+        self.shared = Some(Shared::default());
     }
 
     /// Adds a session.
@@ -515,7 +524,7 @@ mod tests {
         old.add(&records[1]);
         drop(old);
         let news = soon("the old one has gone", || {
-            let news = new.news();
+            let news = new.last_news();
             new.shared.is_none().then_some(news)
         });
         assert!(news.iter().all(|record| *record == records[1]));

@@ -126,7 +126,7 @@ impl Sessions {
     /// Counts a session that the journal has.
     fn restore(&self, record: Record) {
         // It is there, whatever the limit says now.
-        let session = self.reserve(&record.account, record.protocol, 0);
+        let session = self.count(&record.account, record.protocol, 0);
         let (Some(mut session), Some(book)) = (session, &self.book) else {
             return;
         };
@@ -156,6 +156,11 @@ impl Sessions {
         protocol: Protocol,
         limit: u32,
     ) -> Option<SessionGuard> {
+        self.catch_up();
+        self.count(account, protocol, limit)
+    }
+
+    fn count(&self, account: &AccountName, protocol: Protocol, limit: u32) -> Option<SessionGuard> {
         if !self.open.add(account, limit) {
             return None;
         }
@@ -209,12 +214,16 @@ impl Sessions {
         lock(&self.given).retain(|given| !dead.contains(&given.witness.cookie()));
     }
 
-    /// Counts what the process before this one has begun since.
-    pub(super) fn catch_up(&self) {
+    /// Counts what the process before this one, or after it, has begun since.
+    fn catch_up(&self) {
+        self.learn(Journal::news);
+    }
+
+    fn learn(&self, news: fn(&mut Journal) -> Vec<Record>) {
         let Some(book) = &self.book else { return };
         let news: Vec<_> = {
             let Book { journal, living } = &mut *lock(book);
-            let mut news = journal.news();
+            let mut news = news(journal);
             news.retain(|record| !living.contains_key(&record.witness.cookie()));
             news
         };
@@ -238,8 +247,9 @@ impl Sessions {
         }
     }
 
-    /// Writes the journal anew if that is due.
+    /// Writes the journal anew if that is due and nobody else has it.
     pub(super) fn tidy(&self) {
+        self.learn(Journal::last_news);
         if let Some(book) = &self.book {
             let Book { journal, living } = &mut *lock(book);
             if journal.is_due(living.len()) {
