@@ -8,8 +8,8 @@ use std::{io::ErrorKind, process::ExitCode};
 
 use pigeonair::{
     admin::AskError,
-    app::AppError,
-    cli::{self, Failed, NotDelivered, Unasked},
+    app::{AppError, TakeError},
+    cli::{self, Failed, NotDelivered, NotUpgraded, Unasked},
     proto::lmtp::Reply,
 };
 
@@ -54,6 +54,13 @@ fn exit_code(failed: &Failed) -> u8 {
         Failed::Output { .. } => CANTCREAT,
         Failed::Random(_) => OS,
         Failed::Log(_) => SOFTWARE,
+        // What the new process ended with.
+        Failed::Upgrade(NotUpgraded::Ended {
+            code: Some(code), ..
+        }) => *code,
+        Failed::Upgrade(NotUpgraded::Start(_)) => OS,
+        Failed::Upgrade(NotUpgraded::Nobody(error)) => take_code(error),
+        Failed::Upgrade(_) => UNAVAILABLE,
         Failed::App(error) => match error {
             AppError::Metrics(_) | AppError::Link(_) => SOFTWARE,
             AppError::Bind { .. }
@@ -61,6 +68,7 @@ fn exit_code(failed: &Failed) -> u8 {
             | AppError::Runtime(_)
             | AppError::Sandbox(_)
             | AppError::User { .. } => OS,
+            AppError::TakeOver(error) => take_code(error),
             AppError::Directory(_)
             | AppError::Handover(_)
             | AppError::Inherited(_)
@@ -85,6 +93,16 @@ fn ask_code(error: &AskError) -> u8 {
         AskError::Refused { status: 403, .. } => NOPERM,
         AskError::Refused { status: 404, .. } => NOUSER,
         AskError::Refused { .. } => UNAVAILABLE,
+    }
+}
+
+/// Nobody is there whose place could be taken, or it does not let go of it.
+fn take_code(error: &TakeError) -> u8 {
+    const UNAVAILABLE: u8 = 69;
+    const CONFIG: u8 = 78;
+    match error {
+        TakeError::NoSocket => CONFIG,
+        _ => UNAVAILABLE,
     }
 }
 

@@ -4,10 +4,13 @@
 //! accepting, then wait until the last task has ended, with a limit.
 //!
 //! ```text
-//! running --leave()--> leaving: monitors are told, all goes on
-//!         --stop()---> stopping: listeners end, sessions go on
-//!         --drain()--> all ended, or asked to end at the limit, some after others, and then cut
+//! running --leave()---> leaving: monitors are told, all goes on
+//!         --retire()--> retired: listeners end, all else goes on as if nothing had happened
+//!         --stop()----> stopping: listeners end, sessions go on
+//!         --drain()---> all ended, or asked to end at the limit, some after others, and then cut
 //! ```
+//!
+//! A process retires when another one accepts in its place: a client that is about to log in must not notice.
 //!
 //! A task that watches [`Tasks::cut_requested`] is asked to end before it is cut, at its turn: who would connect again elsewhere
 //! does not do so in the same moment as all others. It can end with a word about itself; it can't wait for anything any more.
@@ -41,6 +44,8 @@ const BETWEEN: Duration = Duration::from_millis(10);
 pub struct Tasks {
     tracker: TaskTracker,
     leave: CancellationToken,
+    retire: CancellationToken,
+    replace: CancellationToken,
     stop: CancellationToken,
     turns: Arc<Turns>,
     cut: CancellationToken,
@@ -68,6 +73,8 @@ impl Default for Tasks {
         Self {
             tracker: TaskTracker::new(),
             leave: CancellationToken::new(),
+            retire: CancellationToken::new(),
+            replace: CancellationToken::new(),
             stop: CancellationToken::new(),
             turns: Arc::new(Turns {
                 next: AtomicUsize::new(0),
@@ -148,8 +155,33 @@ impl Tasks {
         self.leave.is_cancelled() || self.is_stopping()
     }
 
+    /// Tells listeners to stop; what they have accepted is not told, and goes on for as long as it likes.
+    pub fn retire(&self) {
+        if !self.is_stopping() {
+            self.replace.cancel();
+        }
+        self.retire.cancel();
+    }
+
+    /// Ends when nothing more may be accepted: when [`retire`](Self::retire) or [`stop`](Self::stop) has been called.
+    pub async fn retired(&self) {
+        self.retire.cancelled().await;
+    }
+
+    /// Ends when [`retire`](Self::retire) has been called before [`stop`](Self::stop).
+    pub async fn replaced(&self) {
+        self.replace.cancelled().await;
+    }
+
+    /// Ends when no task is running, for a process that has retired and begins none by itself.
+    pub async fn ended(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
     /// Tells listeners to stop; sessions go on.
     pub fn stop(&self) {
+        self.retire.cancel();
         self.stop.cancel();
     }
 
@@ -338,6 +370,21 @@ mod tests {
         let part = tasks.part();
         tasks.stop();
         part.tasks().stopped().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_retires_tells_listeners_and_nobody_else() {
+        let tasks = Tasks::new();
+        let (listener, session) = (tasks.clone(), tasks.clone());
+        tasks.spawn("listener", async move { listener.retired().await });
+        tasks.spawn("session", async move { session.stopped().await });
+        tasks.retire();
+        let wait = timeout(Duration::from_secs(5), tasks.ended());
+        assert!(wait.await.is_err());
+        assert_eq!(tasks.len(), 1);
+        assert!(!tasks.is_stopping());
+        tasks.stop();
+        tasks.ended().await;
     }
 
     #[tokio::test]

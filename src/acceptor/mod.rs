@@ -219,7 +219,7 @@ async fn watch(mut server: Server, session: Session, tasks: Tasks) {
     let exit = tokio::select! {
         biased;
         exit = server.exit() => exit,
-        () = tasks.stopped() => return session.line("handed over", None),
+        () = tasks.retired() => return session.line("handed over", None),
     };
     if exit.is_success() {
         session.served_line(&exit);

@@ -9,7 +9,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    handover,
+    handover::{self, Succession},
     link::{AdmitSettings, Admitted, Admitter, DialSettings, Dialer, Gate, GateParts, NodeKey},
     metrics::Metrics,
     names::{AccountName, ClientAddr, LocalAddr, NodeName, Protocol, Service, SessionId},
@@ -85,7 +85,7 @@ fn acceptor(
         sessions_per_account: 0,
     };
     let acceptor = Acceptor::new(Parts {
-        handover: Handover::new(handover, metrics.clone(), tasks).unwrap(),
+        handover: Handover::new(handover, Succession::default(), metrics.clone(), tasks).unwrap(),
         relay: Relay::new(relay::Settings::default(), metrics.clone(), tasks.clone()),
         tasks: tasks.clone(),
     });

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use tokio::sync::watch;
 
 use super::{
-    ADMIN_SOCKET_MODE, Administrators, AppError, NO_FRONT, Process, Sandbox, Socket, Sockets, Tcp,
-    Unix,
+    ADMIN_SOCKET_MODE, Administrators, AppError, NO_FRONT, Process, Sandbox, Socket, Sockets,
+    Succeeded, Tcp, Unix,
     generation::{Before, Generation, Lasting},
     memory::Memory,
     notify::Notifier,
@@ -121,6 +121,7 @@ impl Front {
         notifier: Notifier,
         source: Source,
         config: Config,
+        succession: Succeeded,
     ) -> Result<(), AppError> {
         let process = Process::new(notifier)?;
         let reload = Reload::new(source, config, process.metrics.clone())?;
@@ -172,8 +173,7 @@ impl Front {
             known,
             table,
         };
-        process.run(reload, serving).await;
-        Ok(())
+        process.run(reload, serving, succession).await
     }
 }
 
@@ -258,9 +258,12 @@ impl Clients {
             let _entered = worker.enter();
             let (sender, proxy) = watch::channel(Proxy::new(parts.for_worker(count, None)));
             for socket in &mut sockets {
-                let (proxy, places) = (proxy.clone(), places.clone());
-                let serve = Proxy::listen(proxy, socket.listen()?, socket.address, places);
-                parts.tasks.spawn("listener", serve);
+                let address = socket.address;
+                for socket in socket.listen()? {
+                    let (proxy, places) = (proxy.clone(), places.clone());
+                    let serve = Proxy::listen(proxy, socket, address, places);
+                    parts.tasks.spawn("listener", serve);
+                }
             }
             current.push(sender);
         }
@@ -306,8 +309,10 @@ fn serve_mtas(
         match socket {
             Socket::Tcp(mut socket) => {
                 tracing::info!(address = %socket.address, protocol = "lmtp", "listening");
-                let listener = Delivery::listen(current, socket.listen()?);
-                tasks.spawn("listener", listener);
+                for socket in socket.listen()? {
+                    let listener = Delivery::listen(current.clone(), socket);
+                    tasks.spawn("listener", listener);
+                }
             }
             Socket::Unix(socket) => {
                 tracing::info!(path = %socket.path.display(), protocol = "lmtp", "listening");
@@ -342,7 +347,9 @@ fn connections(config: &config::Front, workers: usize) -> usize {
     };
     let mtas = mtas(config) as u64;
     let ready = config.dial.ready.saturating_mul(config.nodes.nodes.len());
-    let each = (proxy.listeners.len().saturating_add(ready) as u64)
+    // A successor may be given a second descriptor of each listener's.
+    let listeners = proxy.listeners.len().saturating_mul(2);
+    let each = (listeners.saturating_add(ready) as u64)
         .saturating_add(WORKER_DESCRIPTORS)
         .saturating_mul(workers as u64);
     let possible = descriptors

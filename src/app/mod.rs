@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What is built from the configuration is a `generation`; a `reload` puts another in its place, while listeners and sessions
-//! stay.
+//! stay. Another process may take a running one's place without a connection lost: `upgrade` has how.
 //!
 //! Clients and links are served by one thread per core (`workers`), all else by a common runtime.
 //!
@@ -26,6 +26,7 @@ mod sandbox;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod workers;
 
 use std::{io, path::Path, time::Duration};
@@ -33,10 +34,9 @@ use std::{io, path::Path, time::Duration};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
-    time::sleep,
+    time::{Instant, sleep, sleep_until},
 };
 
-pub use self::sandbox::SandboxError;
 use self::{
     front::Front,
     node::Node,
@@ -46,7 +46,12 @@ use self::{
     rights::Rights,
     sandbox::Sandbox,
     sockets::{Socket, Sockets, Tcp, Unix},
+    upgrade::{Succeeded, Succession},
     workers::Workers,
+};
+pub use self::{
+    sandbox::SandboxError,
+    upgrade::{RecordError, Start, TakeError, who_runs},
 };
 use crate::{
     admin,
@@ -64,6 +69,9 @@ use crate::{
     tasks::Tasks,
     user::User,
 };
+
+/// Between two lines about the sessions of a process that was replaced.
+const REPLACED_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why a process did not start or could not run.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +121,9 @@ pub enum AppError {
     /// The sandbox cannot be entered.
     #[error("cannot enter the sandbox ([process] sandbox)")]
     Sandbox(#[source] SandboxError),
+    /// The place of the running process cannot be taken.
+    #[error("cannot take over")]
+    TakeOver(#[source] TakeError),
     /// A socket was passed that no listener has the address of.
     #[error(
         "no listener of the configuration has the address {0}, for which a socket was passed (LISTEN_FDS)"
@@ -138,15 +149,16 @@ const NO_NODE: &str = "the configuration has no [acceptor] section";
 /// Whoever acts is root or the process's own user, and so is whoever hears who somebody is.
 const ADMIN_SOCKET_MODE: u32 = 0o600;
 
-/// Runs the front until a signal ends it; `path` is the file that its configuration came from.
+/// Runs the front until a signal ends it, or until another has taken its place and its sessions are over; `path` is the file that
+/// its configuration came from.
 ///
 /// # Errors
 ///
 /// Whatever keeps it from starting.
-pub fn run_front(config: Config, path: &Path) -> Result<(), AppError> {
+pub fn run_front(config: Config, path: &Path, start: Start) -> Result<(), AppError> {
     let front = config.front.clone().ok_or(AppError::Role(NO_FRONT))?;
     // Before the sandbox, which some of its sockets are out of reach from.
-    let notifier = Notifier::from_environment();
+    let notifier = Notifier::from_environment(start);
     let source = Source::new(Role::Front, path)?;
     let user = config.process.front_user.as_ref();
     if user.is_none() && rustix::process::geteuid().is_root() {
@@ -155,33 +167,36 @@ pub fn run_front(config: Config, path: &Path) -> Result<(), AppError> {
         );
     }
     let mut sockets = Sockets::of(user)?;
+    let succession = Succession::begin(&config.process, Role::Front, start, &mut sockets)?;
     let front = Front::bind(front, config.admin.clone(), &mut sockets)?;
-    sockets.finish()?;
+    let succession = succession.bound(sockets)?;
     Rights::NONE.keep(user)?;
     if config.process.sandbox {
         let mut reads = config.process.front_reads.clone();
         reads.push(source.path.clone());
         front.sandbox(reads).enter()?;
     }
-    runtime()?.block_on(front.serve(notifier, source, config))
+    runtime()?.block_on(front.serve(notifier, source, config, succession))
 }
 
-/// Runs the node until a signal ends it; `path` is the file that its configuration came from.
+/// Runs the node until a signal ends it, or until another has taken its place and its sessions are over; `path` is the file that
+/// its configuration came from.
 ///
 /// # Errors
 ///
 /// Whatever keeps it from starting.
-pub fn run_node(config: Config, path: &Path) -> Result<(), AppError> {
+pub fn run_node(config: Config, path: &Path, start: Start) -> Result<(), AppError> {
     let node = config.node.clone().ok_or(AppError::Role(NO_NODE))?;
-    let notifier = Notifier::from_environment();
+    let notifier = Notifier::from_environment(start);
     let source = Source::new(Role::Node, path)?;
     let rights = Rights::of_node(&node);
     let user = config.process.node_user.as_ref();
     let mut sockets = Sockets::of(user)?;
+    let succession = Succession::begin(&config.process, Role::Node, start, &mut sockets)?;
     let node = Node::bind(node, config.admin.clone(), &mut sockets)?;
-    sockets.finish()?;
+    let succession = succession.bound(sockets)?;
     rights.keep(user)?;
-    runtime()?.block_on(node.serve(notifier, source, config))
+    runtime()?.block_on(node.serve(notifier, source, config, succession))
 }
 
 /// Becomes the user that a front would be, so that its files are read as it would read them.
@@ -301,9 +316,11 @@ impl Process {
             tasks.background("status", status.clone().watch(tasks.clone()));
         }
         if let Some(mut socket) = monitors {
-            let (socket, readiness) = (socket.listen()?, readiness.clone());
-            let answers = admin::serve(socket, status.clone(), readiness, tasks.clone());
-            tasks.background("admin", answers);
+            for socket in socket.listen()? {
+                let readiness = readiness.clone();
+                let answers = admin::serve(socket, status.clone(), readiness, tasks.clone());
+                tasks.background("admin", self.unless_replaced(answers));
+            }
         }
         if let Some(administrators) = administrators {
             let Administrators {
@@ -314,9 +331,23 @@ impl Process {
             let socket = socket.listen()?;
             let asked = (requests, reloads);
             let answers = admin::serve_socket(socket, status, readiness, asked, tasks.clone());
-            tasks.background("admin socket", answers);
+            tasks.background("admin socket", self.unless_replaced(answers));
         }
         Ok(())
+    }
+
+    /// Answers until another process does: through a drain, but not once the sockets have changed hands.
+    fn unless_replaced(
+        &self,
+        answers: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let tasks = self.tasks.clone();
+        async move {
+            tokio::select! {
+                () = answers => {}
+                () = tasks.replaced() => {}
+            }
+        }
     }
 
     /// Lets the service manager's watchdog hear of every event loop, if there is one.
@@ -334,12 +365,21 @@ impl Process {
     }
 
     /// Runs until a signal, and reloads when that is wanted. Then it is not ready any more, stops accepting a while later, waits for
-    /// sessions and closes those that are left, one after the other. A second signal cuts all of it short.
-    async fn run(mut self, mut reload: Reload, mut serving: impl reload::Serving) {
+    /// sessions and closes those that are left, one after the other. A second signal cuts all of it short. Before that, another
+    /// process may take over.
+    async fn run(
+        mut self,
+        mut reload: Reload,
+        mut serving: impl reload::Serving,
+        succession: Succeeded,
+    ) -> Result<(), AppError> {
+        let limit = succession.settle(&self).await?;
         self.notifier.ready("serving");
-        loop {
+        let tasks = self.tasks.clone();
+        let is_replaced = loop {
             tokio::select! {
-                () = self.signal() => break,
+                () = self.signal() => break false,
+                () = tasks.retired() => break true,
                 asked = reload.wanted() => {
                     self.notifier.reloading();
                     let is_taken = reload.run(&mut serving, asked).await;
@@ -350,13 +390,20 @@ impl Process {
                     });
                 }
             }
-        }
-        let leave = reload.config().leave();
+        };
+        let mut leave = reload.config().leave();
         // Whoever asks for a reload from now on hears that it is too late.
         drop(reload);
+        if is_replaced {
+            // Nobody is sent here any more, and the service manager listens to the other one.
+            leave.pause = Duration::ZERO;
+            self.notifier.fall_silent();
+            self.outlive(limit).await;
+        }
         let cut = self.leave(leave).await;
         tracing::info!(cut, "stopped");
         drop(serving);
+        Ok(())
     }
 
     /// Takes the process out of service; how many sessions were closed.
@@ -383,6 +430,27 @@ impl Process {
         tokio::select! {
             cut = tasks.drain_over(limit, over) => cut,
             () = self.signal() => tasks.drain(Duration::ZERO).await,
+        }
+    }
+
+    /// Lets sessions go on while another process accepts in this one's place: until the last has ended, for so long at
+    /// most, or until a signal. Nobody else can say how many they are.
+    async fn outlive(&mut self, limit: Duration) {
+        let end = Instant::now() + limit;
+        let tasks = self.tasks.clone();
+        let open = self.metrics.sessions_open.clone();
+        loop {
+            tokio::select! {
+                () = tasks.ended() => return,
+                () = self.signal() => return,
+                () = sleep_until(end) => return,
+                () = sleep(REPLACED_PAUSE) => tracing::info!(
+                    sessions = upgrade::sessions(&open),
+                    tasks = tasks.len(),
+                    left_s = end.saturating_duration_since(Instant::now()).as_secs(),
+                    "replaced, sessions go on"
+                ),
+            }
         }
     }
 

@@ -14,7 +14,8 @@ use std::net::SocketAddr;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{
-    ADMIN_SOCKET_MODE, Administrators, AppError, NO_NODE, Process, Socket, Sockets, Tcp, Unix,
+    ADMIN_SOCKET_MODE, Administrators, AppError, NO_NODE, Process, Socket, Sockets, Succeeded, Tcp,
+    Unix,
     notify::Notifier,
     reload::{self, Reload, Source},
     workers::{self, Workers},
@@ -23,7 +24,7 @@ use crate::{
     acceptor::{self, Acceptor},
     admin,
     config::{self, Config},
-    handover::Handover,
+    handover::{self, Handover},
     link::{Admitted, Admitter, Gate, GateParts, Listener},
     mailstore::{self, Mailstore},
     metrics::Metrics,
@@ -79,6 +80,7 @@ impl Node {
         notifier: Notifier,
         source: Source,
         config: Config,
+        mut succession: Succeeded,
     ) -> Result<(), AppError> {
         let process = Process::new(notifier)?;
         let reload = Reload::new(source, config, process.metrics.clone())?;
@@ -86,7 +88,7 @@ impl Node {
         let name = self.config.gate.admit.node.clone();
         let gate = Gate::new(gate(&self.config, metrics, tasks)?);
         let services = Services {
-            acceptor: acceptor(&self.config, None, metrics, tasks)?,
+            acceptor: first_acceptor(&self.config, &mut succession, &process)?,
             mailstore: mailstore(&self.config, metrics, tasks)?,
         };
         let (current, served) = watch::channel(Served {
@@ -111,8 +113,7 @@ impl Node {
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         };
-        process.run(reload, serving).await;
-        Ok(())
+        process.run(reload, serving, succession).await
     }
 }
 
@@ -184,21 +185,45 @@ fn gate(config: &config::Node, metrics: &Metrics, tasks: &Tasks) -> Result<GateP
     })
 }
 
-/// With the sessions of the one before.
+/// With what the process before this one has of sessions.
+fn first_acceptor(
+    config: &config::Node,
+    succession: &mut Succeeded,
+    process: &Process,
+) -> Result<Option<Acceptor>, AppError> {
+    let Some(acceptor::Settings { handover, relay }) = &config.acceptor else {
+        return Ok(None);
+    };
+    let Process { metrics, tasks, .. } = process;
+    let theirs = handover::Succession {
+        lock: succession.take_lock(),
+        is_expected: succession.is_expected(),
+    };
+    let handover = Handover::new(handover.clone(), theirs, metrics.clone(), tasks);
+    let handover = handover.map_err(AppError::Handover)?;
+    if succession.is_expected() {
+        succession.lock = handover.lock().map_err(AppError::Runtime)?;
+    }
+    Ok(Some(Acceptor::new(acceptor::Parts {
+        handover,
+        relay: Relay::new(*relay, metrics.clone(), tasks.clone()),
+        tasks: tasks.clone(),
+    })))
+}
+
+/// With the sessions of the one before; none where there was none.
 fn acceptor(
     config: &config::Node,
     before: Option<&Acceptor>,
     metrics: &Metrics,
     tasks: &Tasks,
 ) -> Result<Option<Acceptor>, AppError> {
-    let Some(acceptor::Settings { handover, relay }) = &config.acceptor else {
+    let (Some(settings), Some(before)) = (&config.acceptor, before) else {
         return Ok(None);
     };
-    let handover = match before {
-        Some(before) => before.handover().with(handover.clone(), tasks),
-        None => Handover::new(handover.clone(), metrics.clone(), tasks),
-    };
-    let same = before.and_then(|before| before.relay().with(*relay));
+    let acceptor::Settings { handover, relay } = settings;
+    let handover = before.handover().with(handover.clone(), tasks);
+    let same = before.relay().with(*relay);
     Ok(Some(Acceptor::new(acceptor::Parts {
         handover: handover.map_err(AppError::Handover)?,
         relay: same.unwrap_or_else(|| Relay::new(*relay, metrics.clone(), tasks.clone())),
@@ -251,14 +276,19 @@ fn serve_links(
             };
             match socket {
                 Socket::Tcp(socket) => {
-                    let (current, address) = (served.clone(), socket.address);
-                    let tls = move || current.borrow().with_tls.contains(&address);
-                    tasks.spawn("listener", gate.listen(socket.listen()?, tls, serve))
+                    let address = socket.address;
+                    for socket in socket.listen()? {
+                        let current = served.clone();
+                        let tls = move || current.borrow().with_tls.contains(&address);
+                        let gate = gate.clone().listen(socket, tls, serve.clone());
+                        tasks.spawn("listener", gate);
+                    }
                 }
                 Socket::Unix(socket) => {
-                    tasks.spawn("listener", gate.listen_unix(socket.listen()?, serve))
+                    let gate = gate.listen_unix(socket.listen()?, serve);
+                    tasks.spawn("listener", gate);
                 }
-            };
+            }
         }
     }
     Ok(workers)

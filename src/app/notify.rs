@@ -16,34 +16,48 @@ use std::{
     env, io,
     os::unix::net::UnixDatagram,
     os::{linux::net::SocketAddrExt as _, unix::ffi::OsStrExt as _, unix::net::SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::Start;
+
 /// How long a manager may take to make room for a message.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The watchdog's interval of a process that takes another one's place: its environment does not have that of the unit.
+const SUCCESSOR_WATCHDOG: Duration = Duration::from_secs(30);
 
 /// The way to the service manager, if there is one. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Notifier {
     socket: Option<Arc<UnixDatagram>>,
     watchdog: Option<Duration>,
+    /// Another process speaks for the service.
+    is_silent: Arc<AtomicBool>,
 }
 
 impl Notifier {
-    /// As the environment has it.
-    pub(super) fn from_environment() -> Self {
+    /// As the environment has it, of a process that starts so.
+    pub(super) fn from_environment(start: Start) -> Self {
         let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
             return Self::default();
         };
         let text = |name| env::var(name).ok();
-        let watchdog = watchdog(text("WATCHDOG_USEC"), text("WATCHDOG_PID"));
+        let watchdog = match start {
+            Start::Afresh => watchdog(text("WATCHDOG_USEC"), text("WATCHDOG_PID")),
+            Start::TakeOver => Some(SUCCESSOR_WATCHDOG),
+        };
         match connect(name.as_bytes()) {
             Ok(socket) => Self {
                 socket: Some(Arc::new(socket)),
                 watchdog,
+                is_silent: Arc::default(),
             },
             Err(error) => {
                 let socket = name.display().to_string();
@@ -61,6 +75,19 @@ impl Notifier {
     /// All listeners serve, or what was reloaded is in force.
     pub(super) fn ready(&self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// This process is the main one of the service now, which the manager must take from others than the main one
+    /// (`NotifyAccess=all`), and this is how often it will hear from it.
+    pub(super) fn is_main(&self) {
+        let process = std::process::id();
+        let microseconds = SUCCESSOR_WATCHDOG.as_micros();
+        self.send(&format!("MAINPID={process}\nWATCHDOG_USEC={microseconds}"));
+    }
+
+    /// Another process has taken this one's place: nothing is said any more.
+    pub(super) fn fall_silent(&self) {
+        self.is_silent.store(true, Relaxed);
     }
 
     /// A reload has begun; `ready` ends it, whatever came of it.
@@ -88,6 +115,9 @@ impl Notifier {
     /// Sends assignments, one a line.
     pub(super) fn send(&self, lines: &str) {
         let Some(socket) = &self.socket else { return };
+        if self.is_silent.load(Relaxed) {
+            return;
+        }
         if let Err(error) = socket.send(lines.as_bytes()) {
             tracing::warn!(%error, message = lines, "cannot tell the service manager");
         }
@@ -144,6 +174,7 @@ mod tests {
             let notifier = Notifier {
                 socket: Some(Arc::new(connect(&address).unwrap())),
                 watchdog: None,
+                ..Notifier::default()
             };
             notifier.ready("serving");
             assert_eq!(heard(&listener), "READY=1\nSTATUS=serving");
@@ -157,6 +188,14 @@ mod tests {
             assert_eq!(heard(&listener), "STATUS=1 session");
             notifier.stopping("bye");
             assert_eq!(heard(&listener), "STOPPING=1\nSTATUS=bye");
+            // One that takes a place says so, and how often it will be heard; one that was replaced says nothing.
+            notifier.is_main();
+            let expected = format!("MAINPID={}\nWATCHDOG_USEC=30000000", std::process::id());
+            assert_eq!(heard(&listener), expected);
+            notifier.fall_silent();
+            notifier.alive();
+            listener.set_nonblocking(true).unwrap();
+            assert!(listener.recv(&mut [0; 8]).is_err());
         }
     }
 
@@ -169,6 +208,7 @@ mod tests {
         let notifier = Notifier {
             socket: Some(Arc::new(socket)),
             watchdog: None,
+            ..Notifier::default()
         };
         drop(listener);
         notifier.ready("serving");

@@ -1,7 +1,9 @@
 //! The command line: what was asked for, done, and what went wrong said on standard error.
 //!
 //! ```text
-//! pigeonair run front|node [--config FILE]      run one of the two processes
+//! pigeonair run front|node [--take-over] [--config FILE]
+//!                                               run one of the two processes, in the place of one that runs
+//! pigeonair upgrade front|node [--config FILE]  start one that takes the running one's place, and wait until it has
 //! pigeonair check [front|node] [--online] [--config FILE]
 //!                                               read the configuration as `run` does, and start nothing; ask the LDAP servers
 //! pigeonair explain [--json] [--config FILE] NAME
@@ -31,6 +33,7 @@ mod orders;
 mod reload;
 mod status;
 mod table;
+mod upgrade;
 mod who;
 
 use std::{
@@ -43,10 +46,10 @@ use std::{
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-pub use self::{deliver::NotDelivered, reload::Unasked};
+pub use self::{deliver::NotDelivered, reload::Unasked, upgrade::NotUpgraded};
 use crate::{
     admin::{AskError, StatusError},
-    app::{self, AppError},
+    app::{self, AppError, Start},
     config::{self, Config, Front, Problems, Role},
     directory::Examined,
     log,
@@ -107,6 +110,9 @@ pub enum Failed {
         #[source]
         source: Unasked,
     },
+    /// The running process was not replaced.
+    #[error("the running process was not replaced")]
+    Upgrade(#[from] NotUpgraded),
     /// The directory could not say who somebody is.
     #[error("the directory cannot say who that is")]
     Unexplained,
@@ -186,6 +192,9 @@ enum Command {
     Run {
         /// Which.
         process: Process,
+        /// Take the place of the one that runs: its listening sockets, and who connects from then on.
+        #[arg(long)]
+        take_over: bool,
         /// The configuration file.
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
@@ -194,6 +203,8 @@ enum Command {
     Status(status::StatusOptions),
     /// Use again what was drained.
     Undrain(orders::UndrainOptions),
+    /// Start a process that takes the running one's place, wait until it serves, and say what came of it.
+    Upgrade(upgrade::Options),
     /// List who is on at the running front.
     Who(who::WhoOptions),
 }
@@ -207,6 +218,16 @@ enum Process {
 }
 
 const DEFAULT_CONFIG: &str = "/etc/pigeonair/pigeonair.toml";
+
+impl Process {
+    /// The word for it.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Front => "front",
+            Self::Node => "node",
+        }
+    }
+}
 
 impl From<Process> for Role {
     fn from(process: Process) -> Self {
@@ -273,22 +294,30 @@ fn obey(
         Command::Orders(options) => orders::list(&options, out),
         Command::Release(options) => orders::release(&options, out),
         Command::Reload { process, config } => reload::run(process, &config, out, notes),
-        Command::Run { process, config } => start(process, &config),
+        Command::Run {
+            process,
+            take_over: true,
+            config,
+        } => start(process, Start::TakeOver, &config),
+        Command::Run {
+            process, config, ..
+        } => start(process, Start::Afresh, &config),
         Command::Status(options) => status::status(&options, out),
         Command::Undrain(options) => orders::undrain(&options, out),
+        Command::Upgrade(options) => upgrade::run(&options, out, notes),
         Command::Who(options) => who::who(&options, out),
     }
 }
 
-fn start(process: Process, path: &Path) -> Result<(), Failed> {
+fn start(process: Process, how: Start, path: &Path) -> Result<(), Failed> {
     let config = config::load_for(process.into(), path)?;
     log::start(&config.log)?;
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration has a risk");
     }
     match process {
-        Process::Front => app::run_front(config, path)?,
-        Process::Node => app::run_node(config, path)?,
+        Process::Front => app::run_front(config, path, how)?,
+        Process::Node => app::run_node(config, path, how)?,
     }
     Ok(())
 }
@@ -434,6 +463,7 @@ fn tell(failed: &Failed, notes: &mut impl Write) -> io::Result<()> {
         | Failed::Random(_)
         | Failed::Reload { .. }
         | Failed::Status(_)
+        | Failed::Upgrade(_)
         | Failed::Unexplained => {
             write!(notes, "pigeonair: {failed}")?;
             let mut cause = std::error::Error::source(failed);

@@ -95,6 +95,30 @@ pub struct Process {
     pub sandbox: bool,
     /// Files that the front's sections name.
     pub front_reads: Vec<PathBuf>,
+    /// Where the front is asked for its sockets by the one that takes its place; none (the default): nowhere.
+    pub front_upgrade_socket: Option<PathBuf>,
+    /// The same of the node.
+    pub node_upgrade_socket: Option<PathBuf>,
+    /// How long the sessions of a process that was replaced may go on; default 2 hours.
+    pub upgrade_drain_timeout: Duration,
+}
+
+impl Process {
+    /// Whom this process becomes.
+    pub fn user(&self, role: Role) -> Option<&User> {
+        match role {
+            Role::Front => self.front_user.as_ref(),
+            Role::Node => self.node_user.as_ref(),
+        }
+    }
+
+    /// Where it is asked for its sockets.
+    pub fn upgrade_socket(&self, role: Role) -> Option<&PathBuf> {
+        match role {
+            Role::Front => self.front_upgrade_socket.as_ref(),
+            Role::Node => self.node_upgrade_socket.as_ref(),
+        }
+    }
 }
 
 /// What a front is told.

@@ -6,17 +6,23 @@
 //!
 //! Limits: nobody is root (uid 0).
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use toml::Value;
 
 use super::{
-    Process,
+    DAY, HOUR, Process,
     files::System,
     form::{self, Form},
-    section::Section,
+    section::{Endpoint, Section},
 };
 use crate::user::User;
+
+const UPGRADE_DRAIN_TIMEOUT: Duration = HOUR.saturating_mul(2);
 
 /// A name or a number.
 #[derive(Clone, Debug)]
@@ -36,12 +42,25 @@ pub(super) fn read(
     let node_user = user(section, "node_user", "node_group", has_node, system);
     const SANDBOX: &[(&str, bool)] = &[("on", true), ("off", false)];
     let sandbox = section.or("sandbox", &form::word(SANDBOX), true);
+    let drain = form::duration(Duration::ZERO..=7 * DAY);
     Process {
         front_user,
         node_user,
         sandbox,
         front_reads: Vec::new(),
+        front_upgrade_socket: upgrade_socket(section, "front_upgrade_socket", has_front),
+        node_upgrade_socket: upgrade_socket(section, "node_upgrade_socket", has_node),
+        upgrade_drain_timeout: section.or("upgrade_drain_timeout", &drain, UPGRADE_DRAIN_TIMEOUT),
     }
+}
+
+fn upgrade_socket(section: &mut Section<'_>, name: &'static str, is_used: bool) -> Option<PathBuf> {
+    let path = section.optional(name, &form::socket_path())?;
+    if is_used {
+        let report = section.report();
+        report.claim(section.key(name), Endpoint::Unix(path.clone()));
+    }
+    Some(path)
 }
 
 fn user(

@@ -78,7 +78,7 @@ impl Forwarder {
         let kept = Arc::new(Kept::new(kept_links, kept_for));
         let (watched, stop) = (Arc::clone(&kept), tasks.clone());
         tasks.spawn("kept-links", async move {
-            watched.watch(stop.stopped()).await;
+            watched.watch(stop.retired()).await;
         });
         Self {
             dialer,

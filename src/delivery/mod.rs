@@ -165,7 +165,7 @@ impl Delivery {
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                () = tasks.stopped() => return,
+                () = tasks.retired() => return,
             };
             let stream = match accepted {
                 Ok((stream, _)) => Stream::Unix(stream),

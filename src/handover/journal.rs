@@ -16,15 +16,23 @@
 //! A line that was cut off by the end of the process is passed over, and so is a file of another boot or another
 //! version. One process at a time: `FILE.lock` is held for as long as the journal is.
 //!
+//! A process that takes another's place is given that very lock. Both then add lines to the one file, each reads what the
+//! other adds, and nobody writes it anew until the successor is alone: each holds a shared lock on the file itself, so
+//! whoever gets that for itself is. The predecessor lets go of `FILE.lock` when it has been replaced.
+//!
 //! It does not know which sessions live: that is asked of the kernel ([`super::witness`]). Limits: none of its own, a
 //! line per session. When a line can't be written the session goes on, the log says so once, and the whole file is
 //! tried anew with the next sweep.
 
 use std::{
+    collections::HashSet,
     fmt::{self, Write as _},
     fs::{self, File},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -41,6 +49,9 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Lines about ended sessions that may stand in the file before it is written anew, beside as many as live.
 const SPARE_LINES: usize = 1000;
+
+/// How often the file may be replaced while it is opened.
+const MAX_OPENINGS: u32 = 8;
 
 /// Why sessions can't be written down.
 #[derive(Debug, thiserror::Error)]
@@ -81,14 +92,30 @@ pub(super) struct Journal {
     lines: usize,
     /// Something is missing in the file.
     is_torn: bool,
-    _lock: File,
+    /// None once another process has this one's place.
+    lock: Option<File>,
+    /// For as long as another process may add lines.
+    shared: Option<Shared>,
+}
+
+/// What is known of the lines of a file to which two processes add.
+#[derive(Debug, Default)]
+struct Shared {
+    /// So many octets have been read.
+    read: u64,
+    /// Behind which stand lines about these sessions of our own.
+    own: HashSet<u64>,
 }
 
 // === impl Journal ===
 
 impl Journal {
     /// Takes the file, made with its folder if it is missing, and reads what an earlier process has left there.
-    pub(super) fn open(path: &Path) -> Result<(Self, Vec<Record>), JournalError> {
+    /// `lock` is the predecessor's, if there is one that has it open.
+    pub(super) fn open(
+        path: &Path,
+        lock: Option<OwnedFd>,
+    ) -> Result<(Self, Vec<Record>), JournalError> {
         let failed = |source| JournalError::Io {
             path: path.to_owned(),
             source,
@@ -99,14 +126,17 @@ impl Journal {
                 .create(folder)
                 .map_err(failed)?;
         }
+        let boot = fs::read_to_string(BOOT_ID).map_err(failed)?;
+        let boot = boot.trim().to_owned();
+        if let Some(lock) = lock {
+            return Self::share(path, boot, lock.into()).map_err(failed);
+        }
         let lock = create(&beside(path, "lock")).map_err(failed)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(JournalError::InUse {
                 path: path.to_owned(),
             });
         }
-        let boot = fs::read_to_string(BOOT_ID).map_err(failed)?;
-        let boot = boot.trim().to_owned();
         let left = match fs::read(path) {
             Ok(octets) => read(&String::from_utf8_lossy(&octets), &boot),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -119,9 +149,91 @@ impl Journal {
             boot,
             lines: left.len(),
             is_torn: false,
-            _lock: lock,
+            lock: Some(lock),
+            shared: None,
         };
         Ok((journal, left))
+    }
+
+    /// The file as the predecessor has it.
+    fn share(path: &Path, boot: String, lock: File) -> io::Result<(Self, Vec<Record>)> {
+        let mut journal = Self {
+            path: path.to_owned(),
+            file: attach(path)?,
+            boot,
+            lines: 0,
+            is_torn: false,
+            lock: Some(lock),
+            shared: Some(Shared::default()),
+        };
+        let text = journal.unread()?;
+        let left = read(&text, &journal.boot);
+        journal.lines = left.len();
+        Ok((journal, left))
+    }
+
+    /// Sessions that the other process has added since.
+    pub(super) fn news(&mut self) -> Vec<Record> {
+        // What can't be read now is read next time.
+        let text = self.unread().unwrap_or_default();
+        let records: Vec<_> = text.lines().filter_map(Record::parse).collect();
+        let Some(shared) = &mut self.shared else {
+            return Vec::new();
+        };
+        let others = records
+            .into_iter()
+            .filter(|record| !shared.own.remove(&record.witness.cookie()));
+        let others: Vec<_> = others.collect();
+        self.lines = self.lines.saturating_add(others.len());
+        others
+    }
+
+    /// Whole lines that were added since this was asked last.
+    fn unread(&mut self) -> io::Result<String> {
+        let Some(shared) = &mut self.shared else {
+            return Ok(String::new());
+        };
+        let length = self.file.metadata()?.len().saturating_sub(shared.read);
+        if length == 0 {
+            return Ok(String::new());
+        }
+        let mut octets = vec![0; usize::try_from(length).unwrap_or_default()];
+        self.file.read_exact_at(&mut octets, shared.read)?;
+        let end = octets.iter().rposition(|octet| *octet == b'\n');
+        octets.truncate(end.map_or(0, |end| end.saturating_add(1)));
+        shared.read = shared.read.saturating_add(octets.len() as u64);
+        Ok(String::from_utf8_lossy(&octets).into_owned())
+    }
+
+    /// Whether no other process has the file open.
+    fn is_alone(&self) -> bool {
+        let is_alone = flock(&self.file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        // Failing that, the shared lock may have been lost.
+        let _ = flock(&self.file, FlockOperation::NonBlockingLockShared);
+        is_alone
+    }
+
+    /// What makes the file this process's, for its successor.
+    pub(super) fn lock(&self) -> io::Result<Option<OwnedFd>> {
+        let lock = self.lock.as_ref().map(File::try_clone).transpose()?;
+        Ok(lock.map(OwnedFd::from))
+    }
+
+    /// The last look at what another process has added, if that has gone.
+    pub(super) fn last_news(&mut self) -> Vec<Record> {
+        if self.shared.is_none() || self.lock.is_none() || !self.is_alone() {
+            return Vec::new();
+        }
+        let news = self.news();
+        self.shared = None;
+        news
+    }
+
+    /// The successor has it now: what is added here is for it to read, and what it adds is read here. That may stand
+    /// anywhere, so all is read once more.
+    pub(super) fn release(&mut self) {
+        self.lock = None;
+        self.shared = Some(Shared::default());
     }
 
     /// Adds a session.
@@ -130,14 +242,21 @@ impl Journal {
             return;
         }
         match self.file.write_all(format!("{record}\n").as_bytes()) {
-            Ok(()) => self.lines = self.lines.saturating_add(1),
+            Ok(()) => {
+                self.lines = self.lines.saturating_add(1);
+                if let Some(shared) = &mut self.shared {
+                    shared.own.insert(record.witness.cookie());
+                }
+            }
             Err(error) => self.tear(&error),
         }
     }
 
     /// Whether it should be written anew, with so many sessions alive.
     pub(super) fn is_due(&self, alive: usize) -> bool {
-        self.is_torn || self.lines > alive.saturating_mul(2).saturating_add(SPARE_LINES)
+        let is_long = self.lines > alive.saturating_mul(2).saturating_add(SPARE_LINES);
+        // While another process has the file, it is not replaced.
+        self.lock.is_some() && self.shared.is_none() && (self.is_torn || is_long) && self.is_alone()
     }
 
     /// Writes it anew.
@@ -173,10 +292,35 @@ fn replace<'r>(
         let _ = writeln!(text, "{record}");
     }
     let new = beside(path, "new");
-    let mut file = create(&new)?;
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = for_lines().create_new(true).open(&new)?;
+    flock(&file, FlockOperation::NonBlockingLockShared)?;
     file.write_all(text.as_bytes())?;
     fs::rename(&new, path)?;
     Ok(file)
+}
+
+/// Opens the file that others have open, and will not replace from now on.
+fn attach(path: &Path) -> io::Result<File> {
+    for _ in 0..MAX_OPENINGS {
+        let file = for_lines().open(path)?;
+        // Whoever replaces it has a lock of its own for that moment.
+        flock(&file, FlockOperation::LockShared)?;
+        if fs::metadata(path)?.ino() == file.metadata()?.ino() {
+            return Ok(file);
+        }
+    }
+    Err(io::Error::other("it is replaced again and again"))
+}
+
+/// Each line in one write, behind whatever is there.
+fn for_lines() -> fs::OpenOptions {
+    let mut options = File::options();
+    options.read(true).append(true).mode(0o600);
+    options
 }
 
 fn create(path: &Path) -> io::Result<File> {
@@ -268,13 +412,13 @@ mod tests {
 
     /// The journal when nobody else has it any more.
     fn reopen(path: &Path) -> (Journal, Vec<Record>) {
-        soon("the journal is free", || Journal::open(path).ok())
+        soon("the journal is free", || Journal::open(path, None).ok())
     }
 
     #[test]
     fn what_is_added_is_there_for_the_next_process() {
         let (_folder, path) = folder();
-        let (mut journal, left) = Journal::open(&path).unwrap();
+        let (mut journal, left) = Journal::open(&path, None).unwrap();
         assert_eq!(left, []);
         for record in records() {
             journal.add(&record);
@@ -322,8 +466,8 @@ mod tests {
     #[test]
     fn one_process_at_a_time() {
         let (_folder, path) = folder();
-        let first = Journal::open(&path).unwrap();
-        let error = Journal::open(&path).unwrap_err();
+        let first = Journal::open(&path, None).unwrap();
+        let error = Journal::open(&path, None).unwrap_err();
         assert!(matches!(error, JournalError::InUse { .. }), "{error}");
         drop(first);
         reopen(&path);
@@ -332,7 +476,7 @@ mod tests {
     #[test]
     fn it_is_written_anew_when_most_of_it_is_over_or_something_is_missing() {
         let (_folder, path) = folder();
-        let (mut journal, _) = Journal::open(&path).unwrap();
+        let (mut journal, _) = Journal::open(&path, None).unwrap();
         let records = records();
         for _ in 0..SPARE_LINES + 2 {
             assert!(!journal.is_due(1));
@@ -355,5 +499,41 @@ mod tests {
         assert!(!journal.is_due(2));
         drop(journal);
         assert_eq!(reopen(&path).1, records);
+    }
+    #[test]
+    fn a_successor_shares_it_until_it_is_alone() {
+        let (_folder, path) = folder();
+        let (mut old, _) = Journal::open(&path, None).unwrap();
+        let records = records();
+        old.add(&records[0]);
+        let lock = old.lock().unwrap();
+        let (mut new, left) = Journal::open(&path, lock).unwrap();
+        assert_eq!(left, records[..1]);
+        assert_eq!(new.news(), []);
+
+        // Each adds, one reads what the other does, and nobody replaces the file.
+        old.add(&records[1]);
+        new.add(&records[0]);
+        assert_eq!(new.news(), records[1..]);
+        assert_eq!(new.news(), []);
+        for _ in 0..SPARE_LINES * 2 {
+            old.add(&records[1]);
+        }
+        assert!(!new.is_due(0) && !old.is_due(0));
+        old.release();
+        old.add(&records[1]);
+        drop(old);
+        let news = soon("the old one has gone", || {
+            let news = new.last_news();
+            new.shared.is_none().then_some(news)
+        });
+        assert!(news.iter().all(|record| *record == records[1]));
+        assert!(new.is_due(0));
+
+        // The lock is the new one's alone.
+        let error = Journal::open(&path, None).unwrap_err();
+        assert!(matches!(error, JournalError::InUse { .. }), "{error}");
+        drop(new);
+        reopen(&path);
     }
 }

@@ -36,7 +36,7 @@ mod trial;
 mod version;
 mod witness;
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -44,7 +44,9 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use self::{exec::Spawner, imap_master::Passed, login::LoggedIn, sessions::Sessions};
+use self::{
+    exec::Spawner, imap_master::Passed, login::LoggedIn, sessions::Sessions, witness::Witness,
+};
 pub use self::{
     exec::{ExecSettings, Exit, Server, SpawnerError},
     imap_master::MasterError,
@@ -67,9 +69,6 @@ use crate::{
     tasks::Tasks,
 };
 
-/// How often dead sockets are looked for.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-
 /// For the verdict of a session that is refused; the front may be gone.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -90,8 +89,18 @@ pub struct Settings {
     /// Sessions that one account may have on this node, over all protocols; default 50; 0: no limit.
     pub sessions_per_account: u32,
     /// Where sessions are written down that live on when this process ends; default `/run/pigeonair-node/sessions`. Not made when
-    /// no kind gives sessions away, but read when it is there: those of a kind that was configured before count too.
+    /// no kind gives sessions away and no other process may take this one's place, but read when it is there: those of a kind that
+    /// was configured before count too.
     pub sessions_file: PathBuf,
+}
+
+/// Between the node process before this one and the one after.
+#[derive(Debug, Default)]
+pub struct Succession {
+    /// What makes `sessions_file` the predecessor's, if there is one that has it.
+    pub lock: Option<OwnedFd>,
+    /// Whether another process may take this one's place: then all sessions are written down.
+    pub is_expected: bool,
 }
 
 impl Settings {
@@ -285,6 +294,8 @@ pub struct Handover {
     /// What starts servers, if a kind needs that.
     spawner: Option<Spawner>,
     metrics: Metrics,
+    /// Whether sessions that this process relays are written down too.
+    writes_all: bool,
 }
 
 impl Handover {
@@ -296,25 +307,33 @@ impl Handover {
     ///
     /// When the installed Dovecot does not have the configured kind, sessions can't be written down, or this process can't
     /// start servers and is to.
-    pub fn new(settings: Settings, metrics: Metrics, tasks: &Tasks) -> Result<Self, StartError> {
+    pub fn new(
+        settings: Settings,
+        succession: Succession,
+        metrics: Metrics,
+        tasks: &Tasks,
+    ) -> Result<Self, StartError> {
         settings.check()?;
         let starts_servers = settings.starts_servers();
         let spawner = starts_servers.then(Spawner::new).transpose()?;
         let gives_away = settings.gives_away();
         // Sessions live on that a kind has given away which is not configured any more.
-        let journal = (gives_away || settings.sessions_file.exists())
+        let Succession { lock, is_expected } = succession;
+        let journal = (gives_away || is_expected || settings.sessions_file.exists())
             .then_some(settings.sessions_file.as_path());
-        let sessions = match Sessions::new(metrics.sessions_open.clone(), journal) {
+        let sessions = match Sessions::new(metrics.sessions_open.clone(), journal, lock) {
             // What another process has is about its own sessions, and we need none.
             Err(JournalError::InUse { .. }) if !gives_away => {
-                Sessions::new(metrics.sessions_open.clone(), None)?
+                Sessions::new(metrics.sessions_open.clone(), None, None)?
             }
             sessions => sessions?,
         };
         let sessions = Arc::new(sessions);
-        tasks.background("session sweep", sweep(Arc::clone(&sessions)));
+        let swept = sessions::look_after(Arc::clone(&sessions), tasks.clone());
+        tasks.background("session sweep", swept);
+        let lasting = (sessions, is_expected);
         Ok(Self::with_sessions(
-            settings, sessions, spawner, metrics, tasks,
+            settings, lasting, spawner, metrics, tasks,
         ))
     }
 
@@ -326,16 +345,16 @@ impl Handover {
     /// When an installed server does not have the configured kind.
     pub fn with(&self, settings: Settings, tasks: &Tasks) -> Result<Self, StartError> {
         settings.check()?;
-        let (sessions, spawner) = (Arc::clone(&self.sessions), self.spawner.clone());
-        let metrics = self.metrics.clone();
+        let lasting = (Arc::clone(&self.sessions), self.writes_all);
+        let (spawner, metrics) = (self.spawner.clone(), self.metrics.clone());
         Ok(Self::with_sessions(
-            settings, sessions, spawner, metrics, tasks,
+            settings, lasting, spawner, metrics, tasks,
         ))
     }
 
     fn with_sessions(
         settings: Settings,
-        sessions: Arc<Sessions>,
+        (sessions, writes_all): (Arc<Sessions>, bool),
         spawner: Option<Spawner>,
         metrics: Metrics,
         tasks: &Tasks,
@@ -350,7 +369,17 @@ impl Handover {
             sessions,
             spawner,
             metrics,
+            writes_all,
         }
+    }
+
+    /// What makes `sessions_file` this process's, for the one that takes its place.
+    ///
+    /// # Errors
+    ///
+    /// When there is no descriptor left.
+    pub fn lock(&self) -> io::Result<Option<OwnedFd>> {
+        self.sessions.lock()
     }
 
     /// Which accounts have how many sessions here, over all kinds.
@@ -418,10 +447,20 @@ impl Handover {
             .checked_add(self.settings.timeout)
             .unwrap_or_else(|| Instant::now() + NO_DEADLINE);
         let prepared = timeout_at(deadline, self.prepare(context)).await;
-        let (session, home) = match prepared.unwrap_or(Err(Refused::Timeout)) {
+        let (mut session, home) = match prepared.unwrap_or(Err(Refused::Timeout)) {
             Ok(prepared) => prepared,
             Err(refused) => return Err(Failed::new(link, refused)),
         };
+        let is_relayed = match (&link, kind) {
+            (_, Kind::Login(_)) | (Stream::TlsClient(_) | Stream::TlsServer(_), _) => true,
+            (Stream::Tcp(_) | Stream::Unix(_), _) => false,
+        };
+        if self.writes_all
+            && is_relayed
+            && let Ok(witness) = Witness::link(&link)
+        {
+            self.sessions.write_down(&mut session, witness);
+        }
         match kind {
             Kind::DovecotImapMaster { .. } if service != Service::Imap => {
                 Err(Failed::new(link, Refused::Service(service)))
@@ -581,20 +620,6 @@ async fn relay(
 async fn write(link: &mut Stream, octets: &[u8]) -> io::Result<()> {
     link.write_all(octets).await?;
     link.flush().await
-}
-
-/// Looks for dead sockets, for as long as the process runs.
-async fn sweep(sessions: Arc<Sessions>) {
-    loop {
-        tokio::time::sleep(SWEEP_INTERVAL).await;
-        let sessions = Arc::clone(&sessions);
-        // It panics only if we do; the guard of that task has said so.
-        let _ = tokio::task::spawn_blocking(move || {
-            sessions.sweep(None);
-            sessions.tidy();
-        })
-        .await;
-    }
 }
 
 const fn result_label(refusal: Refusal) -> &'static str {

@@ -7,15 +7,20 @@
 //!
 //! A sweep asks the kernel about all sockets that were given away; an account that is at its limit has its own asked at
 //! once, so that a client which has just closed one session may open the next. What can live on when this process ends is
-//! also written down ([`super::journal`]), and counts again when it is back.
+//! also written down ([`super::journal`]), and counts again when it is back. Where another process may take this one's
+//! place, all sessions are: those that go on here then count there, and are asked for like those that were given away.
 //!
 //! It does not end sessions and knows nothing of other nodes. Limits: one entry per open session. Nothing here fails, except a
 //! reservation above the limit, and the start when the journal can't be used.
 
 use std::{
     collections::HashMap,
+    io,
+    os::fd::OwnedFd,
     path::Path,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use prometheus::IntGaugeVec;
@@ -24,7 +29,13 @@ use super::{
     journal::{Journal, JournalError, Record},
     witness::{Kernel, Witness},
 };
-use crate::names::{AccountName, Protocol};
+use crate::{
+    names::{AccountName, Protocol},
+    tasks::Tasks,
+};
+
+/// How often dead sockets are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The sessions of a node.
 #[derive(Debug)]
@@ -77,8 +88,14 @@ struct Written {
 impl Sessions {
     /// Those that an earlier process has given away and that live on, as the journal has them; none without a journal.
     /// `gauge` is `sessions_open{protocol}`.
-    pub(super) fn new(gauge: IntGaugeVec, journal: Option<&Path>) -> Result<Self, JournalError> {
-        let (journal, left) = match journal.map(Journal::open).transpose()? {
+    /// `theirs` is the lock of the journal of a process whose place this one takes.
+    pub(super) fn new(
+        gauge: IntGaugeVec,
+        journal: Option<&Path>,
+        theirs: Option<OwnedFd>,
+    ) -> Result<Self, JournalError> {
+        let journal = journal.map(|path| Journal::open(path, theirs));
+        let (journal, left) = match journal.transpose()? {
             Some((journal, left)) => (Some(journal), left),
             None => (None, Vec::new()),
         };
@@ -109,7 +126,7 @@ impl Sessions {
     /// Counts a session that the journal has.
     fn restore(&self, record: Record) {
         // It is there, whatever the limit says now.
-        let session = self.reserve(&record.account, record.protocol, 0);
+        let session = self.count(&record.account, record.protocol, 0);
         let (Some(mut session), Some(book)) = (session, &self.book) else {
             return;
         };
@@ -139,6 +156,11 @@ impl Sessions {
         protocol: Protocol,
         limit: u32,
     ) -> Option<SessionGuard> {
+        self.catch_up();
+        self.count(account, protocol, limit)
+    }
+
+    fn count(&self, account: &AccountName, protocol: Protocol, limit: u32) -> Option<SessionGuard> {
         if !self.open.add(account, limit) {
             return None;
         }
@@ -192,8 +214,42 @@ impl Sessions {
         lock(&self.given).retain(|given| !dead.contains(&given.witness.cookie()));
     }
 
-    /// Writes the journal anew if that is due.
+    /// Counts what the process before this one, or after it, has begun since.
+    fn catch_up(&self) {
+        self.learn(Journal::news);
+    }
+
+    fn learn(&self, news: fn(&mut Journal) -> Vec<Record>) {
+        let Some(book) = &self.book else { return };
+        let news: Vec<_> = {
+            let Book { journal, living } = &mut *lock(book);
+            let mut news = news(journal);
+            news.retain(|record| !living.contains_key(&record.witness.cookie()));
+            news
+        };
+        for record in news {
+            self.restore(record);
+        }
+    }
+
+    /// What makes the journal this process's, for its successor.
+    pub(super) fn lock(&self) -> io::Result<Option<OwnedFd>> {
+        match &self.book {
+            Some(book) => lock(book).journal.lock(),
+            None => Ok(None),
+        }
+    }
+
+    /// The successor has the journal now.
+    pub(super) fn release(&self) {
+        if let Some(book) = &self.book {
+            lock(book).journal.release();
+        }
+    }
+
+    /// Writes the journal anew if that is due and nobody else has it.
     pub(super) fn tidy(&self) {
+        self.learn(Journal::last_news);
         if let Some(book) = &self.book {
             let Book { journal, living } = &mut *lock(book);
             if journal.is_due(living.len()) {
@@ -268,6 +324,29 @@ impl Open {
     }
 }
 
+/// Looks for dead sockets, for as long as the process runs; lets go of the journal when it has been replaced.
+pub(super) async fn look_after(sessions: Arc<Sessions>, tasks: Tasks) {
+    let mut replaced = pin!(tasks.replaced());
+    let mut is_replaced = false;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+            () = &mut replaced, if !is_replaced => {
+                is_replaced = true;
+                sessions.release();
+            }
+        }
+        let sessions = Arc::clone(&sessions);
+        // It panics only if we do; the guard of that task has said so.
+        let _ = tokio::task::spawn_blocking(move || {
+            sessions.catch_up();
+            sessions.sweep(None);
+            sessions.tidy();
+        })
+        .await;
+    }
+}
+
 /// A task that panicked while it counted has left the counts whole: every change is one assignment.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -281,7 +360,7 @@ mod tests {
     use crate::{handover::tests::soon, metrics::Metrics};
 
     fn sessions(gauge: &IntGaugeVec) -> Sessions {
-        Sessions::new(gauge.clone(), None).unwrap()
+        Sessions::new(gauge.clone(), None, None).unwrap()
     }
 
     fn nobody_is_left(sessions: &Sessions) {
@@ -341,7 +420,7 @@ mod tests {
             AccountName::parse("bea").unwrap(),
         );
         let sockets = [(); 3].map(|()| UnixStream::pair().unwrap());
-        let first = Sessions::new(gauge.clone(), Some(&path)).unwrap();
+        let first = Sessions::new(gauge.clone(), Some(&path), None).unwrap();
         for (account, (socket, _)) in [&ann, &ann, &bea].into_iter().zip(&sockets) {
             let session = first.reserve(account, Protocol::Pop3, 2).unwrap();
             first.give_away(session, Witness::unix(socket).unwrap());
@@ -353,7 +432,7 @@ mod tests {
         let [ended, lives, bea_lives] = sockets;
         drop(ended);
         let second = soon("the journal is free", || {
-            Sessions::new(gauge.clone(), Some(&path)).ok()
+            Sessions::new(gauge.clone(), Some(&path), None).ok()
         });
         let expected = HashMap::from([(ann.clone(), 1), (bea, 1)]);
         soon("the socket that ended is dead", || {
@@ -365,6 +444,37 @@ mod tests {
         soon("there is room", || second.reserve(&ann, Protocol::Imap, 1));
         drop(bea_lives);
         nobody_is_left(&second);
+    }
+
+    #[test]
+    fn sessions_of_a_process_that_was_replaced_count_in_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sessions");
+        let gauge = || Metrics::new().unwrap().sessions_open;
+        let ann = AccountName::parse("ann").unwrap();
+        let old = Sessions::new(gauge(), Some(&path), None).unwrap();
+        let begin = || {
+            let (socket, peer) = UnixStream::pair().unwrap();
+            let mut session = old.reserve(&ann, Protocol::Imap, 0).unwrap();
+            old.write_down(&mut session, Witness::unix(&socket).unwrap());
+            (session, socket, peer)
+        };
+        let before = begin();
+        let lock = old.lock().unwrap();
+        let new = Sessions::new(gauge(), Some(&path), lock).unwrap();
+        assert_eq!(new.counts().get(&ann), Some(&1));
+        old.release();
+        let after = begin();
+        new.catch_up();
+        assert_eq!(new.counts().get(&ann), Some(&2));
+        // Its own it has counted already.
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        let mut own = new.reserve(&ann, Protocol::Imap, 3).unwrap();
+        new.write_down(&mut own, Witness::unix(&socket).unwrap());
+        new.catch_up();
+        assert_eq!(new.counts().get(&ann), Some(&3));
+        drop((before, after, own, old));
+        nobody_is_left(&new);
     }
 
     #[test]

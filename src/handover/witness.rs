@@ -29,6 +29,8 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 
+use crate::net::Stream;
+
 /// Room for any single answer: they have about 100 octets.
 const ANSWER_BYTES: usize = 4096;
 
@@ -59,6 +61,21 @@ impl Witness {
     /// Remembers a Unix socket.
     pub(super) fn unix(socket: &UnixStream) -> io::Result<Self> {
         Self::at(socket, Place::Unix)
+    }
+
+    /// Remembers the socket below a link, with TLS or without.
+    pub(super) fn link(link: &Stream) -> io::Result<Self> {
+        let tcp = match link {
+            Stream::Unix(socket) => return Self::at(socket, Place::Unix),
+            Stream::Tcp(socket) => socket,
+            Stream::TlsClient(tls) => tls.get_ref().0,
+            Stream::TlsServer(tls) => tls.get_ref().0,
+        };
+        let place = Place::Tcp {
+            local: tcp.local_addr()?,
+            peer: tcp.peer_addr()?,
+        };
+        Self::at(tcp, place)
     }
 
     fn at(socket: impl AsFd, place: Place) -> io::Result<Self> {

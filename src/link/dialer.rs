@@ -269,7 +269,7 @@ impl Dialer {
         self.tasks.spawn("link-keeper", async move {
             tokio::select! {
                 () = dial.keep() => {}
-                () = tasks.stopped() => dial.pool.close(),
+                () = tasks.retired() => dial.pool.close(),
             }
         });
     }

@@ -166,7 +166,7 @@ impl Gate {
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                () = self.tasks.stopped() => return,
+                () = self.tasks.retired() => return,
             };
             match accepted {
                 Ok((stream, _)) => self.begin_unix(stream, &serve),

@@ -162,7 +162,7 @@ pub async fn accept_each(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = tasks.stopped() => return,
+            () = tasks.retired() => return,
         };
         let accepted =
             accepted.and_then(|(stream, client)| Ok((stream.local_addr()?, stream, client)));

@@ -39,6 +39,7 @@
 //! | `stopping` | SIGTERM: what goes on, what is told, what is cut |
 //! | `talk` | what a client must not do before it has logged in |
 //! | `tls` | certificates that are replaced, tickets that outlive a front, clients with certificates of their own |
+//! | `upgrade` | processes that take the place of running ones under a stream of logins and deliveries |
 //! | `tools` | programs that people use: each in every TLS mode it has, contents compared |
 
 #![allow(
@@ -90,3 +91,4 @@ mod tls;
 mod tools;
 #[path = "../transcripts/mod.rs"]
 mod transcripts;
+mod upgrade;

@@ -144,3 +144,36 @@ fn whoever_asks_the_front_reads_its_socket_and_nothing_else() {
     let missing = front_socket(&path).unwrap_err().to_string();
     assert!(missing.contains("cannot read it"), "{missing}");
 }
+
+#[test]
+fn processes_meet_their_successors_at_places_of_their_own() {
+    let folder = Folder::new();
+    let lines = "front_upgrade_socket = '/run/f'\nnode_upgrade_socket = '/run/n'\nupgrade_drain_timeout = '7days'";
+    let process = folder.read(&with(lines), None).unwrap().process;
+    let place = |role| process.upgrade_socket(role).unwrap().to_str().unwrap();
+    assert_eq!(
+        [place(Role::Front), place(Role::Node)],
+        ["/run/f", "/run/n"]
+    );
+    assert_eq!(process.upgrade_drain_timeout, 7 * DAY);
+    let process = folder.read(&with(""), None).unwrap().process;
+    assert_eq!(process.upgrade_socket(Role::Front), None);
+    assert_eq!(process.upgrade_drain_timeout, 2 * HOUR);
+    for (lines, expected) in [
+        (
+            "front_upgrade_socket = '/run/f'\nnode_upgrade_socket = '/run/f'",
+            "process.node_upgrade_socket: taken already by process.front_upgrade_socket",
+        ),
+        (
+            "front_upgrade_socket = 'f:1'",
+            "process.front_upgrade_socket: bad value",
+        ),
+        (
+            "upgrade_drain_timeout = '8days'",
+            "process.upgrade_drain_timeout: bad value",
+        ),
+    ] {
+        let problems = folder.read(&with(lines), None).unwrap_err().to_string();
+        assert!(problems.contains(expected), "{problems}");
+    }
+}

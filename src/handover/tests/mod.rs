@@ -231,7 +231,13 @@ fn login_kind(server: Address) -> Kind {
 }
 
 fn start(settings: Settings) -> Handover {
-    Handover::new(settings, Metrics::new().unwrap(), &Tasks::new()).unwrap()
+    Handover::new(
+        settings,
+        Succession::default(),
+        Metrics::new().unwrap(),
+        &Tasks::new(),
+    )
+    .unwrap()
 }
 
 fn both(dovecot: &Dovecot) -> [Handover; 2] {
@@ -1002,7 +1008,7 @@ async fn sessions_of_a_kind_that_is_not_configured_any_more_count() {
     let login = || settings(login_kind(Address::Unix(nobody.clone())), dir.path().into());
     let gauge = || Metrics::new().unwrap().sessions_open;
     let file = sessions_file(dir.path());
-    let before = Sessions::new(gauge(), Some(&file)).unwrap();
+    let before = Sessions::new(gauge(), Some(&file), None).unwrap();
     let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
     let session = before.reserve(&context(1).account, Protocol::Imap, 0);
     before.give_away(session.unwrap(), Witness::unix(&socket).unwrap());

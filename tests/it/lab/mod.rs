@@ -17,6 +17,7 @@ mod postfix;
 mod process;
 mod slapd;
 pub(crate) mod tls;
+mod upgrade;
 mod user;
 
 use std::{
@@ -1064,7 +1065,7 @@ impl Cluster {
         format!(
             "[log]\nlevel = \"debug\"\n\n\
              [admin]\nnode = \"{}\"\nnode_socket = \"{dir}/node.sock\"\n\n\
-             [process]\n{}\n\
+             [process]\nnode_upgrade_socket = \"{dir}/upgrade.sock\"\n{}\n\
              [acceptor]\nname = \"{}\"\npeers = [\"{FRONT_UID}\"]\nhome_root = \"{}\"\nsessions_file = \"{dir}/sessions\"\n{}\n\
              [[acceptor.listen]]\n{listen}\n\n\
              [[acceptor.key]]\nid = \"front\"\nfile = \"{dir}/front.key\"\n{}\n\n\
@@ -1232,7 +1233,7 @@ impl Cluster {
         let mut text = format!(
             "[log]\nlevel = \"debug\"\n\n\
              [admin]\nfront = \"{}:9143\"\nfront_socket = \"{dir}/front.sock\"\n\n\
-             [process]\n{}\n\
+             [process]\nfront_upgrade_socket = \"{dir}/upgrade.sock\"\n{}\n\
              [proxy]\n{delay}{}\n\
              [proxy.tls]\ncertificate = \"{dir}/server.pem\"\nkey = \"{dir}/server.key\"\n{}\n",
             self.ip, builder.process, builder.proxy, builder.tls,

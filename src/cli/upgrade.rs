@@ -1,0 +1,150 @@
+//! `upgrade`: a new process in the running one's place.
+//!
+//! ```text
+//! who runs? ─> start `run PROCESS --take-over` ─> ended: say with what ─────────────────> its exit code
+//!                                              └> asks again and again: who runs? ─> it ─> 0
+//! ```
+//!
+//! With `--or-reload` a process of this very version is not replaced but reads its configuration again, and so is one that
+//! cannot be replaced: what a service manager calls a reload.
+//!
+//! The program that is started is this one: whoever has installed a new one runs the new one's `upgrade`. It gets the
+//! configuration, standard error and environment of this command, reads nothing from standard input, and is in a
+//! process group of its own, so that what ends the command at a terminal does not end it.
+//!
+//! Limits: `--wait`. When it has passed, the new process is ended; the running one goes on, as always when this fails.
+
+use std::{
+    io::{self, Write},
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+
+use super::{DEFAULT_CONFIG, Failed, Process, print, reload};
+use crate::{
+    app::{self, TakeError},
+    config,
+};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the running process goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum NotUpgraded {
+    /// There is none, or it does not answer.
+    #[error(transparent)]
+    Nobody(TakeError),
+    /// The new process did not start to serve.
+    #[error("the new {process} has ended {how} and said why; the running one (pid {pid}) goes on")]
+    Ended {
+        /// Which.
+        process: &'static str,
+        /// With a code or by a signal, in words.
+        how: String,
+        /// Its exit code, if it had one that says that something went wrong.
+        code: Option<u8>,
+        /// The running one.
+        pid: u32,
+    },
+    /// It can't be started.
+    #[error("cannot start the new process")]
+    Start(#[source] io::Error),
+    /// It took too long.
+    #[error("the new {process} did not serve within {} s and was ended; the running one (pid {pid}) goes on", wait.as_secs())]
+    TimedOut {
+        /// Which.
+        process: &'static str,
+        /// How long.
+        wait: Duration,
+        /// The running one.
+        pid: u32,
+    },
+}
+
+/// The command's arguments.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Which.
+    process: Process,
+    /// How many seconds the new process may take until it serves.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=600))]
+    wait: u64,
+    /// Where the running process is of this version, or cannot be replaced, have it read its configuration again instead.
+    #[arg(long)]
+    or_reload: bool,
+    /// The configuration file, for the new process too.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+}
+
+pub(super) fn run(
+    options: &Options,
+    out: &mut impl Write,
+    notes: &mut impl Write,
+) -> Result<(), Failed> {
+    // What is wrong with it is best said before anything is started.
+    let config = config::load_for(options.process.into(), &options.config)?;
+    let who = || app::who_runs(&config.process, options.process.into());
+    let running = who();
+    let is_newer = |running: &(u32, String)| running.1 != env!("CARGO_PKG_VERSION");
+    if options.or_reload && !running.as_ref().is_ok_and(is_newer) {
+        return reload::run(options.process, &options.config, out, notes);
+    }
+    let (pid, version) = running.map_err(NotUpgraded::Nobody)?;
+    let mut new = start(options).map_err(NotUpgraded::Start)?;
+    let started = Instant::now();
+    let process = options.process.as_str();
+    let wait = Duration::from_secs(options.wait);
+    loop {
+        if let Some(how) = new.try_wait().map_err(NotUpgraded::Start)? {
+            return Err(NotUpgraded::Ended {
+                process,
+                how: how.to_string(),
+                code: how
+                    .code()
+                    .and_then(|code| u8::try_from(code).ok())
+                    .filter(|code| *code != 0),
+                pid,
+            }
+            .into());
+        }
+        if let Ok((found, new_version)) = who()
+            && found == new.id()
+        {
+            return print(
+                out,
+                format_args!(
+                    "{process}: pid {found} ({new_version}) serves in the place of pid {pid} ({version}), which ends with its sessions\n"
+                ),
+            );
+        }
+        if started.elapsed() > wait {
+            end(&mut new);
+            return Err(NotUpgraded::TimedOut { process, wait, pid }.into());
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn start(options: &Options) -> io::Result<Child> {
+    Command::new(std::env::current_exe()?)
+        .args(["run", options.process.as_str(), "--take-over", "--config"])
+        .arg(&options.config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .process_group(0)
+        .spawn()
+}
+
+/// Ends what does not serve: nobody can be connected to it but by a chance of the last moment.
+fn end(new: &mut Child) {
+    // It may have ended by itself.
+    let _ = new.kill();
+    let _ = new.wait();
+}
