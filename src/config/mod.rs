@@ -53,7 +53,7 @@ use self::{
     form::Form,
     section::{Endpoint, Problem, Report, Section},
 };
-use crate::{admin, log, user::User};
+use crate::{admin, log, orders::Orders, outcome::chain, user::User};
 
 /// Waits below this are typing errors.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -415,6 +415,11 @@ fn admin(section: &mut Section<'_>, has_front: bool, has_node: bool) -> admin::S
         front_socket: section.optional("front_socket", &form::socket_path()),
         orders_file: section.optional("orders_file", &form::path("the path of a file")),
     };
+    if let Some(path) = settings.orders_file.clone().filter(|_| has_front)
+        && let Err(error) = Orders::open(Some(path))
+    {
+        section.problem("orders_file", chain(&error));
+    }
     if let Some(path) = settings.front_socket.clone().filter(|_| has_front) {
         let report = section.report();
         report.claim(section.key("front_socket"), Endpoint::Unix(path));

@@ -144,3 +144,24 @@ fn whoever_asks_the_front_reads_its_socket_and_nothing_else() {
     let missing = front_socket(&path).unwrap_err().to_string();
     assert!(missing.contains("cannot read it"), "{missing}");
 }
+
+#[test]
+fn a_file_of_orders_that_would_not_be_understood_is_a_problem() {
+    let folder = Folder::new();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("orders.json");
+    let read = || {
+        let text = format!("[admin]\norders_file = '{}'\n{BOTH}", file.display());
+        let read = folder.read(&text, None);
+        read.map(drop).map_err(|problems| problems.to_string())
+    };
+    assert_eq!(read(), Ok(()));
+    fs::write(&file, "held = 1").unwrap();
+    let wrong = read().unwrap_err();
+    let expected = format!("admin.orders_file: {} is no file of orders", file.display());
+    assert!(wrong.contains(&expected), "{wrong}");
+    fs::remove_file(&file).unwrap();
+    drop(dir);
+    let wrong = read().unwrap_err();
+    assert!(wrong.contains("No such file or directory"), "{wrong}");
+}
