@@ -21,6 +21,8 @@
 //! | verdict | the node's answer to it |
 //! | opening | what the real server says first on a session handed to it |
 //! | denial | the answer to a client that is not served, in the words of its protocol |
+//! | order | what an administrator wants and has not taken back: an account *held*, a node or the front *drained* |
+//! | seat | a session past login, as all see it that may end it |
 //! | outcome | how a session ended, whose doing it was, and what it cost |
 //!
 //! # The house

@@ -117,7 +117,7 @@ pub enum OrdersError {
         reason: String,
     },
     /// The file, or its folder, cannot be read.
-    #[error("cannot read {path} ([admin] orders_file)")]
+    #[error("cannot read {path}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -129,7 +129,7 @@ pub enum OrdersError {
     #[error("there are {MAX_ORDERS} orders of this kind, which is the most")]
     TooMany,
     /// The file cannot be written.
-    #[error("cannot write {path} ([admin] orders_file), so nothing has changed")]
+    #[error("cannot write {path}, so nothing has changed")]
     Write {
         /// The file.
         path: PathBuf,

@@ -17,11 +17,11 @@ use crate::{
         AddressSettings, CacheSettings, Directory, FileSettings, Settings as Accounts, Source,
     },
     metrics::Metrics,
-    names::Login,
+    names::{AccountName, Login, NodeName, Protocol, SessionId},
     nodes::{self, Nodes},
     orders::Orders,
     proto::lmtp::Address,
-    sessions::Sessions,
+    sessions::{Seat, Sessions},
 };
 
 /// A server whose readiness is what `reasons` holds.
@@ -181,6 +181,12 @@ async fn it_answers_through_a_drain_which_does_not_wait_for_it() {
 
 /// A server on a Unix socket in this folder; accounts are in a file.
 fn serve_in(folder: &std::path::Path, tasks: &Tasks) -> PathBuf {
+    let sessions = Sessions::new(&Metrics::new().unwrap(), tasks.clone());
+    serve_with(folder, tasks, sessions)
+}
+
+/// The same with these sessions.
+fn serve_with(folder: &std::path::Path, tasks: &Tasks, sessions: Sessions) -> PathBuf {
     let accounts = folder.join("accounts.toml");
     std::fs::write(&accounts, "").unwrap();
     let mode = std::fs::Permissions::from_mode(0o600);
@@ -195,7 +201,7 @@ fn serve_in(folder: &std::path::Path, tasks: &Tasks) -> PathBuf {
     let requests = Requests {
         directory: Directory::start(settings, metrics.clone(), tasks.clone()).unwrap(),
         nodes: Nodes::new(&nodes::Settings::default()),
-        sessions: Sessions::new(&metrics, tasks.clone()),
+        sessions,
         orders: Orders::open(None).unwrap(),
         tasks: tasks.clone(),
     };
@@ -468,4 +474,41 @@ async fn orders_are_listed_until_they_are_taken_back() {
     assert_eq!(orders[0]["name"], "ann");
     assert_eq!(orders[0]["uid"], rustix::process::geteuid().as_raw());
     assert_eq!(answers[4].1["orders"], serde_json::json!([]));
+}
+
+/// With the longest names that there can be, which all need escaping.
+#[tokio::test]
+async fn who_is_on_comes_page_by_page_and_fits() {
+    let (folder, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
+    let sessions = Sessions::new(&Metrics::new().unwrap(), tasks.clone());
+    let path = serve_with(folder.path(), &tasks, sessions.clone());
+    let on = |number: usize| {
+        let name = format!("{number:04}{}", "\"".repeat(251));
+        let who = crate::sessions::Who {
+            session: SessionId::parse(&"s".repeat(64)).unwrap(),
+            account: AccountName::parse(&name).unwrap(),
+            protocol: Protocol::Imap,
+            client: "[2001:db8:1111:2222:3333:4444:5555:6666]:65535"
+                .parse()
+                .unwrap(),
+            has_tls: false,
+            node: NodeName::parse(&"n".repeat(64)).unwrap(),
+            since: jiff::Timestamp::now(),
+        };
+        sessions.enter(&Seat::new(), who)
+    };
+    let all: Vec<_> = (0..1200).map(on).collect();
+    let (mut names, mut from) = (std::collections::HashSet::new(), Some(0));
+    while let Some(begin) = from {
+        let body = format!(r#"{{"from": {begin}}}"#);
+        let stream = UnixStream::connect(&path).await.unwrap();
+        let (_, _, body) = talk(stream, &post_to("/who", &body)).await;
+        assert!(body.len() < 1 << 19, "{}", body.len());
+        let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+        for session in page["sessions"].as_array().unwrap() {
+            assert!(names.insert(session["account"].to_string()));
+        }
+        from = page["next"].as_u64();
+    }
+    assert_eq!(names.len(), all.len());
 }

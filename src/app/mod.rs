@@ -104,7 +104,7 @@ pub enum AppError {
     #[error("cannot set up metrics")]
     Metrics(#[source] prometheus::Error),
     /// What was ordered before cannot be read.
-    #[error("cannot read the orders in force")]
+    #[error("cannot use [admin] orders_file")]
     Orders(#[source] OrdersError),
     /// The policy server cannot be asked as configured.
     #[error("cannot use [proxy.policy]")]

@@ -55,7 +55,7 @@ use self::{
     form::Form,
     section::{Endpoint, Problem, Report, Section},
 };
-use crate::{admin, log, user::User};
+use crate::{admin, log, orders::Orders, outcome::chain, user::User};
 
 /// Waits below this are typing errors.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -541,6 +541,11 @@ fn admin(section: &mut Section<'_>, has_front: bool, has_node: bool) -> admin::S
         orders_file: section.optional("orders_file", &form::path("the path of a file")),
         node_socket: section.optional("node_socket", &form::socket_path()),
     };
+    if let Some(path) = settings.orders_file.clone().filter(|_| has_front)
+        && let Err(error) = Orders::open(Some(path))
+    {
+        section.problem("orders_file", chain(&error));
+    }
     for (name, path, used) in [
         ("front_socket", &settings.front_socket, has_front),
         ("node_socket", &settings.node_socket, has_node),

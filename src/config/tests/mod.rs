@@ -135,6 +135,7 @@ impl Folder {
     fn place(&self, text: &str) -> String {
         let dir = self.0.path().to_str().unwrap();
         text.replace("/etc/pigeonair", dir)
+            .replace("/var/lib/pigeonair", dir)
             .replace("/srv/mail", &format!("{dir}/mail"))
     }
 

@@ -177,3 +177,24 @@ fn processes_meet_their_successors_at_places_of_their_own() {
         assert!(problems.contains(expected), "{problems}");
     }
 }
+
+#[test]
+fn a_file_of_orders_that_would_not_be_understood_is_a_problem() {
+    let folder = Folder::new();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("orders.json");
+    let read = || {
+        let text = format!("[admin]\norders_file = '{}'\n{BOTH}", file.display());
+        let read = folder.read(&text, None);
+        read.map(drop).map_err(|problems| problems.to_string())
+    };
+    assert_eq!(read(), Ok(()));
+    fs::write(&file, "held = 1").unwrap();
+    let wrong = read().unwrap_err();
+    let expected = format!("admin.orders_file: {} is no file of orders", file.display());
+    assert!(wrong.contains(&expected), "{wrong}");
+    fs::remove_file(&file).unwrap();
+    drop(dir);
+    let wrong = read().unwrap_err();
+    assert!(wrong.contains("No such file or directory"), "{wrong}");
+}
