@@ -330,18 +330,21 @@ impl Process {
     async fn run(mut self, mut reload: Reload, mut serving: impl reload::Serving) {
         self.notifier.ready("serving");
         loop {
-            tokio::select! {
+            let asked = tokio::select! {
                 () = self.signal() => break,
-                asked = reload.wanted() => {
-                    self.notifier.reloading();
-                    let is_taken = reload.run(&mut serving, asked).await;
-                    self.notifier.ready(if is_taken {
-                        "serving"
-                    } else {
-                        "serving by an older configuration, since the last one has problems"
-                    });
-                }
-            }
+                asked = reload.wanted() => asked,
+            };
+            self.notifier.reloading();
+            let is_taken = tokio::select! {
+                // Reading may hang where files are far away.
+                () = self.signal() => break,
+                is_taken = reload.run(&mut serving, asked) => is_taken,
+            };
+            self.notifier.ready(if is_taken {
+                "serving"
+            } else {
+                "serving by an older configuration, since the last one has problems"
+            });
         }
         let leave = reload.config().leave();
         // Whoever asks for a reload from now on hears that it is too late.
