@@ -13,6 +13,8 @@ use std::{
 use crate::{
     client::{Channel, Client, Method},
     lab::{Cluster, Kind, NodeSpec, User, eventually, http_status, metric},
+    smtp::lmtp,
+    tls::{pair, shown},
 };
 
 const NEW_KEY: &str = "0f0e0d0c0b0a09080706050403020100ff0e0d0c0b0a09080706050403020100";
@@ -261,6 +263,82 @@ fn limits_listeners_flags_and_the_directory_change() {
         let lines = cluster.sessions(&ann.name);
         lines.len() == 1 && lines[0].contains("outcome=revoked")
     });
+}
+
+#[test]
+fn a_certificate_of_another_name_is_for_who_connects_from_then_on() {
+    let [ann, bob] = people();
+    let cluster = cluster(&[ann.clone(), bob]);
+    let mut sessions = [Channel::Implicit, Channel::StartTls]
+        .map(|channel| Client::logged_in(&cluster, channel, &ann));
+    let new = pair("mail.example.net");
+    let certificate = cluster.write_front_file("new.pem", &new.certificate);
+    let key = cluster.write_front_file("new.key", &new.key);
+    cluster.write_front(|text| {
+        let name = from_line(&text, "certificate = ").lines().next();
+        let old_key = from_line(&text, "key = ").lines().next();
+        let (name, old_key) = (name.unwrap().to_owned(), old_key.unwrap().to_owned());
+        text.replacen(&name, &format!("certificate = \"{certificate}\""), 1)
+            .replacen(&old_key, &format!("key = \"{key}\""), 1)
+    });
+    let taken = take(&cluster);
+    assert_eq!(taken, "front: configuration taken (changed: proxy.tls)\n");
+    assert_eq!(shown(cluster.imaps(), ""), new.certificate);
+    for session in &mut sessions {
+        session.command("NOOP").ok();
+    }
+    // A key that does not belong to it is found before anything is taken.
+    cluster.write_front_file("new.key", &pair("mail.example.net").key);
+    let (code, _, notes) = cluster.ask(&["reload", "front"]);
+    assert_eq!(code, Some(78));
+    assert!(notes.contains("proxy.tls.key: "), "{notes}");
+    assert_eq!(shown(cluster.imaps(), ""), new.certificate);
+}
+
+#[test]
+fn mail_goes_on_while_both_sides_reload() {
+    let [ann, bob] = people();
+    let cluster = Cluster::mail().user(&ann).user(&bob).start();
+    let recipients = [ann.address(), bob.address()];
+    let recipients = recipients.each_ref().map(String::as_str);
+    let mut mta = lmtp(cluster.lmtp());
+    let mut send = |body: &str, between: &dyn Fn()| {
+        mta.begin("s@example.net", &recipients);
+        mta.send(format!("Subject: {body}\r\n\r\n"));
+        between();
+        mta.send(format!("{body}\r\n.\r\n"));
+        for _ in recipients {
+            mta.answer().says("250 ");
+        }
+    };
+    send("before", &|| {});
+    // In the middle of a message, and on the connections of the one before.
+    send("between", &|| {
+        cluster.write_front(|text| {
+            text.replacen("\n[delivery]\n", "\n[delivery]\nmax_recipients = 7\n", 1)
+                .replacen("connect_timeout = \"1s\"", "connect_timeout = \"2s\"", 1)
+        });
+        let taken = take(&cluster);
+        assert!(taken.contains("delivery nodes"), "{taken}");
+        for name in ["n1", "n2"] {
+            cluster.write_node(name, |text| {
+                text.replacen("\n[mailstore]\n", "\n[mailstore]\nmax_recipients = 7\n", 1)
+            });
+            let (code, out, notes) = cluster.reload_node(name);
+            assert_eq!(code, Some(0), "{notes}");
+            assert!(out.contains("changed: mailstore"), "{out}");
+        }
+    });
+    send("after", &|| {});
+    let mut next = lmtp(cluster.lmtp());
+    next.command("MAIL FROM:<>").says("250 ");
+    for number in 1..=8 {
+        let answer = next.command(&format!("RCPT TO:<{}>", recipients[0]));
+        answer.says(if number <= 7 { "250 " } else { "452 " });
+    }
+    for user in [&ann, &bob] {
+        eventually("all are there", || cluster.inbox(user).len() == 3);
+    }
 }
 
 #[test]
