@@ -498,6 +498,43 @@ fn fifty_reloads_leave_nothing_behind() {
 }
 
 #[test]
+fn a_node_that_reloads_often_has_no_more_threads_than_before() {
+    let [ann, bob] = people();
+    let mut cluster = Cluster::mail().user(&ann).user(&bob).start();
+    let mut session = Client::logged_in(&cluster, Channel::Implicit, &ann);
+    let mut mta = lmtp(cluster.lmtp());
+    let mut round = |cluster: &Cluster, number: u32| {
+        for answer in mta.deliver("s@example.net", &[&ann.address()], b"x\r\n") {
+            answer.says("250 ");
+        }
+        cluster.write_node("n1", |text| {
+            let lines = text
+                .lines()
+                .filter(|line| !line.starts_with("max_recipients"));
+            let text: String = lines.map(|line| format!("{line}\n")).collect();
+            let limit = format!("[mailstore]\nmax_recipients = {number}\n");
+            text.replacen("[mailstore]\n", &limit, 1)
+        });
+        let (code, out, notes) = cluster.reload_node("n1");
+        assert_eq!(code, Some(0), "{notes}");
+        assert!(out.contains("changed: mailstore"), "{out}");
+    };
+    (10..13).for_each(|number| round(&cluster, number));
+    let count = |cluster: &mut Cluster| {
+        let node = cluster.node("n1").acceptor();
+        let threads: u64 = node.status("Threads")[0].parse().unwrap();
+        (threads, node.descriptors())
+    };
+    let before = count(&mut cluster);
+    (20..40).for_each(|number| round(&cluster, number));
+    eventually("what served before is gone", || {
+        let now = count(&mut cluster);
+        now.0 <= before.0 + 2 && now.1 <= before.1 + 4
+    });
+    session.command("NOOP").ok();
+}
+
+#[test]
 fn people_log_in_while_it_reloads() {
     let [ann, bob] = people();
     let cluster = cluster(&[ann.clone(), bob.clone()]);
