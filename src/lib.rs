@@ -15,6 +15,7 @@
 //! | account | who that is: the directory's own name, home, uid and gid |
 //! | home | the node that keeps an account's mailbox |
 //! | follower | what hears of changes in the directory, so that sessions of changed accounts are *revoked* |
+//! | generation | what is built from one configuration; a *reload* puts the next one in its place, and sessions go on |
 //! | worker | a thread that serves sessions from accept to end, with an event loop of its own; one per core |
 //! | link | the connection from front to node, proven by a shared key on both sides |
 //! | context | what the front knows of user and client, sent when a link is opened |

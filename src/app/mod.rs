@@ -377,19 +377,22 @@ impl Process {
         self.notifier.ready("serving");
         let tasks = self.tasks.clone();
         let is_replaced = loop {
-            tokio::select! {
+            let asked = tokio::select! {
                 () = self.signal() => break false,
                 () = tasks.retired() => break true,
-                asked = reload.wanted() => {
-                    self.notifier.reloading();
-                    let is_taken = reload.run(&mut serving, asked).await;
-                    self.notifier.ready(if is_taken {
-                        "serving"
-                    } else {
-                        "serving by an older configuration, since the last one has problems"
-                    });
-                }
-            }
+                asked = reload.wanted() => asked,
+            };
+            self.notifier.reloading();
+            let is_taken = tokio::select! {
+                // Reading may hang where files are far away.
+                () = self.signal() => break false,
+                is_taken = reload.run(&mut serving, asked) => is_taken,
+            };
+            self.notifier.ready(if is_taken {
+                "serving"
+            } else {
+                "serving by an older configuration, since the last one has problems"
+            });
         };
         let mut leave = reload.config().leave();
         // Whoever asks for a reload from now on hears that it is too late.

@@ -184,7 +184,7 @@ enum Command {
     Reload {
         /// Which.
         process: Process,
-        /// The configuration file: where the process answers stands in [admin].
+        /// The configuration file: where the process answers stands there, in `admin`.
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
     },

@@ -99,8 +99,9 @@ fn walk(
 ) {
     match value {
         Value::Table(table) => {
-            hasher.write_usize(table.len());
-            for (key, value) in table.iter().filter(|(key, _)| !is_skipped(key)) {
+            let own = || table.iter().filter(|(key, _)| !is_skipped(key));
+            hasher.write_usize(own().count());
+            for (key, value) in own() {
                 text(key, hasher);
                 walk(value, &|_| false, files, hasher);
             }

@@ -13,6 +13,8 @@ use std::{
 use crate::{
     client::{Channel, Client, Method},
     lab::{Cluster, Kind, NodeSpec, User, eventually, http_status, metric},
+    smtp::lmtp,
+    tls::{pair, shown},
 };
 
 const NEW_KEY: &str = "0f0e0d0c0b0a09080706050403020100ff0e0d0c0b0a09080706050403020100";
@@ -264,6 +266,82 @@ fn limits_listeners_flags_and_the_directory_change() {
 }
 
 #[test]
+fn a_certificate_of_another_name_is_for_who_connects_from_then_on() {
+    let [ann, bob] = people();
+    let cluster = cluster(&[ann.clone(), bob]);
+    let mut sessions = [Channel::Implicit, Channel::StartTls]
+        .map(|channel| Client::logged_in(&cluster, channel, &ann));
+    let new = pair("mail.example.net");
+    let certificate = cluster.write_front_file("new.pem", &new.certificate);
+    let key = cluster.write_front_file("new.key", &new.key);
+    cluster.write_front(|text| {
+        let name = from_line(&text, "certificate = ").lines().next();
+        let old_key = from_line(&text, "key = ").lines().next();
+        let (name, old_key) = (name.unwrap().to_owned(), old_key.unwrap().to_owned());
+        text.replacen(&name, &format!("certificate = \"{certificate}\""), 1)
+            .replacen(&old_key, &format!("key = \"{key}\""), 1)
+    });
+    let taken = take(&cluster);
+    assert_eq!(taken, "front: configuration taken (changed: proxy.tls)\n");
+    assert_eq!(shown(cluster.imaps(), ""), new.certificate);
+    for session in &mut sessions {
+        session.command("NOOP").ok();
+    }
+    // A key that does not belong to it is found before anything is taken.
+    cluster.write_front_file("new.key", &pair("mail.example.net").key);
+    let (code, _, notes) = cluster.ask(&["reload", "front"]);
+    assert_eq!(code, Some(78));
+    assert!(notes.contains("proxy.tls.key: "), "{notes}");
+    assert_eq!(shown(cluster.imaps(), ""), new.certificate);
+}
+
+#[test]
+fn mail_goes_on_while_both_sides_reload() {
+    let [ann, bob] = people();
+    let cluster = Cluster::mail().user(&ann).user(&bob).start();
+    let recipients = [ann.address(), bob.address()];
+    let recipients = recipients.each_ref().map(String::as_str);
+    let mut mta = lmtp(cluster.lmtp());
+    let mut send = |body: &str, between: &dyn Fn()| {
+        mta.begin("s@example.net", &recipients);
+        mta.send(format!("Subject: {body}\r\n\r\n"));
+        between();
+        mta.send(format!("{body}\r\n.\r\n"));
+        for _ in recipients {
+            mta.answer().says("250 ");
+        }
+    };
+    send("before", &|| {});
+    // In the middle of a message, and on the connections of the one before.
+    send("between", &|| {
+        cluster.write_front(|text| {
+            text.replacen("\n[delivery]\n", "\n[delivery]\nmax_recipients = 7\n", 1)
+                .replacen("connect_timeout = \"1s\"", "connect_timeout = \"2s\"", 1)
+        });
+        let taken = take(&cluster);
+        assert!(taken.contains("delivery nodes"), "{taken}");
+        for name in ["n1", "n2"] {
+            cluster.write_node(name, |text| {
+                text.replacen("\n[mailstore]\n", "\n[mailstore]\nmax_recipients = 7\n", 1)
+            });
+            let (code, out, notes) = cluster.reload_node(name);
+            assert_eq!(code, Some(0), "{notes}");
+            assert!(out.contains("changed: mailstore"), "{out}");
+        }
+    });
+    send("after", &|| {});
+    let mut next = lmtp(cluster.lmtp());
+    next.command("MAIL FROM:<>").says("250 ");
+    for number in 1..=8 {
+        let answer = next.command(&format!("RCPT TO:<{}>", recipients[0]));
+        answer.says(if number <= 7 { "250 " } else { "452 " });
+    }
+    for user in [&ann, &bob] {
+        eventually("all are there", || cluster.inbox(user).len() == 3);
+    }
+}
+
+#[test]
 fn what_is_wrong_is_named_and_nothing_is_taken() {
     let [ann, bob] = people();
     let cluster = cluster(&[ann.clone(), bob]);
@@ -417,6 +495,43 @@ fn fifty_reloads_leave_nothing_behind() {
         metric(admin, "pigeonair_directory_followed{by=\"sync\"}") == Some(1.0)
     });
     assert!(cluster.sessions(&ann.name).is_empty());
+}
+
+#[test]
+fn a_node_that_reloads_often_has_no_more_threads_than_before() {
+    let [ann, bob] = people();
+    let mut cluster = Cluster::mail().user(&ann).user(&bob).start();
+    let mut session = Client::logged_in(&cluster, Channel::Implicit, &ann);
+    let mut mta = lmtp(cluster.lmtp());
+    let mut round = |cluster: &Cluster, number: u32| {
+        for answer in mta.deliver("s@example.net", &[&ann.address()], b"x\r\n") {
+            answer.says("250 ");
+        }
+        cluster.write_node("n1", |text| {
+            let lines = text
+                .lines()
+                .filter(|line| !line.starts_with("max_recipients"));
+            let text: String = lines.map(|line| format!("{line}\n")).collect();
+            let limit = format!("[mailstore]\nmax_recipients = {number}\n");
+            text.replacen("[mailstore]\n", &limit, 1)
+        });
+        let (code, out, notes) = cluster.reload_node("n1");
+        assert_eq!(code, Some(0), "{notes}");
+        assert!(out.contains("changed: mailstore"), "{out}");
+    };
+    (10..13).for_each(|number| round(&cluster, number));
+    let count = |cluster: &mut Cluster| {
+        let node = cluster.node("n1").acceptor();
+        let threads: u64 = node.status("Threads")[0].parse().unwrap();
+        (threads, node.descriptors())
+    };
+    let before = count(&mut cluster);
+    (20..40).for_each(|number| round(&cluster, number));
+    eventually("what served before is gone", || {
+        let now = count(&mut cluster);
+        now.0 <= before.0 + 2 && now.1 <= before.1 + 4
+    });
+    session.command("NOOP").ok();
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::{
         fd::OwnedFd,
         unix::fs::{MetadataExt as _, symlink},
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -28,6 +28,7 @@ use tokio::{
 use self::dovecot::{Dovecot, FIRST_UID, SECRET, home, master_at};
 use super::{trial::TrialError, witness::Witness, *};
 use crate::{
+    home::Bounds,
     names::{ClientAddr, LocalAddr, SessionId},
     outcome::chain,
     proto::{
