@@ -127,7 +127,6 @@ impl Front {
             Dialer::new(&nodes, dial, metrics.clone(), tasks.clone()).map_err(AppError::Link)?;
         let nodes = Nodes::new(&nodes);
         directory.know_homes(homes(nodes.clone()));
-        let about = admin::About::Front(nodes.clone());
         let requests = admin::Requests {
             directory: directory.clone(),
             nodes: nodes.clone(),
@@ -163,10 +162,10 @@ impl Front {
             };
             serve_mtas(parts, self.delivery)?;
         }
+        let about = admin::About::Front(requests.nodes.clone());
         let administrators = self.administrators.map(|socket| (socket, requests));
-        process.answer(self.monitors, administrators, about, move || {
-            trouble(directory.clone())
-        })?;
+        let trouble = move || trouble(directory.clone());
+        process.answer(self.monitors, administrators, about, trouble)?;
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "front is up");
         process.run(drain).await;
         Ok(())

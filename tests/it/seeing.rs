@@ -281,3 +281,84 @@ fn commands_say_what_the_page_shows() {
         "{notes}"
     );
 }
+
+/// From the client's session to the real server, and from the MTA's message to the mailbox: one id each. In the journal
+/// each line has its priority.
+#[test]
+fn one_id_leads_from_log_to_log() {
+    let ann = User::new("ann", "n1", 20001);
+    let bob = User::new("bob", "n2", 20002);
+    let mut cluster = Cluster::mail().user(&ann).user(&bob).start();
+    cluster.restart_front_in_a_journal();
+    let before = cluster.front_log();
+    let mut ids = Vec::new();
+    for user in [&ann, &bob] {
+        let mut client = Client::logged_in(&cluster, Channel::Implicit, user);
+        client.command("LOGOUT").ok();
+        drop(client);
+        eventually("the session's line", || {
+            !cluster.sessions(&user.name).is_empty()
+        });
+        ids.push((user, "session ended", id(&cluster.sessions(&user.name)[0])));
+        let mut mta = lmtp(cluster.lmtp());
+        let said = mta.deliver(
+            "sender@example.net",
+            &[&user.address()],
+            b"Subject: Hello\r\n\r\nHello.\r\n",
+        );
+        said[0].says("250 ");
+        let line = |log: String| {
+            let account = format!(" account={} ", user.name);
+            let mut lines = log
+                .lines()
+                .filter(|line| line.contains("message delivered"));
+            lines
+                .find(|line| line.contains(&account))
+                .map(str::to_owned)
+        };
+        eventually("the message's line", || line(cluster.front_log()).is_some());
+        ids.push((
+            user,
+            "message stored",
+            id(&line(cluster.front_log()).unwrap()),
+        ));
+    }
+    for (user, words, id) in ids {
+        eventually(&format!("{words} {id} at {}", user.node), || {
+            let log = cluster.node_log(&user.node);
+            log.lines()
+                .any(|line| line.contains(words) && line.contains(&id))
+        });
+        let session = id.trim_start_matches("session=");
+        if words == "session ended" {
+            eventually(
+                &format!("{session} in Dovecot's log of {}", user.node),
+                || cluster.dovecot_log(&user.node).contains(session),
+            );
+        }
+    }
+    // Somebody without a home is the administrator's business.
+    cluster.slapd().process.stop();
+    let mut client = Client::connect(&cluster, Channel::Implicit);
+    client.login(Method::Login, "somebody", "x");
+    let own = |log: &str| log[before.len()..].to_owned();
+    eventually("an error", || {
+        own(&cluster.front_log()).contains("\n<3>ERROR login failed session=")
+    });
+    let log = own(&cluster.front_log());
+    assert!(log.contains("\n<6>INFO session ended session="), "{log}");
+    for line in log.lines() {
+        let (priority, rest) = line.split_once('>').unwrap();
+        assert!(["<3", "<4", "<6", "<7"].contains(&priority), "{line}");
+        assert!(
+            rest.starts_with(|first: char| first.is_ascii_uppercase()),
+            "{line}"
+        );
+    }
+}
+
+/// The field `session=` of a line.
+fn id(line: &str) -> String {
+    let field = line.split(' ').find(|field| field.starts_with("session="));
+    field.unwrap().to_owned()
+}
