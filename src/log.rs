@@ -9,6 +9,9 @@
 //! whatever a client sends as its name ends neither the line nor the field. `format = "json"` writes the same as one
 //! flat object per line, where JSON's own quoting does it.
 //!
+//! Where standard error is the journal (`$JOURNAL_STREAM` names its socket), a line begins with its priority as in syslog
+//! (`<3>` for an error), which the journal takes off and `journalctl -p err` asks for; and text has no time, since the journal has its own.
+//!
 //! It prints the events of this program at the configured level, those of libraries from `warn` up: they would print
 //! what they send and receive. Spans are not printed; an event carries its own fields. No colours unless standard
 //! error is a terminal. Nothing is written elsewhere, and nothing is rotated: that is the service manager's work.
@@ -21,6 +24,7 @@ use std::{
     sync::OnceLock,
 };
 
+use rustix::fs::Stat;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -82,7 +86,10 @@ pub struct StartedError;
 pub fn start(settings: &Settings) -> Result<(), StartedError> {
     let colours = io::stderr().is_terminal();
     let (filter, levels) = reload::Layer::new(targets(settings.level));
-    let subscriber = subscriber(settings, filter, colours, io::stderr);
+    let stream = std::env::var("JOURNAL_STREAM").ok();
+    let stderr = rustix::fs::fstat(io::stderr()).ok();
+    let in_journal = stream.zip(stderr).is_some_and(is_same);
+    let subscriber = subscriber(settings, filter, colours, in_journal, io::stderr);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| StartedError)?;
     LEVELS.set(levels).map_err(|_| StartedError)
 }
@@ -103,10 +110,18 @@ fn targets(level: Level) -> Targets {
         .with_target(env!("CARGO_PKG_NAME"), level)
 }
 
+/// Whether a stream is that of the journal: device and inode in decimal, with a colon between.
+fn is_same((journal, stream): (String, Stat)) -> bool {
+    let numbers = journal.split_once(':');
+    let parsed = numbers.map(|(device, inode)| (device.parse(), inode.parse()));
+    parsed == Some((Ok(stream.st_dev), Ok(stream.st_ino)))
+}
+
 fn subscriber<W>(
     settings: &Settings,
     filter: reload::Layer<Targets, Registry>,
     colours: bool,
+    in_journal: bool,
     writer: W,
 ) -> impl Subscriber + Send + Sync + use<W>
 where
@@ -120,15 +135,61 @@ where
             .with_current_span(false)
             .with_span_list(false)
             .with_target(false)
+            .map_event_format(|line| Prioritised { line, in_journal })
             .boxed(),
-        Format::Text => lines.with_ansi(colours).event_format(Line).boxed(),
+        Format::Text => lines
+            .with_ansi(colours)
+            .event_format(Prioritised {
+                line: Line { in_journal },
+                in_journal,
+            })
+            .boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(filter))
 }
 
+/// Writes a line behind its priority, for the journal.
+#[derive(Debug)]
+struct Prioritised<L> {
+    line: L,
+    in_journal: bool,
+}
+
+impl<S, N, L> FormatEvent<S, N> for Prioritised<L>
+where
+    S: Subscriber + for<'s> LookupSpan<'s>,
+    N: for<'w> FormatFields<'w> + 'static,
+    L: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        if self.in_journal {
+            write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        }
+        self.line.format_event(context, writer, event)
+    }
+}
+
+/// The number that syslog has for a level.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
 /// Writes an event as one line of text.
 #[derive(Debug)]
-struct Line;
+struct Line {
+    /// Which knows the time by itself.
+    in_journal: bool,
+}
 
 impl<S, N> FormatEvent<S, N> for Line
 where
@@ -141,11 +202,14 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        SystemTime.format_time(&mut writer)?;
         let level = *event.metadata().level();
-        if writer.has_ansi_escapes() {
+        if self.in_journal {
+            write!(writer, "{level}")?;
+        } else if writer.has_ansi_escapes() {
+            SystemTime.format_time(&mut writer)?;
             write!(writer, " \x1b[{}m{level:>5}\x1b[0m", colour(level))?;
         } else {
+            SystemTime.format_time(&mut writer)?;
             write!(writer, " {level:>5}")?;
         }
         let mut parts = Parts::default();
@@ -256,6 +320,7 @@ mod tests {
             &settings,
             reload::Layer::new(targets(settings.level)).0,
             false,
+            false,
             captured.clone(),
         );
         tracing::subscriber::with_default(subscriber, log);
@@ -342,5 +407,64 @@ mod tests {
         assert_eq!(text(Level::DEBUG, log), [" DEBUG steps", "  WARN trouble"]);
         assert_eq!(text(Level::INFO, log), ["  WARN trouble"]);
         assert_eq!(text(Level::ERROR, log), [""; 0]);
+    }
+
+    #[test]
+    fn the_journal_has_priorities_and_its_own_time() {
+        for (format, expected) in [
+            (
+                Format::Text,
+                [
+                    "<3>ERROR away node=n1",
+                    "<4>WARN near",
+                    "<6>INFO done",
+                    "<7>DEBUG steps",
+                ]
+                .as_slice(),
+            ),
+            (
+                Format::Json,
+                &["<3>{\"timestamp\":", "<4>{", "<6>{", "<7>{"],
+            ),
+        ] {
+            let captured = Captured::default();
+            let level = Level::DEBUG;
+            let subscriber = subscriber(
+                &Settings { format, level },
+                reload::Layer::new(targets(level)).0,
+                false,
+                true,
+                captured.clone(),
+            );
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::error!(node = "n1", "away");
+                tracing::warn!("near");
+                tracing::info!("done");
+                tracing::debug!("steps");
+            });
+            let octets = captured.0.lock().unwrap().clone();
+            let text = String::from_utf8(octets).unwrap();
+            let lines: Vec<&str> = text.lines().collect();
+            assert_eq!(lines.len(), 4);
+            for (line, expected) in lines.iter().zip(expected) {
+                let is_it = match format {
+                    Format::Json => line.starts_with(expected),
+                    Format::Text => line == expected,
+                };
+                assert!(is_it, "{line} is not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_journal_is_known_by_its_socket() {
+        let file = tempfile::tempfile().unwrap();
+        let stat = rustix::fs::fstat(&file).unwrap();
+        let is = |name: String| is_same((name, stat));
+        assert!(is(format!("{}:{}", stat.st_dev, stat.st_ino)));
+        assert!(!is(format!("{}:{}", stat.st_dev, stat.st_ino + 1)));
+        assert!(!is(format!("{}:{}", stat.st_dev + 1, stat.st_ino)));
+        assert!(!is(format!("{}", stat.st_ino)));
+        assert!(!is(String::new()));
     }
 }

@@ -50,17 +50,17 @@ pub(super) fn status(options: &StatusOptions, out: &mut impl Write) -> Result<()
     } else {
         print(out, summary(&figures))?;
     }
-    if figures["ready"] == true {
+    if *at(&figures, "/ready") == true {
         return Ok(());
     }
-    Err(Failed::NotReady(words(&figures["trouble"])))
+    Err(Failed::NotReady(words(at(&figures, "/trouble"))))
 }
 
 /// Prints how the nodes of the front's table do.
 pub(super) fn nodes(how: &How, out: &mut impl Write) -> Result<(), Failed> {
     let config = config::load_for(config::Role::Front, &how.config)?;
     let figures = admin::figures_at(&place(Process::Front, &config)?)?;
-    let list = &figures["nodes"];
+    let list = at(&figures, "/nodes");
     if how.json {
         return print(out, format_args!("{list:#}\n"));
     }
@@ -85,116 +85,136 @@ fn place(process: Process, config: &Config) -> Result<Place, Failed> {
 /// Lines of a name and what is to be said of it; nothing to say, no line.
 fn summary(figures: &Value) -> String {
     let mut text = heading(figures);
-    let is_front = figures["process"] == "front";
-    let mut row = |name: &str, said: String| {
+    let more = match at(figures, "/process").as_str() {
+        Some("front") => of_a_front(figures),
+        _ => of_a_node(figures),
+    };
+    for (name, said) in more.into_iter().chain(of_all(figures)) {
         if !said.is_empty() {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "  {name:<14} {said}");
         }
-    };
-    let sessions = &figures["sessions"];
-    row(
-        "sessions",
-        format!("IMAP {}, POP3 {}", sessions["imap"], sessions["pop3"]),
-    );
-    if is_front {
-        let connections = &figures["connections"];
-        let (open, limit, guests) = (
-            &connections["open"],
-            &connections["limit"],
-            &connections["unauthenticated"],
-        );
-        row(
-            "connections",
-            format!("{open} of {limit}, {guests} not logged in"),
-        );
-        row("logins", counted(figures, "logins", &["result"]));
-        row(
-            "failures",
-            counted(figures, "failures", &["blame", "stage"]),
-        );
-        row("a login takes", times(&figures["stages"]["login"]));
-        for server in list(&figures["directory"]["servers"]) {
-            let is_up = if server["up"] == true { "up" } else { "down" };
-            row("LDAP server", format!("{} {is_up}", word(&server["name"])));
-        }
-        row("directory", directory(&figures["directory"]));
-        row("cache", counted(figures, "cache", &["result"]));
-        row("deliveries", counted(figures, "deliveries", &["result"]));
-    } else {
-        row(
-            "hand-overs",
-            counted(figures, "handovers", &["kind", "result"]),
-        );
-        row("they take", times(&figures["stages"]["hand-over"]));
-        row(
-            "stored mail",
-            counted(figures, "stored", &["kind", "result"]),
-        );
     }
-    row("sent away", counted(figures, "shed", &["reason"]));
-    row(
-        "memory",
-        part(
-            &figures["memory"]["used"],
-            &figures["memory"]["limit"],
-            1 << 20,
-            "MiB",
-        ),
-    );
-    row(
-        "descriptors",
-        part(
-            &figures["descriptors"]["open"],
-            &figures["descriptors"]["limit"],
-            1,
-            "",
-        ),
-    );
-    for certificate in list(&figures["certificates"]) {
-        let left = certificate["expires"].as_f64().unwrap_or_default()
-            - figures["now"].as_f64().unwrap_or_default();
-        row(
-            "TLS",
-            format!(
-                "{}: {:.0} days left",
-                word(&certificate["name"]),
-                (left / 86400.0).floor()
-            ),
-        );
-    }
-    row("panics", word(&figures["panics"]));
+    let window = at(figures, "/window_s");
     let _ = writeln!(
         text,
-        "Counts are of the last {} seconds, and since the start.",
-        figures["window_s"]
+        "Counts are of the last {window} seconds, and since the start."
     );
     text
 }
 
+type Rows = Vec<(&'static str, String)>;
+
+fn of_a_front(figures: &Value) -> Rows {
+    let connections = |name: &str| at(figures, &format!("/connections/{name}"));
+    let (open, limit) = (connections("open"), connections("limit"));
+    let guests = connections("unauthenticated");
+    let mut rows = vec![
+        sessions(figures),
+        (
+            "connections",
+            format!("{open} of {limit}, {guests} not logged in"),
+        ),
+        ("logins", counted(figures, "logins", &["result"])),
+        (
+            "failures",
+            counted(figures, "failures", &["blame", "stage"]),
+        ),
+        ("a login takes", times(at(figures, "/stages/login"))),
+    ];
+    for server in list(at(figures, "/directory/servers")) {
+        let is_up = *at(server, "/up") == true;
+        let state = if is_up { "up" } else { "down" };
+        rows.push((
+            "LDAP server",
+            format!("{} {state}", word(at(server, "/name"))),
+        ));
+    }
+    rows.extend([
+        ("directory", directory(at(figures, "/directory"))),
+        ("cache", counted(figures, "cache", &["result"])),
+        ("deliveries", counted(figures, "deliveries", &["result"])),
+    ]);
+    rows
+}
+
+fn of_a_node(figures: &Value) -> Rows {
+    vec![
+        sessions(figures),
+        (
+            "hand-overs",
+            counted(figures, "handovers", &["kind", "result"]),
+        ),
+        ("they take", times(at(figures, "/stages/hand-over"))),
+        (
+            "stored mail",
+            counted(figures, "stored", &["kind", "result"]),
+        ),
+    ]
+}
+
+fn of_all(figures: &Value) -> Rows {
+    let mut rows = vec![
+        ("sent away", counted(figures, "shed", &["reason"])),
+        (
+            "memory",
+            part(
+                at(figures, "/memory/used"),
+                at(figures, "/memory/limit"),
+                1 << 20,
+                "MiB",
+            ),
+        ),
+        (
+            "descriptors",
+            part(
+                at(figures, "/descriptors/open"),
+                at(figures, "/descriptors/limit"),
+                1,
+                "",
+            ),
+        ),
+    ];
+    for certificate in list(at(figures, "/certificates")) {
+        let left = seconds(at(certificate, "/expires")) - seconds(at(figures, "/now"));
+        let days = (left / 86400.0).floor();
+        rows.push((
+            "TLS",
+            format!("{}: {days} days left", word(at(certificate, "/name"))),
+        ));
+    }
+    rows.push(("panics", word(at(figures, "/panics"))));
+    rows
+}
+
+fn sessions(figures: &Value) -> (&'static str, String) {
+    let of = |protocol: &str| at(figures, &format!("/sessions/{protocol}"));
+    (
+        "sessions",
+        format!("IMAP {}, POP3 {}", of("imap"), of("pop3")),
+    )
+}
+
 fn heading(figures: &Value) -> String {
-    let name = figures["node"]
-        .as_str()
-        .map(|name| format!(" {name}"))
-        .unwrap_or_default();
-    let up = figures["now"].as_f64().unwrap_or_default()
-        - figures["started"].as_f64().unwrap_or_default();
+    let name = at(figures, "/node").as_str();
+    let name = name.map(|name| format!(" {name}")).unwrap_or_default();
+    let up = seconds(at(figures, "/now")) - seconds(at(figures, "/started"));
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "not below 0, and no process runs that long"
     )]
     let up = std::time::Duration::from_secs(up.max(0.0) as u64);
-    let ready = if figures["ready"] == true {
+    let ready = if *at(figures, "/ready") == true {
         "ready"
     } else {
         "not ready"
     };
     format!(
         "{}{name} on {}: {ready}, version {}, up for {}\n",
-        word(&figures["process"]),
-        word(&figures["host"]),
-        word(&figures["version"]),
+        word(at(figures, "/process")),
+        word(at(figures, "/host")),
+        word(at(figures, "/version")),
         humantime::format_duration(up)
     )
 }
@@ -214,13 +234,13 @@ fn table(nodes: &Value) -> String {
     ];
     for node in list(nodes) {
         rows.push([
-            word(&node["name"]),
-            word(&node["state"]),
-            word(&node["sessions"]["imap"]),
-            word(&node["sessions"]["pop3"]),
-            word(&node["links_ready"]),
-            word(&node["links"]["failed"]),
-            times(&node["open"]),
+            word(at(node, "/name")),
+            word(at(node, "/state")),
+            word(at(node, "/sessions/imap")),
+            word(at(node, "/sessions/pop3")),
+            word(at(node, "/links_ready")),
+            word(at(node, "/links/failed")),
+            times(at(node, "/open")),
         ]);
     }
     let width = |column: usize| {
@@ -245,6 +265,16 @@ fn table(nodes: &Value) -> String {
     text
 }
 
+/// What stands at a path; null if nothing does.
+fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
+    static NOTHING: Value = Value::Null;
+    value.pointer(path).unwrap_or(&NOTHING)
+}
+
+fn seconds(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_default()
+}
+
 fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
@@ -265,17 +295,25 @@ fn words(value: &Value) -> String {
 
 /// A table of counters: what they count by, and how much of it lately and in all.
 fn counted(figures: &Value, table: &str, labels: &[&str]) -> String {
-    let rows = list(&figures["counts"][table]).iter();
-    let rows = rows.filter(|row| row["total"] != 0).map(|row| {
-        let names: Vec<String> = labels.iter().map(|label| word(&row[*label])).collect();
-        format!("{} {} ({})", names.join("/"), row["recent"], row["total"])
+    let rows = list(at(figures, &format!("/counts/{table}"))).iter();
+    let rows = rows.filter(|row| *at(row, "/total") != 0).map(|row| {
+        let names: Vec<String> = labels
+            .iter()
+            .map(|label| word(at(row, &format!("/{label}"))))
+            .collect();
+        format!(
+            "{} {} ({})",
+            names.join("/"),
+            at(row, "/recent"),
+            at(row, "/total")
+        )
     });
     rows.collect::<Vec<_>>().join(", ")
 }
 
 fn times(times: &Value) -> String {
     let ms = |name: &str| {
-        times[name]
+        at(times, &format!("/{name}"))
             .as_f64()
             .map(|seconds| format!("{:.1} ms", seconds * 1000.0))
     };
@@ -286,15 +324,15 @@ fn times(times: &Value) -> String {
 }
 
 fn directory(directory: &Value) -> String {
-    let followed = list(&directory["followed"])
+    let followed = list(at(directory, "/followed"))
         .iter()
-        .filter(|one| one["count"] != 0);
-    let followed: Vec<String> = followed.map(|one| word(&one["by"])).collect();
+        .filter(|one| *at(one, "/count") != 0);
+    let followed: Vec<String> = followed.map(|one| word(at(one, "/by"))).collect();
     let changes = match followed.as_slice() {
         [] => "changes are not followed".to_owned(),
         by => format!("changes are followed by {}", by.join(", ")),
     };
-    match directory["stale"] == true {
+    match *at(directory, "/stale") == true {
         true => format!("accounts are served from memory, {changes}"),
         false => changes,
     }

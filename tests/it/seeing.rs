@@ -135,6 +135,21 @@ fn tile(browser: &mut Browser, name: &str) -> String {
     browser.eval(&expression).as_str().unwrap().to_owned()
 }
 
+/// It has asked this process, more than once, and nothing has gone wrong in it.
+#[track_caller]
+fn asks_nobody_else(browser: &Browser, admin: SocketAddr) {
+    assert_eq!(browser.troubles, [""; 0]);
+    let own = format!("http://{admin}/");
+    let is_own = |url: &&String| url.starts_with(&own) || *url == "data:,";
+    let elsewhere: Vec<&String> = browser.requests.iter().filter(|url| !is_own(url)).collect();
+    assert_eq!(elsewhere, [""; 0]);
+    let asked = browser
+        .requests
+        .iter()
+        .filter(|url| url.ends_with("/status.json"));
+    assert!(asked.count() > 1);
+}
+
 #[test]
 fn the_status_page_shows_what_is_counted_and_follows_it() {
     let mut cluster = busy_cluster();
@@ -161,14 +176,8 @@ fn the_status_page_shows_what_is_counted_and_follows_it() {
     let client = Client::logged_in(&cluster, Channel::Implicit, &ann);
     eventually("one session", || tile(&mut browser, "Sessions") == "1");
     let label = "document.querySelector('#sessions svg').getAttribute('aria-label')";
-    let label = browser.eval(label);
-    assert!(
-        label
-            .as_str()
-            .unwrap()
-            .starts_with("Sessions: now sessions 1,"),
-        "{label}"
-    );
+    let label = browser.eval(label).as_str().unwrap().to_owned();
+    assert!(label.starts_with("Sessions: now sessions 1,"), "{label}");
     drop(client);
     eventually("none again", || tile(&mut browser, "Sessions") == "0");
     // The same figures by the other way.
@@ -177,22 +186,7 @@ fn the_status_page_shows_what_is_counted_and_follows_it() {
     assert!(counted.contains("pigeonair_logins_total{protocol=\"imap\",result=\"ok\"} 3\n"));
     let logins = "last.counts.logins.find(row => row.result === 'ok').total";
     assert_eq!(browser.eval(logins), 3);
-    assert_eq!(browser.troubles, [""; 0]);
-    let own = format!("http://{front}/");
-    for request in &browser.requests {
-        assert!(
-            request.starts_with(&own) || request == "data:,",
-            "{request}"
-        );
-    }
-    assert!(
-        browser
-            .requests
-            .iter()
-            .filter(|url| url.ends_with("/status.json"))
-            .count()
-            > 1
-    );
+    asks_nobody_else(&browser, front);
     // It says so when nobody answers any more, and when somebody does again.
     cluster.front().stop();
     browser.says("#alarm", "No answer since ");
@@ -280,4 +274,89 @@ fn commands_say_what_the_page_shows() {
         notes.starts_with("pigeonair: cannot ask at ") && notes.contains("front.sock"),
         "{notes}"
     );
+}
+
+/// From the client's session to the real server, and from the MTA's message to the mailbox: one id each.
+#[test]
+fn one_id_leads_from_log_to_log() {
+    let ann = User::new("ann", "n1", 20001);
+    let bob = User::new("bob", "n2", 20002);
+    let cluster = Cluster::mail().user(&ann).user(&bob).start();
+    for user in [&ann, &bob] {
+        let mut client = Client::logged_in(&cluster, Channel::Implicit, user);
+        client.command("LOGOUT").ok();
+        drop(client);
+        let session = id(&cluster, "session ended", user);
+        let mut mta = lmtp(cluster.lmtp());
+        let said = mta.deliver(
+            "sender@example.net",
+            &[&user.address()],
+            b"X: y\r\n\r\nHello.\r\n",
+        );
+        said[0].says("250 ");
+        let message = id(&cluster, "message delivered", user);
+        for (words, id) in [("session ended", &session), ("message stored", &message)] {
+            let field = format!(" session={id} ");
+            eventually(&format!("{words}{field}at {}", user.node), || {
+                let log = cluster.node_log(&user.node);
+                let mut lines = log.lines().filter(|line| line.contains(words));
+                lines.any(|line| line.contains(&field))
+            });
+        }
+        eventually("the real server's log has it", || {
+            cluster.dovecot_log(&user.node).contains(&session)
+        });
+    }
+}
+
+/// The id in the first line of the front that says so of an account.
+fn id(cluster: &Cluster, words: &str, user: &User) -> String {
+    let account = format!(" account={} ", user.name);
+    let mut found = None;
+    eventually(&format!("{words}{account}"), || {
+        let log = cluster.front_log();
+        let mut lines = log.lines().filter(|line| line.contains(words));
+        let line = lines.find(|line| line.contains(&account));
+        let field = line.and_then(|line| {
+            line.split(' ')
+                .find_map(|field| field.strip_prefix("session="))
+        });
+        found = field.map(str::to_owned);
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+#[test]
+fn the_journal_is_given_priorities_and_no_second_time() {
+    let ann = User::new("ann", "n1", 20001);
+    let mut cluster = Cluster::usual().user(&ann).start();
+    let before = cluster.front_log().len();
+    cluster.front().stop();
+    let stopped = cluster.front_log().len();
+    cluster.restart_front_in_a_journal();
+    let mut client = Client::connect(&cluster, Channel::Implicit);
+    client.login(Method::Login, "ann", "wrong");
+    cluster.slapd().process.stop();
+    client.login(Method::Login, "somebody", "x");
+    for line in [
+        "\n<6>INFO login failed session=",
+        "\n<3>ERROR login failed session=",
+    ] {
+        eventually(line, || cluster.front_log().contains(line));
+    }
+    let log = cluster.front_log();
+    assert!(
+        log[before..stopped]
+            .lines()
+            .all(|line| line.starts_with("20"))
+    );
+    for line in log[stopped..].lines() {
+        let (priority, rest) = line.split_once('>').unwrap();
+        assert!(["<3", "<4", "<6", "<7"].contains(&priority), "{line}");
+        assert!(
+            rest.starts_with(|first: char| first.is_ascii_uppercase()),
+            "{line}"
+        );
+    }
 }

@@ -17,8 +17,14 @@ pub(super) const PERIOD: Duration = Duration::from_secs(5);
 /// Five minutes of them, and the one that they are counted from.
 const SAMPLES: usize = 61;
 
+type Track = (
+    &'static str,
+    &'static str,
+    Option<(&'static str, &'static [&'static str])>,
+);
+
 /// Curves: name, family, and the label with the values that belong to it; none: all.
-const TRACKS: [(&str, &str, Option<(&str, &[&str])>); 14] = [
+const TRACKS: [Track; 14] = [
     ("sessions", "sessions_open", None),
     ("connections", "connections_open", None),
     ("logins_ok", "logins_total", Some(("result", &["ok"]))),
@@ -162,24 +168,25 @@ impl Sample {
 
     /// How long stages took lately.
     pub(super) fn stages(&self, earlier: &Self) -> Value {
-        let stages = self.stages.iter();
-        let stages =
-            stages.map(|(name, times)| (name.clone(), lately(times, earlier.stages.get(name))));
+        let none = Distribution::default();
+        let stages = self.stages.iter().map(|(name, times)| {
+            let then = earlier.stages.get(name).unwrap_or(&none);
+            (name.clone(), told(&times.since(then)))
+        });
         Value::Object(stages.collect())
     }
 
-    /// How long a node took lately to accept sessions.
-    pub(super) fn opens(&self, earlier: &Self, node: &str) -> Value {
+    /// How often a node accepted sessions lately, and how long it took.
+    pub(super) fn opens(&self, earlier: &Self, node: &str) -> (u64, Value) {
         let none = Distribution::default();
-        lately(
-            self.opens.get(node).unwrap_or(&none),
-            earlier.opens.get(node),
-        )
+        let (now, then) = (self.opens.get(node), earlier.opens.get(node));
+        let (now, then) = (now.unwrap_or(&none), then.unwrap_or(&none));
+        let times = now.since(then);
+        (times.count(), told(&times))
     }
 }
 
-fn lately(times: &Distribution, earlier: Option<&Distribution>) -> Value {
-    let times = earlier.map_or_else(|| times.clone(), |earlier| times.since(earlier));
+fn told(times: &Distribution) -> Value {
     json!({
         "count": times.count(),
         "p50_s": times.quantile(0.5),

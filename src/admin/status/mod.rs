@@ -25,10 +25,7 @@ mod ask;
 mod figures;
 mod history;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::{
     StatusCode,
@@ -248,25 +245,23 @@ fn nodes(nodes: &Nodes, figures: &Figures, now: &Sample, then: &Sample) -> Vec<V
     let of = |table: &figures::Table, name: &str| table.get(&[name.to_owned()][..]).copied();
     let each = nodes.names().into_iter().map(|name| {
         let name = name.as_str();
-        let mut links = BTreeMap::from([("ok", 0.0), ("failed", 0.0)]);
-        let own = dialled
-            .keys()
-            .filter(|key| key.first().is_some_and(|one| one == name));
-        for key in own {
-            let labels: Vec<&str> = key.iter().map(String::as_str).collect();
-            let is_ok = labels.last() == Some(&"ok");
-            let sum = links.entry(if is_ok { "ok" } else { "failed" });
-            *sum.or_default() += now.added(then, "links", &labels);
+        let (mut ok, mut failed) = (0.0, 0.0);
+        for key in dialled.keys() {
+            if let [node, result] = key.as_slice()
+                && node == name
+            {
+                let sum = if result == "ok" { &mut ok } else { &mut failed };
+                *sum += now.added(then, "links", &[node, result]);
+            }
         }
-        let (connected, failed) = (links["ok"] > 0.0, links["failed"] > 0.0);
-        let open = now.opens(then, name);
+        let (count, open) = now.opens(then, name);
         let ready = of(&ready, name).unwrap_or(0.0);
-        let serves = ready > 0.0 || open["count"].as_u64().is_some_and(|count| count > 0);
-        let state = match (of(&probed, name), serves, failed) {
+        let serves = ready > 0.0 || count > 0;
+        let state = match (of(&probed, name), serves, failed > 0.0) {
             (Some(0.0), _, _) | (None, false, true) => "down",
             (_, true, true) => "troubled",
             (Some(_), _, _) | (None, true, false) => "up",
-            (None, false, false) if connected => "troubled",
+            (None, false, false) if ok > 0.0 => "troubled",
             (None, false, false) => "quiet",
         };
         json!({
@@ -274,7 +269,7 @@ fn nodes(nodes: &Nodes, figures: &Figures, now: &Sample, then: &Sample) -> Vec<V
             "state": state,
             "sessions": protocols(figures, "node_sessions_open", Some(name)),
             "links_ready": number(ready),
-            "links": { "ok": number(links["ok"]), "failed": number(links["failed"]) },
+            "links": { "ok": number(ok), "failed": number(failed) },
             "open": open,
         })
     });

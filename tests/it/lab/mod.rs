@@ -817,6 +817,14 @@ impl Cluster {
         self.launch_front();
     }
 
+    /// Starts the front once more, as a service manager does whose journal is its standard error.
+    pub(crate) fn restart_front_in_a_journal(&mut self) {
+        let script = "JOURNAL_STREAM=$(stat -Lc %d:%i /proc/self/fd/2) exec \"$@\"";
+        let shell = ["sh", "-c", script, "sh"].map(str::to_owned);
+        self.front_command.splice(0..0, shell);
+        self.restart_front();
+    }
+
     /// Starts the front once more, with another configuration.
     pub(crate) fn change_front(&mut self, change: impl FnOnce(String) -> String) {
         self.write_front(change);
