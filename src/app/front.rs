@@ -17,9 +17,9 @@ use crate::{
     defence::Defence,
     delivery::{self, Delivery},
     directory::{self, Directory},
-    link::{Accounts, Dialer},
+    link::{Accounts, DialSettings, Dialer},
     net::{self, tls::Tls},
-    nodes::Nodes,
+    nodes::{self, Nodes},
     policy::Policy,
     proxy::{self, Proxy},
     relay::Relay,
@@ -123,14 +123,7 @@ impl Front {
         let drain = drain_timeout(proxy.as_ref(), delivery.as_ref());
         let directory = Directory::start(directory, metrics.clone(), tasks.clone())
             .map_err(AppError::Directory)?;
-        let dialer =
-            Dialer::new(&nodes, dial, metrics.clone(), tasks.clone()).map_err(AppError::Link)?;
-        let nodes = Nodes::new(&nodes);
-        directory.know_homes(homes(nodes.clone()));
-        dialer.know_accounts(Accounts {
-            directory: directory.clone(),
-            nodes: nodes.clone(),
-        });
+        let (nodes, dialer) = way(&nodes, dial, &directory, &process)?;
         let requests = admin::Requests {
             directory: directory.clone(),
             nodes: nodes.clone(),
@@ -183,6 +176,24 @@ fn defence(settings: &proxy::Settings, memory: Memory, process: &Process) -> Def
     let watch = memory.watch(defence.clone(), metrics.clone(), tasks.clone());
     tasks.background("memory", watch);
     defence
+}
+
+/// Where homes are, and the way there.
+fn way(
+    table: &nodes::Settings,
+    dial: DialSettings,
+    directory: &Directory,
+    process: &Process,
+) -> Result<(Nodes, Dialer), AppError> {
+    let Process { metrics, tasks, .. } = process;
+    let dialer = Dialer::new(table, dial, metrics.clone(), tasks.clone());
+    let (nodes, dialer) = (Nodes::new(table), dialer.map_err(AppError::Link)?);
+    directory.know_homes(homes(nodes.clone()));
+    dialer.know_accounts(Accounts {
+        directory: directory.clone(),
+        nodes: nodes.clone(),
+    });
+    Ok((nodes, dialer))
 }
 
 /// Which node a value of the home attribute means.

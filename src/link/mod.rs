@@ -69,7 +69,7 @@ pub struct DialSettings {
 pub struct HealthSettings {
     /// So many failures in a row; default 3.
     pub down_after: u32,
-    /// How often each node is probed while it is up; default 10 s; none: only when something has failed.
+    /// How often each node is probed while it is up; default 10 s; none: only while it is down.
     pub probe_every: Option<Duration>,
     /// Whether a node is down for logins when its probe login fails; default yes.
     pub probe_login_counts: bool,

@@ -445,9 +445,16 @@ impl Health {
             // A quarter of it apart at most.
             now + every - part(every / 4, random)
         });
-        let soon = (!self.is_calm() && !matches!(state.phase, Phase::Rising { .. }))
-            .then(|| now + back_off(state.failed_probes, random));
-        state.probe_at = soon.or(regular);
+        let is_soon = match state.phase {
+            Phase::Down(_) => true,
+            Phase::Up => regular.is_some() && !self.is_calm(),
+            Phase::Rising { .. } => false,
+        };
+        state.probe_at = if is_soon {
+            Some(now + back_off(state.failed_probes, random))
+        } else {
+            regular
+        };
     }
 
     /// All is well.
@@ -581,9 +588,11 @@ impl State {
         self.began = Instant::now();
     }
 
-    /// The next probe is due then, if not before; a probe that is going on will tell.
+    /// The next probe is due then, if not before; a probe that is going on will tell. A node that is not to be probed is tried
+    /// while it is down.
     fn probe_by(&mut self, at: Instant) {
-        if !self.is_trying {
+        let is_down = matches!(self.phase, Phase::Down(_));
+        if !self.is_trying && (is_down || self.settings.probe_every.is_some()) {
             self.probe_at = Some(self.probe_at.map_or(at, |planned| planned.min(at)));
         }
     }
