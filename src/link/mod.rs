@@ -10,7 +10,7 @@
 //! Admitter: quota -> [TLS] -> hello, preface, prove -> proven -> wait for open -> Admitted -> verdict (by the caller)
 //! ```
 //!
-//! How each node does, [`Health`](health::Health) knows, and a prober finds out: what is down is not dialled for anybody.
+//! How each node does, `health` knows, and a prober finds out: what is down is not dialled for anybody.
 //!
 //! Exactly the link's records are read, never an octet more: what follows belongs to client and real server. Neither
 //! half decides what a link is for or which node is whose home; who may connect to a listener at all, [`Gate`] knows. Nothing
