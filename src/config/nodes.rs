@@ -64,7 +64,7 @@ fn health(section: &mut Section<'_>) -> HealthSettings {
     let default = HealthSettings::default();
     let slow_start = form::duration(Duration::ZERO..=HOUR);
     HealthSettings {
-        down_after: section.or("down_after", &form::integer(1..=100), default.down_after),
+        down_after: section.or("down_after", &form::integer(1..=1000), default.down_after),
         probe_every: section.or("probe_every", &probe_every(), default.probe_every),
         probe_login_counts: section.or(
             "probe_login_counts",

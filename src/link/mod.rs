@@ -10,7 +10,7 @@
 //! Admitter: quota -> [TLS] -> hello, preface, prove -> proven -> wait for open -> Admitted -> verdict (by the caller)
 //! ```
 //!
-//! How each node does, [`Health`](health::Health) knows, and a prober finds out: what is down is not dialled for anybody.
+//! How each node does, `health` knows, and a prober finds out: what is down is not dialled for anybody.
 //!
 //! Exactly the link's records are read, never an octet more: what follows belongs to client and real server. Neither
 //! half decides what a link is for or which node is whose home; who may connect to a listener at all, [`Gate`] knows. Nothing
@@ -69,7 +69,7 @@ pub struct DialSettings {
 pub struct HealthSettings {
     /// So many failures in a row; default 3.
     pub down_after: u32,
-    /// How often each node is probed while it is up; default 10 s; none: only when something has failed.
+    /// How often each node is probed while it is up; default 10 s; none: only while it is down.
     pub probe_every: Option<Duration>,
     /// Whether a node is down for logins when its probe login fails; default yes.
     pub probe_login_counts: bool,

@@ -309,7 +309,8 @@ fn a_link_is_cut_behind_every_octet() {
     let mut cluster = builder
         .link_tls(false)
         .through(7600)
-        .nodes("ready_links = 0")
+        // Most cuts are failures of the node, one after the other: it is to be dialled all the same.
+        .nodes("ready_links = 0\ndown_after = 1000")
         .delivery("kept_links = 0")
         .user(&user)
         .start();

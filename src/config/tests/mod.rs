@@ -851,7 +851,7 @@ fn nodes_are_checked() {
             "[nodes]",
             "[nodes]\ndown_after = 0\nprobe_every = '10ms'\nslow_start = 'off'\nprobe_login_counts = 'no'",
             &[
-                "nodes.down_after: bad value (got 0; expected a whole number from 1 to 100)",
+                "nodes.down_after: bad value (got 0; expected a whole number from 1 to 1000)",
                 "nodes.probe_every: bad value (got \"10ms\"; expected a time from 1s to 1h with its unit, as \"30s\", or \"off\")",
                 "nodes.probe_login_counts: bad value (got \"no\"; expected true or false)",
                 "nodes.slow_start: bad value (got \"off\"; expected a time from 0s to 1h with its unit, as \"30s\")",

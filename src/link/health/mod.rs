@@ -19,6 +19,7 @@
 //! It costs a login two loads of one flag, unless there is trouble. It dials nobody and spawns nothing. Two lines in the log
 //! for each outage: when it begins, when it ends.
 
+mod report;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +38,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+pub use self::report::{NodeHealth, NodeState, Outage};
 use super::{
     HealthSettings,
     error::{LinkError, Sign, Step},
@@ -60,45 +62,6 @@ const BACK_OFF_LAST: Duration = Duration::from_secs(10);
 
 /// Between a probe and the next one that somebody's trouble asks for.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
-
-/// What a node that is down does not serve.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Outage {
-    /// It is not reached, or not proven.
-    Everything,
-    /// Its real server does not serve the prober's account.
-    Logins,
-}
-
-/// Where a node is between up and down.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum NodeState {
-    /// It serves, as far as anybody knows.
-    Up,
-    /// It serves again, so many at one time.
-    Rising,
-    /// It is left alone.
-    Down,
-    /// It is down, and just being tried.
-    Trying,
-}
-
-/// How one node does.
-#[derive(Clone, Debug)]
-pub struct NodeHealth {
-    /// Which.
-    pub name: NodeName,
-    /// Where it is.
-    pub state: NodeState,
-    /// What it does not serve, if it is down.
-    pub outage: Option<Outage>,
-    /// Since when it has been up, or down.
-    pub since: Timestamp,
-    /// What failed last; of a node that is up, before it came back.
-    pub last_error: Option<String>,
-    /// How long its last probe took.
-    pub last_probe: Option<Duration>,
-}
 
 /// What a login or a delivery is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -170,32 +133,6 @@ enum Way {
     Free,
     Place(OwnedSemaphorePermit),
     Line(Arc<Semaphore>),
-}
-
-impl Outage {
-    /// The word for logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Everything => "everything",
-            Self::Logins => "logins",
-        }
-    }
-
-    fn concerns(self, errand: Errand) -> bool {
-        self == Self::Everything || errand == Errand::Login
-    }
-}
-
-impl NodeState {
-    /// The word for people.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Rising => "rising",
-            Self::Down => "down",
-            Self::Trying => "trying",
-        }
-    }
 }
 
 impl Health {
@@ -446,9 +383,16 @@ impl Health {
             // A quarter of it apart at most.
             now + every - part(every / 4, random)
         });
-        let soon = (!self.is_calm() && !matches!(state.phase, Phase::Rising { .. }))
-            .then(|| now + back_off(state.failed_probes, random));
-        state.probe_at = soon.or(regular);
+        let is_soon = match state.phase {
+            Phase::Down(_) => true,
+            Phase::Up => regular.is_some() && !self.is_calm(),
+            Phase::Rising { .. } => false,
+        };
+        state.probe_at = if is_soon {
+            Some(now + back_off(state.failed_probes, random))
+        } else {
+            regular
+        };
     }
 
     /// All is well.
@@ -582,9 +526,11 @@ impl State {
         self.began = Instant::now();
     }
 
-    /// The next probe is due then, if not before; a probe that is going on will tell.
+    /// The next probe is due then, if not before; a probe that is going on will tell. A node that is not to be probed is tried
+    /// while it is down.
     fn probe_by(&mut self, at: Instant) {
-        if !self.is_trying {
+        let is_down = matches!(self.phase, Phase::Down(_));
+        if !self.is_trying && (is_down || self.settings.probe_every.is_some()) {
             self.probe_at = Some(self.probe_at.map_or(at, |planned| planned.min(at)));
         }
     }

@@ -147,8 +147,8 @@ async fn a_node_that_is_not_probed_is_tried_all_the_same_while_it_is_down() {
         probe_every: None,
         ..HealthSettings::default()
     });
-    assert!(health.probe_at().is_none());
     for _ in 0..3 {
+        assert!(health.probe_at().is_none());
         fail(&health);
     }
     assert!(health.probe_at().is_some());
@@ -266,7 +266,7 @@ async fn whoever_is_done_makes_room_for_the_next_in_line() {
         tokio::task::yield_now().await;
         inside.pop();
     });
-    let _place = next.unwrap().unwrap();
+    assert!(next.unwrap().is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -370,11 +370,12 @@ impl Builder {
         self
     }
 
-    /// The front dials all nodes at this port of the cluster's address, where the test has somebody between.
+    /// The front dials all nodes at this port of the cluster's address, where the test has somebody between; and nobody else
+    /// dials there.
     pub(crate) fn through(self, port: u16) -> Self {
         Self {
             through: Some(port),
-            ..self
+            ..self.nodes("probe_every = \"off\"")
         }
     }
 
