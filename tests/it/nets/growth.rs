@@ -118,13 +118,26 @@ impl Growth {
 
     // --- sessions
 
+    /// A front that has found a node away a moment ago may say so once more.
     fn log_in(&self, entrance: &Balancer, name: &str) -> Session {
+        let mut session = None;
+        eventually(&format!("{name} is let in"), || {
+            session = self.try_log_in(entrance, name);
+            session.is_some()
+        });
+        session.unwrap()
+    }
+
+    /// Nothing if the login is refused for now.
+    fn try_log_in(&self, entrance: &Balancer, name: &str) -> Option<Session> {
         let (mut session, user) = (self.dial(entrance), self.user(name));
-        session
-            .client
-            .login(Method::Login, &user.name, &user.password)
-            .ok();
-        session
+        let login = |client: &mut Client| client.login(Method::Login, &user.name, &user.password);
+        let reply = login(&mut session.client);
+        if reply.status.starts_with("OK") {
+            return Some(session);
+        }
+        reply.no("UNAVAILABLE");
+        None
     }
 
     fn dial(&self, entrance: &Balancer) -> Session {
@@ -155,11 +168,7 @@ impl Growth {
         let mut session = self.log_in(entrance, name);
         self.set(&user, "employeeType", "maintenance");
         eventually("logins are refused for now", || {
-            let mut session = self.dial(entrance);
-            let reply = session
-                .client
-                .login(Method::Login, &user.name, &user.password);
-            reply.status.starts_with("NO [UNAVAILABLE]")
+            self.try_log_in(entrance, name).is_none()
         });
         self.mail();
         assert!(self.queue.iter().any(|(waiting, _)| waiting == name));
@@ -184,13 +193,7 @@ impl Growth {
         self.set(&user, "employeeType", "active");
         let mut people = self.people.iter_mut();
         people.find(|user| user.name == name).unwrap().node = to.to_owned();
-        eventually("it is let in again", || {
-            let mut session = self.dial(entrance);
-            let reply = session
-                .client
-                .login(Method::Login, &user.name, &user.password);
-            reply.status.starts_with("OK")
-        });
+        self.log_in(entrance, name);
         let from = format!(" account={name} ");
         let words = ["session ended", &from, " outcome=served "];
         eventually("its sessions are at the new node", || {
@@ -255,6 +258,8 @@ fn one_machine(grown: &mut Growth) -> Balancer {
     machine.write("/etc/pigeonair/accounts.toml", 0o640, Some(UID), &accounts);
     site.install_keys("node1", &["local"]);
     site.install_certificate("node1", "/etc/pigeonair", UID);
+    // The front makes sockets there, and the node binds its own before it gives up root's rights.
+    machine.run("chown pigeonair: /run/pigeonair");
     let program = site.program();
     let check = [&program, "check", "--config", "/etc/pigeonair/node.toml"];
     let said = String::from_utf8(site.machine("node1").ask(&check).stdout).unwrap();

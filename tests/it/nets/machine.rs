@@ -39,19 +39,21 @@ impl Machine {
     /// Makes one that has no network but loopback; its folders are below `dir`.
     pub(super) fn new(name: &str, address: Ipv4Addr, dir: &Path, logs: &Path) -> Self {
         let command = ["unshare", "--net", "--mount", "--uts", "sleep", "infinity"];
-        let holder = Process::start(name, logs, &command);
+        let mut holder = Process::start(name, logs, &command);
+        let ours = fs::read_link("/proc/self/ns/net").unwrap();
+        eventually("a machine is there", || {
+            assert!(holder.lives(), "no name spaces: {}", holder.log());
+            let id = holder.id();
+            let link = |name| fs::read_link(format!("/proc/{id}/{name}"));
+            link("ns/net").is_ok_and(|space| space != ours)
+                && link("exe").is_ok_and(|program| program.ends_with("sleep"))
+        });
         let machine = Self {
             name: name.to_owned(),
             address,
             holder,
             logs: logs.to_owned(),
         };
-        let ours = fs::read_link("/proc/self/ns/net").unwrap();
-        eventually("a machine is there", || {
-            let link = |name| fs::read_link(format!("/proc/{}/{name}", machine.id()));
-            link("ns/net").is_ok_and(|space| space != ours)
-                && link("exe").is_ok_and(|program| program.ends_with("sleep"))
-        });
         machine.run(&format!(
             "umask 022
             for folder in etc srv var; do
