@@ -13,13 +13,15 @@ PACKAGES += dnsmasq-base iproute2 keepalived nftables
 # What Cyrus needs.
 PACKAGES += libical3 libicu72 libjansson4 libpcre3 libpq5 libsasl2-modules \
 	libsasl2-modules-db libsqlite3-0 libwrap0 libxapian30 libxml2 sasl2-bin
-# What the long tests need besides: a Debian to install the package in, its systemd, and who judges packages.
-FULL_PACKAGES := debootstrap dpkg-dev lintian systemd-container
 # Real servers whose packages can't be installed beside Dovecot's: unpacked, by tests/unpack-packages.
 COURIER := courier-base courier-imap courier-pop
 CYRUS := cyrus-common cyrus-imapd cyrus-pop3d
 # Clients from the registry of npm, in the versions that the lock file names.
 NPM := tests/it/tools/npm
+# Who judges manual pages.
+PACKAGES += mandoc
+# What the long tests need besides: a Debian to install the package in, its systemd, and who judges packages.
+FULL_PACKAGES := debootstrap dpkg-dev lintian systemd-container
 # What `make bench-versus` runs beside PigeonAir, and what it needs itself.
 BENCH_PACKAGES := nginx libnginx-mod-mail haproxy perdition perdition-ldap slapd \
 	dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap openssl util-linux linux-perf

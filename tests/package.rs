@@ -294,6 +294,7 @@ fn scripts_run_and_the_versions_agree() {
     for unit in ["pigeonair-front.service", "pigeonair-node.service"] {
         let unit = read(&format!("config/systemd/{unit}"));
         assert!(unit.contains(&format!("\nExecStart=/{folder}pigeonair run ")));
+        assert!(!unit.contains("=/usr/local/"), "{unit}");
     }
 }
 
@@ -306,7 +307,7 @@ fn the_configuration_that_is_installed_is_sound() {
     let shipped = read("config/debian/pigeonair.toml");
     let words = [
         ("/etc/pigeonair/", format!("{at}/")),
-        ("/var/lib/pigeonair/mail", at.to_string()),
+        ("/var/lib/pigeonair-node/mail", at.to_string()),
         ("peers = [\"pigeonair\"]", format!("peers = [{user}]")),
     ];
     let text = words.iter().fold(shipped, |text, (from, to)| {

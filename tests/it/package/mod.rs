@@ -66,7 +66,7 @@ fn it_brings_what_it_says_and_its_configuration_is_sound() {
         (ACCOUNTS, &format!("0640 0:{gid}")),
         (KEY, &format!("0640 0:{gid}")),
         ("/etc/pigeonair/master.password", "0600 0:0"),
-        ("/var/lib/pigeonair/mail", "0711 0:0"),
+        ("/var/lib/pigeonair-node/mail", "0711 0:0"),
         ("/usr/share/man/man8/pigeonair-run.8.gz", "0644 0:0"),
         ("/usr/share/man/man5/pigeonair.toml.5.gz", "0644 0:0"),
     ] {

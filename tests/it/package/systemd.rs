@@ -4,11 +4,15 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::MetadataExt as _,
     time::Duration,
 };
 
 use super::{CONFIGURATION, install, is_full, machine::Machine};
-use crate::lab::{eventually, http_status, metric};
+use crate::{
+    lab::{eventually, http_status, metric},
+    smtp::lmtp,
+};
 
 const FRONT: &str = "pigeonair-front.service";
 const NODE: &str = "pigeonair-node.service";
@@ -16,6 +20,7 @@ const SOCKET: &str = "pigeonair-front.socket";
 const FRONT_ADMIN: &str = "127.0.0.1:9143";
 const NODE_ADMIN: &str = "127.0.0.1:9144";
 const IMAP: &str = "127.0.0.1:143";
+const LMTP: &str = "127.0.0.1:24";
 
 /// An IMAP server as far as these tests need one: it says which process it is.
 const SERVER: &str = r#"#!/bin/sh
@@ -156,6 +161,24 @@ fn a_stop_of_the_front_waits_for_its_sessions() {
     });
     assert_eq!(property(&machine, FRONT, "Result"), "success");
     assert_eq!(property(&machine, FRONT, "ExecMainStatus"), "0");
+}
+
+#[test]
+fn mail_is_stored_below_the_folder_that_the_package_made() {
+    if !is_full() {
+        return;
+    }
+    let machine = machine();
+    serve_by_exec(&machine);
+    let message = b"Subject: hi\r\n\r\nhere\r\n";
+    let heard = lmtp(LMTP.parse().unwrap()).deliver("", &["ann@example.org"], message);
+    heard[0].says("250 ");
+    let home = machine.path("/var/lib/pigeonair-node/mail/ann");
+    let inbox = fs::read_dir(home.join("Maildir/new")).unwrap();
+    let files: Vec<_> = inbox.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1);
+    let owner = fs::metadata(&files[0]).unwrap();
+    assert_eq!((owner.uid(), owner.gid()), (20001, 20001));
 }
 
 #[test]
