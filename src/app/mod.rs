@@ -307,14 +307,17 @@ impl Process {
     }
 
     /// Runs until a signal; then stops accepting, waits for sessions and closes those that are left. A second signal
-    /// cuts the wait short. Before that, another process may take over.
+    /// cuts the wait short. Before that, another process may take over; then only the first signal counts.
     async fn run(mut self, drain: Duration, succession: Succeeded) -> Result<(), AppError> {
         let limit = succession.settle(&self).await?;
         let tasks = self.tasks.clone();
-        tokio::select! {
-            () = self.signal() => {}
-            () = tasks.retired() => self.outlive(limit).await,
-        }
+        let is_replaced = tokio::select! {
+            () = self.signal() => false,
+            () = tasks.retired() => {
+                self.outlive(limit).await;
+                true
+            }
+        };
         self.tasks.stop();
         tracing::info!(
             tasks = self.tasks.len(),
@@ -324,7 +327,8 @@ impl Process {
         let tasks = self.tasks.clone();
         let cut = tokio::select! {
             cut = tasks.drain(drain) => cut,
-            () = self.signal() => tasks.drain(Duration::ZERO).await,
+            // A service manager tells a replaced process twice: with the main one, and when that has ended.
+            () = self.signal(), if !is_replaced => tasks.drain(Duration::ZERO).await,
         };
         tracing::info!(cut, "stopped");
         Ok(())
