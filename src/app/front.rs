@@ -58,7 +58,7 @@ impl Front {
         sockets: &mut Sockets<'_>,
     ) -> Result<Self, AppError> {
         let workers = workers::count();
-        let limit = connections(&config, workers);
+        let limit = connections(&config, workers, sockets.each());
         let proxy = config.proxy.as_ref();
         let max_memory = proxy.and_then(|settings| settings.defence.max_memory);
         let listeners = proxy.map_or(&[][..], |settings| &settings.listeners);
@@ -272,7 +272,8 @@ fn drain_timeout(
 }
 
 /// How many client connections there may be: what is configured, or what the descriptor limit allows.
-fn connections(config: &config::Front, workers: usize) -> usize {
+/// Of each worker's sockets there are so many descriptors, `each_listener`.
+fn connections(config: &config::Front, workers: usize, each_listener: usize) -> usize {
     let descriptors = net::raise_descriptor_limit();
     let Some(proxy) = &config.proxy else {
         return 0;
@@ -282,8 +283,7 @@ fn connections(config: &config::Front, workers: usize) -> usize {
         .as_ref()
         .map_or(0, |settings| settings.max_connections as u64);
     let ready = config.dial.ready.saturating_mul(config.nodes.nodes.len());
-    // A successor may be given a second descriptor of each listener's.
-    let listeners = proxy.listeners.len().saturating_mul(2);
+    let listeners = proxy.listeners.len().saturating_mul(each_listener);
     let each = (listeners.saturating_add(ready) as u64)
         .saturating_add(WORKER_DESCRIPTORS)
         .saturating_mul(workers as u64);
