@@ -6,7 +6,7 @@ CARGO ?= cargo
 # What the tests run against and with; the demo installs its own, smaller list.
 PACKAGES := slapd ldap-utils dovecot-imapd dovecot-pop3d dovecot-lmtpd dovecot-ldap postfix postfix-ldap \
 	btrfs-progs chromium-headless-shell courier-authlib courier-authlib-pipe curl fail2ban fetchmail getmail6 haproxy isync \
-	libcourier-unicode4 libgamin0 mandoc mutt neomutt offlineimap3 openssl procps prometheus python3 shellcheck strace \
+	libcourier-unicode4 libgamin0 mutt neomutt offlineimap3 openssl procps prometheus python3 shellcheck strace \
 	systemd util-linux
 # Machines in name spaces, and what is in front of them.
 PACKAGES += dnsmasq-base iproute2 keepalived nftables

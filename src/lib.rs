@@ -18,6 +18,7 @@
 //! | generation | what is built from one configuration; a *reload* puts the next one in its place, and sessions go on |
 //! | worker | a thread that serves sessions from accept to end, with an event loop of its own; one per core |
 //! | link | the connection from front to node, proven by a shared key on both sides |
+//! | successor | a process that takes a running one's place and its listening sockets; the one that is replaced *retires* |
 //! | context | what the front knows of user and client, sent when a link is opened |
 //! | verdict | the node's answer to it |
 //! | opening | what the real server says first on a session handed to it |

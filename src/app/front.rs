@@ -61,7 +61,7 @@ impl Front {
         sockets: &mut Sockets<'_>,
     ) -> Result<Self, AppError> {
         let workers = workers::count();
-        let limit = connections(&config, workers);
+        let limit = connections(&config, workers, sockets.each());
         let proxy = config.proxy.as_ref();
         let max_memory = proxy.and_then(|settings| settings.defence.max_memory);
         let listeners = proxy.map_or(&[][..], |settings| &settings.listeners);
@@ -340,15 +340,15 @@ fn mtas(config: &config::Front) -> usize {
 }
 
 /// How many client connections there may be: what is configured, or what the descriptor limit allows.
-fn connections(config: &config::Front, workers: usize) -> usize {
+/// Of each worker's sockets there are so many descriptors, `each_listener`.
+fn connections(config: &config::Front, workers: usize, each_listener: usize) -> usize {
     let descriptors = net::raise_descriptor_limit();
     let Some(proxy) = &config.proxy else {
         return 0;
     };
     let mtas = mtas(config) as u64;
     let ready = config.dial.ready.saturating_mul(config.nodes.nodes.len());
-    // A successor may be given a second descriptor of each listener's.
-    let listeners = proxy.listeners.len().saturating_mul(2);
+    let listeners = proxy.listeners.len().saturating_mul(each_listener);
     let each = (listeners.saturating_add(ready) as u64)
         .saturating_add(WORKER_DESCRIPTORS)
         .saturating_mul(workers as u64);

@@ -366,7 +366,7 @@ impl Process {
 
     /// Runs until a signal, and reloads when that is wanted. Then it is not ready any more, stops accepting a while later, waits for
     /// sessions and closes those that are left, one after the other. A second signal cuts all of it short. Before that, another
-    /// process may take over.
+    /// process may take over; then only the first signal counts.
     async fn run(
         mut self,
         mut reload: Reload,
@@ -403,14 +403,14 @@ impl Process {
             self.notifier.fall_silent();
             self.outlive(limit).await;
         }
-        let cut = self.leave(leave).await;
+        let cut = self.leave(leave, is_replaced).await;
         tracing::info!(cut, "stopped");
         drop(serving);
         Ok(())
     }
 
     /// Takes the process out of service; how many sessions were closed.
-    async fn leave(mut self, leave: Leave) -> usize {
+    async fn leave(mut self, leave: Leave, is_replaced: bool) -> usize {
         let Leave { pause, limit, over } = leave;
         self.notifier.stopping("telling balancers");
         self.tasks.leave();
@@ -432,7 +432,8 @@ impl Process {
         let tasks = self.tasks.clone();
         tokio::select! {
             cut = tasks.drain_over(limit, over) => cut,
-            () = self.signal() => tasks.drain(Duration::ZERO).await,
+            // A service manager tells a replaced process twice: with the main one, and when that has ended.
+            () = self.signal(), if !is_replaced => tasks.drain(Duration::ZERO).await,
         }
     }
 

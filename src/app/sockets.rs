@@ -56,6 +56,11 @@ impl<'a> Sockets<'a> {
         self.held = Some(Vec::new());
     }
 
+    /// How many descriptors of each socket there are.
+    pub(super) const fn each(&self) -> usize {
+        if self.held.is_some() { 2 } else { 1 }
+    }
+
     pub(super) fn tcp(
         &mut self,
         address: SocketAddr,

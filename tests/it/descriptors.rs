@@ -60,7 +60,7 @@ fn a_front_with_few_descriptors_serves_fewer_clients() {
         .node(NodeSpec::new("n1", Kind::ImapMaster))
         .user(&ann)
         .user(&bob)
-        .descriptors(300)
+        .descriptors(316)
         .start();
     let mut session = Client::logged_in(&cluster, Channel::Implicit, &ann);
     // Who does not log in makes room for the next.

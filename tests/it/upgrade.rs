@@ -235,6 +235,26 @@ fn a_replaced_front_ends_sooner_when_it_is_told_to() {
     ends(["1h", "1s"], true);
 }
 
+/// As a service manager does: with the main process, and once that has ended.
+#[test]
+fn a_replaced_front_may_be_told_twice() {
+    let users = people();
+    let mut cluster = with(Cluster::usual(), &users);
+    let mut session = Client::logged_in(&cluster, Channel::Plain, &users[0]);
+    let mut new = cluster.successor("front", &[]);
+    cluster.front().terminate();
+    eventually("the drain has begun", || {
+        cluster.front_log().contains("stopping")
+    });
+    cluster.front().terminate();
+    new.stop();
+    session.command("SELECT INBOX").ok();
+    session.command("LOGOUT").ok();
+    drop(session);
+    assert_eq!(cluster.front().exit_code(), Some(0));
+    assert_eq!(cluster.front_log().matches("stopped cut=0").count(), 2);
+}
+
 #[test]
 fn a_replaced_front_ends_when_its_time_has_passed() {
     ends(["1s", "0s"], false);

@@ -113,7 +113,8 @@ pub(super) fn take(
         return Err(TakeError::Unexpected);
     };
     let (mut sockets, mut lock) = (Vec::new(), None);
-    loop {
+    // One more than can be counted: whoever says more has nothing to give.
+    for _ in 0..=u16::MAX {
         match talk.next()? {
             Record::Socket => sockets.push(talk.descriptor()?),
             Record::Lock => lock = Some(talk.descriptor()?),
@@ -123,18 +124,18 @@ pub(super) fn take(
                 if missing > 0 {
                     return Err(TakeError::Incomplete { missing });
                 }
-                break;
+                let taken = Taken {
+                    stream: talk.stream,
+                    pid,
+                    version,
+                    lock,
+                };
+                return Ok((taken, sockets));
             }
             _ => return Err(TakeError::Unexpected),
         }
     }
-    let taken = Taken {
-        stream: talk.stream,
-        pid,
-        version,
-        lock,
-    };
-    Ok((taken, sockets))
+    Err(TakeError::Unexpected)
 }
 
 /// Process id and version of the process that listens at `path`.
