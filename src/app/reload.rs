@@ -63,6 +63,10 @@ pub(super) struct Reload {
 impl Reload {
     /// Of a process that has begun with a configuration.
     pub(super) fn new(source: Source, config: Config, metrics: Metrics) -> Result<Self, AppError> {
+        // Both are there from the start: a counter that begins at 1 does not look as if it had grown.
+        for result in ["ok", "failed"] {
+            metrics.reloads.with_label_values(&[result]);
+        }
         let (reloads, asked) = Reloads::new();
         let reload = Self {
             source,
