@@ -48,6 +48,8 @@ pub(super) struct Front {
     orders_file: Option<PathBuf>,
     /// Client connections at one time.
     limit: usize,
+    /// Descriptors of each of a worker's listeners.
+    each_listener: usize,
     /// Threads that serve clients, each with a socket of every address.
     workers: usize,
     memory: Memory,
@@ -61,7 +63,8 @@ impl Front {
         sockets: &mut Sockets<'_>,
     ) -> Result<Self, AppError> {
         let workers = workers::count();
-        let limit = connections(&config, workers, sockets.each());
+        let each_listener = sockets.each();
+        let limit = connections(&config, workers, each_listener);
         let proxy = config.proxy.as_ref();
         let max_memory = proxy.and_then(|settings| settings.defence.max_memory);
         let listeners = proxy.map_or(&[][..], |settings| &settings.listeners);
@@ -97,6 +100,7 @@ impl Front {
                 .transpose()?,
             orders_file: admin.orders_file,
             limit,
+            each_listener,
             workers,
             memory: Memory::new(max_memory),
             config,
@@ -172,6 +176,7 @@ impl Front {
             mtas,
             known,
             table,
+            each_listener: self.each_listener,
         };
         process.run(reload, serving, succession).await
     }
@@ -188,6 +193,8 @@ struct Serving {
     known: watch::Sender<admin::Requests>,
     /// What the status page shows.
     table: watch::Sender<Nodes>,
+    /// Descriptors of each of a worker's listeners.
+    each_listener: usize,
 }
 
 impl reload::Serving for Serving {
@@ -211,7 +218,10 @@ impl reload::Serving for Serving {
         places.set(mtas(config));
         if let (Some(clients), Some(parts)) = (&self.clients, &next.proxy) {
             memory.limit(parts.settings.defence.max_memory);
-            clients.change(parts, connections(config, clients.current.len()));
+            clients.change(
+                parts,
+                connections(config, clients.current.len(), self.each_listener),
+            );
         }
         if let (Some(mtas), Some(delivery)) = (&self.mtas, &next.delivery) {
             mtas.send_replace(delivery.clone());
@@ -339,8 +349,8 @@ fn mtas(config: &config::Front) -> usize {
     delivery.map_or(0, |settings| settings.max_connections)
 }
 
-/// How many client connections there may be: what is configured, or what the descriptor limit allows.
-/// Of each worker's sockets there are so many descriptors, `each_listener`.
+/// How many client connections there may be: what is configured, or what the descriptor limit allows where each of a worker's
+/// listeners has so many descriptors.
 fn connections(config: &config::Front, workers: usize, each_listener: usize) -> usize {
     let descriptors = net::raise_descriptor_limit();
     let Some(proxy) = &config.proxy else {
