@@ -1,7 +1,10 @@
 //! Another configuration while people are logged in: what is taken, what is refused, and that nobody who is there notices.
 
 use std::{
-    os::unix::net::UnixDatagram,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixDatagram},
+    },
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -612,6 +615,16 @@ fn a_service_manager_hears_how_it_goes() {
     let socket = UnixDatagram::bind(&path).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(&path, mode).unwrap();
+    manage(&mut cluster, socket, &path.display().to_string());
+    // As containers have it; out of reach from the sandbox but for what was connected before.
+    let name = format!("pigeonair-test-{}", path.display());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let socket = UnixDatagram::bind_addr(&address).unwrap();
+    manage(&mut cluster, socket, &format!("@{name}"));
+}
+
+/// Starts the front for a manager at this socket, reloads and ends it.
+fn manage(cluster: &mut Cluster, socket: UnixDatagram, name: &str) {
     socket
         .set_read_timeout(Some(Duration::from_millis(100)))
         .unwrap();
@@ -620,12 +633,12 @@ fn a_service_manager_hears_how_it_goes() {
         heard: Vec::new(),
     };
     cluster.restart_front_with(&[
-        format!("NOTIFY_SOCKET={}", path.display()),
+        format!("NOTIFY_SOCKET={name}"),
         "WATCHDOG_USEC=400000".to_owned(),
     ]);
     manager.hears("READY=1\nSTATUS=serving");
     manager.hears("WATCHDOG=1");
-    take(&cluster);
+    take(cluster);
     manager.hears("RELOADING=1\nMONOTONIC_USEC=");
     cluster.front().terminate();
     manager.hears("STOPPING=1");

@@ -873,7 +873,9 @@ impl Cluster {
     pub(crate) fn restart_front_with(&mut self, environment: &[String]) {
         let env = ["env".to_owned()];
         let all = env.into_iter().chain(environment.iter().cloned());
-        self.front_command.splice(0..0, all);
+        let mut words = self.front_command.iter();
+        let before = words.position(|word| word != "env" && !word.contains('='));
+        self.front_command.splice(..before.unwrap(), all);
         self.restart_front();
     }
 
