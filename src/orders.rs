@@ -10,6 +10,9 @@
 //! moved must not be used because a front was started anew. A change is written first (a temporary file, synced, renamed,
 //! the folder synced) and in force after that; one that cannot be written is refused and changes nothing.
 //!
+//! The file is the truth: it is read again before each change, and when the process before this one may have written it, or the
+//! one after it does.
+//!
 //! It ends no session and answers nobody: whoever lets somebody in asks here, after that one is [listed](crate::sessions), so that
 //! an order and a login at the same time cannot miss each other.
 //!
@@ -68,6 +71,9 @@ pub struct Order {
     pub since: i64,
     /// The user of this machine who asked for it.
     pub uid: u32,
+    /// Sessions that there were go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_sessions: bool,
     /// Tells it from one that is given again. Of this process.
     #[serde(skip)]
     number: u64,
@@ -214,16 +220,22 @@ impl Orders {
     /// # Errors
     ///
     /// When it cannot be written, or there are too many.
-    pub fn give(&self, subject: &Subject, uid: u32) -> Result<Given, OrdersError> {
+    pub fn give(
+        &self,
+        subject: &Subject,
+        uid: u32,
+        keeps_sessions: bool,
+    ) -> Result<Given, OrdersError> {
         let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
         *last = last.saturating_add(1);
         let number = *last;
-        let mut all = self.read().clone();
+        let mut all = self.latest()?;
         let before = all.get(subject);
         let is_new = before.is_none();
         let order = Order {
             since: before.map_or_else(|| Timestamp::now().as_second(), |before| before.since),
             uid,
+            keeps_sessions,
             number,
         };
         all.put(subject, order)?;
@@ -238,12 +250,40 @@ impl Orders {
     /// When that cannot be written.
     pub fn take_back(&self, subject: &Subject) -> Result<bool, OrdersError> {
         let _one = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all = self.read().clone();
+        let mut all = self.latest()?;
         let was_there = all.remove(subject);
         if was_there {
             self.replace(all)?;
         }
         Ok(was_there)
+    }
+
+    /// Reads the file again, if there is one: the orders that are in force since, and were not before.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read; then nothing has changed.
+    pub fn refresh(&self) -> Result<Vec<(Subject, Order)>, OrdersError> {
+        let _one = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.latest()?;
+        let before = std::mem::replace(
+            &mut *self.0.all.write().unwrap_or_else(PoisonError::into_inner),
+            all,
+        );
+        let mut new = self.list();
+        new.retain(|(subject, _)| before.get(subject).is_none());
+        Ok(new)
+    }
+
+    /// What the file holds now; orders that are known already are still the same ones.
+    fn latest(&self) -> Result<All, OrdersError> {
+        let known = self.read().clone();
+        let Some(path) = &self.0.file else {
+            return Ok(known);
+        };
+        let mut all = read(path)?;
+        all.recognise(&known);
+        Ok(all)
     }
 
     fn replace(&self, all: All) -> Result<(), OrdersError> {
@@ -295,6 +335,20 @@ impl All {
             Subject::Node(name) => self.drained.remove(name.as_str()),
         };
         removed.is_some()
+    }
+
+    fn recognise(&mut self, known: &Self) {
+        for (mine, theirs) in [
+            (&mut self.held, &known.held),
+            (&mut self.drained, &known.drained),
+        ] {
+            for (name, order) in mine {
+                order.number = theirs.get(name).map_or(0, |order| order.number);
+            }
+        }
+        if let (Some(order), Some(known)) = (&mut self.front, &known.front) {
+            order.number = known.number;
+        }
     }
 
     /// What of it nobody could have ordered.
@@ -391,9 +445,9 @@ mod tests {
         let orders = Orders::open(None).unwrap();
         assert!(!orders.are_kept());
         assert_eq!(check(&orders, "ann", "n1"), Ok(()));
-        assert!(orders.give(&account("ann"), 7).unwrap().is_new);
-        assert!(orders.give(&node("n2"), 7).unwrap().is_new);
-        assert!(orders.give(&Subject::Front, 7).unwrap().is_new);
+        assert!(orders.give(&account("ann"), 7, false).unwrap().is_new);
+        assert!(orders.give(&node("n2"), 7, false).unwrap().is_new);
+        assert!(orders.give(&Subject::Front, 7, false).unwrap().is_new);
         assert_eq!(check(&orders, "ann", "n1"), Err(Forbidden::Held));
         assert_eq!(check(&orders, "bob", "n2"), Err(Forbidden::NodeDrained));
         assert_eq!(check(&orders, "bob", "n1"), Ok(()));
@@ -413,10 +467,10 @@ mod tests {
     #[test]
     fn an_order_that_is_given_again_is_another_one_and_as_old_as_before() {
         let orders = Orders::open(None).unwrap();
-        let first = orders.give(&node("n1"), 0).unwrap();
+        let first = orders.give(&node("n1"), 0, false).unwrap();
         assert!(orders.is_in_force(&node("n1"), first));
         let since = orders.list()[0].1.since;
-        let second = orders.give(&node("n1"), 1).unwrap();
+        let second = orders.give(&node("n1"), 1, false).unwrap();
         assert!(!second.is_new);
         assert!(!orders.is_in_force(&node("n1"), first));
         assert!(orders.is_in_force(&node("n1"), second));
@@ -432,12 +486,14 @@ mod tests {
     fn there_are_so_many_and_no_more() {
         let orders = Orders::open(None).unwrap();
         for number in 0..MAX_ORDERS {
-            orders.give(&account(&format!("u{number}")), 0).unwrap();
+            orders
+                .give(&account(&format!("u{number}")), 0, false)
+                .unwrap();
         }
-        let more = orders.give(&account("one more"), 0);
+        let more = orders.give(&account("one more"), 0, false);
         assert!(matches!(more, Err(OrdersError::TooMany)));
-        assert!(!orders.give(&account("u7"), 0).unwrap().is_new);
-        assert!(orders.give(&node("n1"), 0).unwrap().is_new);
+        assert!(!orders.give(&account("u7"), 0, false).unwrap().is_new);
+        assert!(orders.give(&node("n1"), 0, false).unwrap().is_new);
     }
 
     #[test]
@@ -448,9 +504,9 @@ mod tests {
         fs::write(dir.path().join("orders.json.new"), "{").unwrap();
         let orders = Orders::open(Some(path.clone())).unwrap();
         assert!(orders.are_kept() && !path.exists());
-        orders.give(&node("n1"), 3).unwrap();
-        orders.give(&Subject::Front, 3).unwrap();
-        orders.give(&account("Zoë \"O'Neil\""), 3).unwrap();
+        orders.give(&node("n1"), 3, false).unwrap();
+        orders.give(&Subject::Front, 3, false).unwrap();
+        orders.give(&account("Zoë \"O'Neil\""), 3, false).unwrap();
         let again = Orders::open(Some(path.clone())).unwrap();
         assert_eq!(again.list().len(), 3);
         let named = |orders: &Orders| {
@@ -469,6 +525,7 @@ mod tests {
         let mut all = All::default();
         for number in 0..MAX_ORDERS {
             let order = Order {
+                keeps_sessions: false,
                 since: i64::MAX,
                 uid: u32::MAX,
                 number: 0,
@@ -509,12 +566,40 @@ mod tests {
         let folder = dir.path().join("folder");
         fs::create_dir(&folder).unwrap();
         let orders = Orders::open(Some(folder.join("orders.json"))).unwrap();
-        orders.give(&account("bob"), 0).unwrap();
+        orders.give(&account("bob"), 0, false).unwrap();
         fs::rename(&folder, dir.path().join("away")).unwrap();
-        let error = orders.give(&account("ann"), 0).unwrap_err();
+        let error = orders.give(&account("ann"), 0, false).unwrap_err();
         assert!(error.to_string().contains("nothing has changed"), "{error}");
         assert!(!orders.has(&account("ann")));
         assert!(orders.take_back(&account("bob")).is_err());
         assert!(orders.has(&account("bob")));
+    }
+
+    /// Of two processes one writes, and the other one learns of it.
+    #[test]
+    fn what_another_process_was_told_is_known_when_the_file_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Some(dir.path().join("orders.json"));
+        let [old, new] = [0, 1].map(|_| Orders::open(file.clone()).unwrap());
+        let given = old.give(&account("ann"), 7, true).unwrap();
+        assert_eq!(check(&new, "ann", "n1"), Ok(()));
+        let learned = new.refresh().unwrap();
+        assert_eq!(learned.len(), 1);
+        assert_eq!(learned[0].0, account("ann"));
+        assert!(learned[0].1.keeps_sessions);
+        assert_eq!(check(&new, "ann", "n1"), Err(Forbidden::Held));
+        // Before it adds to them, too.
+        old.give(&node("n2"), 7, false).unwrap();
+        new.give(&node("n3"), 7, false).unwrap();
+        assert_eq!(old.refresh().unwrap().len(), 1);
+        for node in [node("n2"), node("n3")] {
+            assert!(old.has(&node) && new.has(&node));
+        }
+        assert!(old.is_in_force(&account("ann"), given));
+        assert!(new.take_back(&account("ann")).unwrap());
+        assert!(old.refresh().unwrap().is_empty());
+        assert!(!old.is_in_force(&account("ann"), given));
+        fs::write(dir.path().join("orders.json"), "?").unwrap();
+        assert!(old.refresh().is_err() && old.has(&node("n3")));
     }
 }

@@ -139,6 +139,7 @@ impl Tasks {
     #[must_use]
     pub fn part(&self) -> Part {
         Part(Arc::new(Whole(Self {
+            retire: self.retire.child_token(),
             stop: self.stop.child_token(),
             end: self.end.child_token(),
             ..self.clone()
@@ -166,6 +167,11 @@ impl Tasks {
     /// Ends when nothing more may be accepted: when [`retire`](Self::retire) or [`stop`](Self::stop) has been called.
     pub async fn retired(&self) {
         self.retire.cancelled().await;
+    }
+
+    /// Whether [`retire`](Self::retire) has been called before [`stop`](Self::stop).
+    pub fn is_replaced(&self) -> bool {
+        self.replace.is_cancelled()
     }
 
     /// Ends when [`retire`](Self::retire) has been called before [`stop`](Self::stop).
@@ -264,7 +270,7 @@ impl Part {
 
 impl Drop for Whole {
     fn drop(&mut self) {
-        self.0.stop.cancel();
+        self.0.stop();
         self.0.end.cancel();
     }
 }
@@ -365,7 +371,8 @@ mod tests {
         stopped.stopped().await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(Arc::strong_count(&alive), 2);
-        assert!(!tasks.is_stopping());
+        // The process goes on accepting.
+        assert!(!tasks.is_stopping() && !tasks.retire.is_cancelled());
         // And with the whole.
         let part = tasks.part();
         tasks.stop();

@@ -149,7 +149,7 @@ impl Requests {
             known.map_err(|error| nobody(&hold.user, &error))?
         };
         let subject = Subject::Account(account.clone());
-        let given = self.give(&subject, &caller).await?;
+        let given = self.give(&subject, hold.keep_sessions, &caller).await?;
         let seats = if hold.keep_sessions {
             Vec::new()
         } else {
@@ -212,7 +212,8 @@ impl Requests {
             Some(node) => (Subject::Node(node.clone()), Ending::NodeDrained),
             None => (Subject::Front, Ending::FrontDrained),
         };
-        let given = self.give(&subject, &caller).await?;
+        let keeps_sessions = node.is_none() && within.is_none();
+        let given = self.give(&subject, keeps_sessions, &caller).await?;
         let seats = match within {
             None => Vec::new(),
             Some(_) => self.sessions.all(&Filter {
@@ -297,10 +298,16 @@ impl Requests {
         Ok(count)
     }
 
-    async fn give(&self, subject: &Subject, caller: &Caller) -> Result<Given, Refusal> {
+    async fn give(
+        &self,
+        subject: &Subject,
+        keeps_sessions: bool,
+        caller: &Caller,
+    ) -> Result<Given, Refusal> {
         let (orders, subject) = (self.orders.clone(), subject.clone());
         let uid = caller.uid().unwrap_or_default();
-        let given = tokio::task::spawn_blocking(move || orders.give(&subject, uid)).await;
+        let given = move || orders.give(&subject, uid, keeps_sessions);
+        let given = tokio::task::spawn_blocking(given).await;
         settled(given)
     }
 

@@ -3,7 +3,7 @@
 //! HTTP by hand, since there is one server to understand and that is ours: it closes the connection after its answer,
 //! which is never sent in chunks. (The HTTP library's own client needs an event loop, which a command has not.)
 //!
-//! Limits: 10 seconds of silence, since the front may have to ask the directory, 15 for a reload; 1 MiB of answer, which is more
+//! Limits: 30 seconds of silence, since the front may have to ask the directory, 65 for a reload; 1 MiB of answer, which is more
 //! than a page of sessions. On failure an [`AskError`], which says in one line what to look at.
 
 use std::{
@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{names::Login, proto::lmtp::Address};
 
-const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(30);
 /// The server cuts it off before.
-const RELOAD_SILENCE: Duration = Duration::from_secs(15);
+const RELOAD_SILENCE: Duration = Duration::from_secs(65);
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
 /// Why the process did not answer.
@@ -138,6 +138,14 @@ impl Peer<'_> {
             path: self.socket.to_owned(),
             source,
         })?;
+        if answer.is_empty() {
+            let words = "it broke off without an answer; its log may say more";
+            return Err(AskError::Failed {
+                process: self.process,
+                path: self.socket.to_owned(),
+                source: io::Error::new(io::ErrorKind::UnexpectedEof, words),
+            });
+        }
         let read = read(&answer).map(|(status, text)| (status, text.to_owned()));
         read.ok_or_else(|| self.stranger())
     }

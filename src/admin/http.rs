@@ -1,7 +1,7 @@
 //! HTTP for a few peers on this machine, over TCP or a Unix socket.
 //!
 //! Limits: on each listener 32 connections at one time (more are closed unanswered), one request on each, 10 seconds
-//! for all of it, 8 KiB of header, 8 KiB of body. RFC 9110, RFC 9112.
+//! for all of it (60 on a Unix socket), 8 KiB of header, 8 KiB of body. RFC 9110, RFC 9112.
 //!
 //! A connection that fails ends alone, unlogged; when accepting fails (no file descriptors left), the next try waits
 //! a moment.
@@ -31,6 +31,8 @@ pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
 pub(super) const MAX_CONNECTIONS: usize = 32;
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of a command, which may have to wait for files or the directory.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The least that the HTTP library allows.
 const MAX_HEADER_BYTES: usize = 8192;
@@ -87,6 +89,10 @@ where
     F: Future<Output = Response> + Send + 'static,
 {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let limit = match listener {
+        Listener::Tcp(_) => CONNECTION_TIMEOUT,
+        Listener::Unix(_) => COMMAND_TIMEOUT,
+    };
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
             sleep(ACCEPT_PAUSE).await;
@@ -99,7 +105,7 @@ where
         tasks.background("admin connection", async move {
             let answered = connection(stream, move |request| answer(request, peer));
             // Whoever is that slow is not a monitor.
-            let _ = timeout(CONNECTION_TIMEOUT, answered).await;
+            let _ = timeout(limit, answered).await;
             drop(permit);
         });
     }

@@ -3,9 +3,9 @@
 //! The two roles share directory, nodes and links. What may need a right that only root has is done in [`Front::bind`],
 //! while the process has one thread; serving needs none, nor does what it reads, the certificate first of all. Clients are served by workers, MTAs by the common runtime. On failure: an [`AppError`], and nothing is served.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 
 use super::{
     ADMIN_SOCKET_MODE, Administrators, AppError, NO_FRONT, Process, Sandbox, Socket, Sockets,
@@ -24,11 +24,18 @@ use crate::{
     net::{self, Places},
     nodes::Nodes,
     orders::{self, Orders, Subject},
+    outcome::chain,
     proxy::{self, Proxy},
-    sessions::Sessions,
+    sessions::{Ending, Filter, Sessions},
     tasks::Tasks,
 };
 
+/// How long a drained node's sessions at a replaced process have to end: the command's own default.
+const DRAIN_NODE_WITHIN: Duration = Duration::from_secs(60);
+/// The same of a drained front, which says no time in the file.
+const DRAIN_FRONT_WITHIN: Duration = Duration::from_secs(600);
+/// How often a replaced process looks for orders.
+const ORDERS_PAUSE: Duration = Duration::from_secs(2);
 /// Descriptors that are not connections: directory, pipes, monitors, logs.
 const SPARE_DESCRIPTORS: u64 = 256;
 /// Descriptors of a worker's own, besides its listeners and the links that it keeps ready.
@@ -167,6 +174,7 @@ impl Front {
         process.answer(self.monitors, administrators, about, move || {
             trouble(directory.borrow().directory.clone(), orders.clone())
         })?;
+        tasks.background("orders after an upgrade", obey_successor(lasting.clone()));
         process.show_pulse(clients.as_ref().map(|clients| &clients.workers));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "front is up");
         let serving = Serving {
@@ -198,6 +206,17 @@ struct Serving {
 }
 
 impl reload::Serving for Serving {
+    fn is_alone(&mut self) {
+        // What the process before this one was told while this one started.
+        if let Err(error) = self.lasting.orders.refresh() {
+            let reason = chain(&error);
+            tracing::error!(
+                reason,
+                "orders that were given during the upgrade are not known"
+            );
+        }
+    }
+
     fn take(&mut self, before: &Config, after: &Config) -> Result<(), AppError> {
         let Some(config) = &after.front else {
             return Err(AppError::Role(NO_FRONT));
@@ -305,6 +324,56 @@ impl Clients {
 fn show_limit(parts: &proxy::Parts, limit: usize) {
     let shown = i64::try_from(limit).unwrap_or(i64::MAX);
     parts.metrics.connections_limit.set(shown);
+}
+
+/// Once another process serves in this one's place, ends the sessions that orders say it must not have: commands reach the
+/// other one, and what it keeps in the file.
+async fn obey_successor(lasting: Lasting) {
+    let Lasting {
+        orders,
+        sessions,
+        tasks,
+        ..
+    } = lasting;
+    tasks.replaced().await;
+    while orders.are_kept() {
+        let read = orders.clone();
+        let new = tokio::task::spawn_blocking(move || read.refresh()).await;
+        for (subject, order) in new.ok().and_then(Result::ok).into_iter().flatten() {
+            let (filter, why, within) = match &subject {
+                _ if order.keeps_sessions => continue,
+                Subject::Account(name) => {
+                    let account = Some(name.clone());
+                    let filter = Filter {
+                        account,
+                        ..Filter::default()
+                    };
+                    (filter, Ending::Held, Duration::ZERO)
+                }
+                Subject::Node(name) => {
+                    let node = Some(name.clone());
+                    let filter = Filter {
+                        node,
+                        ..Filter::default()
+                    };
+                    (filter, Ending::NodeDrained, DRAIN_NODE_WITHIN)
+                }
+                Subject::Front => (Filter::default(), Ending::FrontDrained, DRAIN_FRONT_WITHIN),
+            };
+            let seats = sessions.all(&filter);
+            tracing::info!(
+                sessions = seats.len(),
+                why = why.as_str(),
+                "ending sessions of a replaced process by order"
+            );
+            let (orders, wanted) = (orders.clone(), subject.clone());
+            let is_wanted = move || orders.has(&wanted);
+            if let Err(error) = sessions.end(seats, why, within, is_wanted) {
+                tracing::error!(%error, "sessions of a replaced process go on");
+            }
+        }
+        sleep(ORDERS_PAUSE).await;
+    }
 }
 
 /// Starts the delivery role.

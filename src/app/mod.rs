@@ -176,7 +176,7 @@ pub fn run_front(config: Config, path: &Path, start: Start) -> Result<(), AppErr
         reads.push(source.path.clone());
         front.sandbox(reads).enter()?;
     }
-    runtime()?.block_on(front.serve(notifier, source, config, succession))
+    run(front.serve(notifier, source, config, succession))
 }
 
 /// Runs the node until a signal ends it, or until another has taken its place and its sessions are over; `path` is the file that
@@ -196,7 +196,7 @@ pub fn run_node(config: Config, path: &Path, start: Start) -> Result<(), AppErro
     let node = Node::bind(node, config.admin.clone(), &mut sockets)?;
     let succession = succession.bound(sockets)?;
     rights.keep(user)?;
-    runtime()?.block_on(node.serve(notifier, source, config, succession))
+    run(node.serve(notifier, source, config, succession))
 }
 
 /// Becomes the user that a front would be, so that its files are read as it would read them.
@@ -253,6 +253,14 @@ pub fn explain(
         };
         Ok([by_login, by_address])
     })
+}
+
+/// Runs a process to its end, which waits for no file that hangs.
+fn run(serve: impl Future<Output = Result<(), AppError>>) -> Result<(), AppError> {
+    let runtime = runtime()?;
+    let done = runtime.block_on(serve);
+    runtime.shutdown_background();
+    done
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, AppError> {
@@ -374,18 +382,20 @@ impl Process {
         succession: Succeeded,
     ) -> Result<(), AppError> {
         let limit = succession.settle(&self).await?;
+        serving.is_alone();
         self.notifier.ready("serving");
         let tasks = self.tasks.clone();
-        let is_replaced = loop {
+        let is_told = loop {
             let asked = tokio::select! {
-                () = self.signal() => break false,
-                () = tasks.retired() => break true,
+                () = self.signal() => break true,
+                () = tasks.retired() => break false,
                 asked = reload.wanted() => asked,
             };
             self.notifier.reloading();
             let is_taken = tokio::select! {
                 // Reading may hang where files are far away.
-                () = self.signal() => break false,
+                () = self.signal() => break true,
+                () = tasks.retired() => break false,
                 is_taken = reload.run(&mut serving, asked) => is_taken,
             };
             self.notifier.ready(if is_taken {
@@ -394,6 +404,7 @@ impl Process {
                 "serving by an older configuration, since the last one has problems"
             });
         };
+        let is_replaced = tasks.is_replaced();
         let mut leave = reload.config().leave();
         // Whoever asks for a reload from now on hears that it is too late.
         drop(reload);
@@ -401,7 +412,9 @@ impl Process {
             // Nobody is sent here any more, and the service manager listens to the other one.
             leave.pause = Duration::ZERO;
             self.notifier.fall_silent();
-            self.outlive(limit).await;
+            if !is_told {
+                self.outlive(limit).await;
+            }
         }
         let cut = self.leave(leave, is_replaced).await;
         tracing::info!(cut, "stopped");

@@ -29,6 +29,9 @@ use crate::{
 pub(super) trait Serving {
     /// Builds what `after` asks for, then serves by it whoever comes from now on. On failure all is as before.
     fn take(&mut self, before: &Config, after: &Config) -> Result<(), AppError>;
+
+    /// No other process serves in this place any more.
+    fn is_alone(&mut self) {}
 }
 
 /// Where a process's configuration comes from.

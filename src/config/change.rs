@@ -176,6 +176,8 @@ pub fn check_change(
         Role::Front => {
             settled.must(one.front_user == two.front_user, "process.front_user", role);
             settled.must(one.sandbox == two.sandbox, "process.sandbox", role);
+            let is_same = admin.orders_file == admin_after.orders_file;
+            settled.must(is_same, "admin.orders_file", role);
             settled.must(admin.front == admin_after.front, "admin.front", role);
             let is_same = admin.front_socket == admin_after.front_socket;
             settled.must(is_same, "admin.front_socket", role);
@@ -193,6 +195,14 @@ pub fn check_change(
     if let (Some(before), Some(after)) = (&before.node, &after.node) {
         node(before, after, &mut settled);
     }
+    let key = match role {
+        Role::Front => "process.front_upgrade_socket",
+        Role::Node => "process.node_upgrade_socket",
+    };
+    let is_same = one.upgrade_socket(role) == two.upgrade_socket(role);
+    settled.must(is_same, key, role);
+    let is_same = one.upgrade_drain_timeout == two.upgrade_drain_timeout;
+    settled.must(is_same, "process.upgrade_drain_timeout", role);
     let problems = settled.0;
     if problems.is_empty() {
         return Ok(());

@@ -100,10 +100,10 @@ impl Prober {
                     continue;
                 }
             }
-            dial.health.trying();
+            let attempt = dial.health.trying();
             let began = Instant::now();
             let result = Box::pin(self.probe()).await;
-            dial.health.probed(&result, began.elapsed());
+            attempt.ended(&result, began.elapsed());
             self.count(&result);
         }
     }
@@ -114,6 +114,7 @@ impl Prober {
             Ok(()) => "ok",
             Err(ProbeError::Link(error)) => error.as_str(),
             Err(ProbeError::Login(_)) => "login",
+            Err(ProbeError::Undecided) => "directory",
         };
         let probes = &self.dial.metrics.node_probes;
         probes.with_label_values(&[node.as_str(), word]).inc();
@@ -125,7 +126,7 @@ impl Prober {
     async fn probe(&mut self) -> Result<(), ProbeError> {
         let proven = self.dial.prove_ahead(None).await;
         let (stream, ready) = proven.map_err(ProbeError::Link)?;
-        let Some(context) = self.context().await else {
+        let Some(context) = self.context().await? else {
             return Ok(());
         };
         self.log_in(stream, ready, &context)
@@ -134,24 +135,26 @@ impl Prober {
     }
 
     /// The context of a session for the node's account, if it has one that can be used.
-    async fn context(&mut self) -> Option<Context> {
-        let login = self.dial.node.probe_login.clone()?;
-        let accounts = self.accounts.get()?.clone();
+    async fn context(&mut self) -> Result<Option<Context>, ProbeError> {
+        let login = self.dial.node.probe_login.clone();
+        let (Some(login), Some(accounts)) = (login, self.accounts.get().cloned()) else {
+            return Ok(None);
+        };
         let reason = match accounts.directory.find(&login).await {
             Ok(account) => match accounts.nodes.home(&account) {
                 Ok(home) if home.name == self.dial.node.name => {
                     self.has_warned = false;
-                    return context_of(&account);
+                    return context_of(&account).map(Some).ok_or(ProbeError::Undecided);
                 }
                 Ok(home) => format!("its home is {}", home.name),
                 Err(error) => error.to_string(),
             },
             // That is known elsewhere, and passes.
-            Err(LookupError::Unavailable(_)) => return None,
+            Err(LookupError::Unavailable(_)) => return Err(ProbeError::Undecided),
             Err(error) => chain(&error),
         };
         self.warn(&login, &reason);
-        None
+        Ok(None)
     }
 
     fn warn(&mut self, login: &Login, reason: &str) {
@@ -185,11 +188,12 @@ impl Prober {
 /// Lets in more and more after each outage.
 async fn raise(dial: &Dial) {
     loop {
-        dial.health.risen().await;
+        // First of all one that has begun under another prober.
         while let Some(step) = dial.health.step() {
             sleep(step).await;
             dial.health.widen();
         }
+        dial.health.risen().await;
     }
 }
 

@@ -75,7 +75,7 @@ pub struct Metrics {
     pub node_connects: IntCounterVec,
     /// `node_up{node}`: whether links are opened to a node.
     pub node_up: IntGaugeVec,
-    /// `node_probes_total{node,result}`: what the prober found; result `ok`, `login` or why there was no link.
+    /// `node_probes_total{node,result}`: what the prober found; result `ok`, `login`, `directory` or why there was no link.
     pub node_probes: IntCounterVec,
     /// `node_open_seconds{node}`: from asking for a link until the node has accepted a session on it.
     pub node_open_seconds: HistogramVec,

@@ -36,6 +36,7 @@
 //! | `seeing` | metrics by Prometheus' own checker; the status page in a browser |
 //! | `sessions` | after login it is bytes: large messages, IDLE, early commands, half-closed connections |
 //! | `single` | one machine without LDAP |
+//! | `soak` | everything that administrators do and that fails, at random under load, for a while |
 //! | `stopping` | SIGTERM: what goes on, what is told, what is cut |
 //! | `talk` | what a client must not do before it has logged in |
 //! | `tls` | certificates that are replaced, tickets that outlive a front, clients with certificates of their own |
@@ -85,6 +86,7 @@ mod seeing;
 mod sessions;
 mod single;
 mod smtp;
+mod soak;
 mod stopping;
 mod talk;
 mod tls;

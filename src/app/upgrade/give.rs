@@ -136,14 +136,12 @@ impl Giver {
             // Not one that could be told.
             return;
         };
-        let refusal = self.refusal(version, role, wants);
-        let turn = self.turn.try_acquire();
-        match (refusal, wants, turn) {
-            (Some(why), ..) => refuse(talk, why).await,
-            (None, Wants::Sockets, Ok(_turn)) => self.hand_over(talk, uid, pid).await,
-            (None, Wants::Sockets, Err(_)) => {
-                refuse(talk, "another process is taking over".to_owned()).await;
-            }
+        match (self.refusal(version, role, wants), wants) {
+            (Some(why), _) => refuse(talk, why).await,
+            (None, Wants::Sockets) => match self.turn.try_acquire() {
+                Ok(_turn) => self.hand_over(talk, uid, pid).await,
+                Err(_) => refuse(talk, "another process is taking over".to_owned()).await,
+            },
             _ => {
                 let _ = timeout(WORD_TIMEOUT, talk.say(&identity(), None)).await;
             }

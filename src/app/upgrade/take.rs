@@ -289,7 +289,8 @@ impl Taken {
         self.stream.set_nonblocking(true).map_err(broken)?;
         let mut stream = tokio::net::UnixStream::from_std(self.stream).map_err(broken)?;
         let ready = Record::Ready.encode();
-        stream.write_all(&ready).await.map_err(broken)?;
+        // Whoever does not listen any more may have said why.
+        let said = stream.write_all(&ready).await;
         let mut records = Records::default();
         let mut octets = Vec::with_capacity(READ_OCTETS);
         loop {
@@ -301,7 +302,8 @@ impl Taken {
             }
             octets.clear();
             if stream.read_buf(&mut octets).await.map_err(broken)? == 0 {
-                return Err(broken(io::ErrorKind::UnexpectedEof.into()));
+                let end = said.err().unwrap_or(io::ErrorKind::UnexpectedEof.into());
+                return Err(broken(end));
             }
             records.feed(&octets);
         }

@@ -332,6 +332,10 @@ impl Live {
             let part = getrandom::u32().unwrap_or_default();
             sleep(within.mul_f64(f64::from(part) / f64::from(u32::MAX))).await;
             let mut all = live.table.lock();
+            // Another directory judges by its own.
+            if !all.is_of(&live.bases) {
+                return;
+            }
             // None where all sessions have ended meanwhile.
             let pending = all
                 .seats

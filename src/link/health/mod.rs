@@ -25,7 +25,7 @@ mod tests;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -79,6 +79,36 @@ pub(super) enum ProbeError {
     /// The session behind it.
     #[error("probe login: {0}")]
     Login(String),
+    /// Who would have logged in is not known just now.
+    #[error("no probe login: the directory does not say who that is")]
+    Undecided,
+}
+
+/// A probe that is going on. If it is dropped before it has ended, another is due.
+#[derive(Debug)]
+pub(super) struct Attempt<'h> {
+    health: &'h Health,
+    has_ended: bool,
+}
+
+impl Attempt<'_> {
+    /// Notes how it ended.
+    pub(super) fn ended(mut self, result: &Result<(), ProbeError>, took: Duration) {
+        self.has_ended = true;
+        self.health.probed(result, took);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let mut state = self.health.lock();
+            state.is_trying = false;
+            state.probe_at = Some(Instant::now());
+            drop(state);
+            self.health.probe_moved.notify_one();
+        }
+    }
 }
 
 /// One node's.
@@ -86,7 +116,8 @@ pub(super) enum ProbeError {
 pub(super) struct Health {
     node: NodeName,
     metrics: Metrics,
-    gauge: IntGauge,
+    /// Once it is seen.
+    gauge: OnceLock<IntGauge>,
     /// Up, and nothing has failed since it last succeeded.
     is_calm: AtomicBool,
     state: Mutex<State>,
@@ -138,7 +169,6 @@ enum Way {
 impl Health {
     /// Of a node that is up until it is found not to be. The first probes of a table are spread.
     pub(super) fn new(node: &NodeName, settings: HealthSettings, metrics: &Metrics) -> Self {
-        let gauge = metrics.node_up.with_label_values(&[node.as_str()]);
         let now = Instant::now();
         let first = settings
             .probe_every
@@ -146,7 +176,7 @@ impl Health {
         Self {
             node: node.clone(),
             metrics: metrics.clone(),
-            gauge,
+            gauge: OnceLock::new(),
             is_calm: AtomicBool::new(true),
             state: Mutex::new(State {
                 settings,
@@ -171,8 +201,10 @@ impl Health {
     /// Is seen from now on, and goes by these settings.
     pub(super) fn adopt(&self, settings: HealthSettings) {
         let mut state = self.lock();
-        let is_down = matches!(state.phase, Phase::Down(_));
-        self.gauge.set(i64::from(!is_down));
+        let gauges = &self.metrics.node_up;
+        self.gauge
+            .get_or_init(|| gauges.with_label_values(&[self.node.as_str()]));
+        self.show(!matches!(state.phase, Phase::Down(_)));
         state.settings = settings;
         let probe_at = settings.probe_every.map(|every| Instant::now() + every);
         state.probe_at = match (state.probe_at, probe_at) {
@@ -181,6 +213,12 @@ impl Health {
         };
         drop(state);
         self.probe_moved.notify_one();
+    }
+
+    fn show(&self, is_up: bool) {
+        if let Some(gauge) = self.gauge.get() {
+            gauge.set(i64::from(is_up));
+        }
     }
 
     /// Is not to be seen any more: the node is gone from the table, or another one.
@@ -348,14 +386,19 @@ impl Health {
     }
 
     /// A probe begins.
-    pub(super) fn trying(&self) {
+    pub(super) fn trying(&self) -> Attempt<'_> {
         let mut state = self.lock();
         state.is_trying = true;
         state.probe_at = None;
+        drop(state);
+        Attempt {
+            health: self,
+            has_ended: false,
+        }
     }
 
     /// Notes how it ended, and when the next one is due.
-    pub(super) fn probed(&self, result: &Result<(), ProbeError>, took: Duration) {
+    fn probed(&self, result: &Result<(), ProbeError>, took: Duration) {
         let random = random();
         let mut state = self.lock();
         let now = Instant::now();
@@ -378,6 +421,15 @@ impl Health {
                 self.count(&mut state, Outage::Logins, error.to_string());
             }
             Err(ProbeError::Login(_)) => self.answered(&mut state),
+            // The link is well, and nothing is known of logins.
+            Err(ProbeError::Undecided) => {
+                let [_, logins] = state.failures;
+                if !matches!(state.phase, Phase::Down(Outage::Logins)) {
+                    self.answered(&mut state);
+                }
+                state.failures = [0, logins];
+                self.settle(&state);
+            }
         }
         let regular = state.settings.probe_every.map(|every| {
             // A quarter of it apart at most.
@@ -414,7 +466,7 @@ impl Health {
             Phase::Up
         };
         state.turned();
-        self.gauge.set(1);
+        self.show(true);
         self.settle(state);
         if has_slow_start {
             self.risen.notify_one();
@@ -457,7 +509,7 @@ impl Health {
                 state.turned();
             }
             state.phase = Phase::Down(outage);
-            self.gauge.set(0);
+            self.show(false);
         }
         state.last_error = Some(reason);
         self.settle(state);

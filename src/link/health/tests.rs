@@ -67,6 +67,45 @@ fn until_probe(health: &Health) -> Duration {
     health.probe_at().unwrap() - Instant::now()
 }
 
+/// As when another configuration is taken while a probe is going on, or a slow start.
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_broken_off_is_made_again() {
+    let settings = HealthSettings {
+        probe_every: None,
+        ..HealthSettings::default()
+    };
+    let health = health_with(settings);
+    (0..3).for_each(|_| fail(&health));
+    let attempt = health.trying();
+    assert_eq!(health.report().state, NodeState::Trying);
+    assert_eq!(health.probe_at(), None);
+    drop(attempt);
+    assert_eq!(health.report().state, NodeState::Down);
+    assert_eq!(health.probe_at(), Some(Instant::now()));
+}
+
+/// It cannot say that the real server serves again.
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_is_away_brings_no_logins_back() {
+    let health = health();
+    let login = || Err(ProbeError::Login("dead".to_owned()));
+    for _ in 0..3 {
+        health.trying().ended(&login(), PATIENCE);
+    }
+    let is_down = |errand| health.refusal(errand).is_some();
+    assert!(is_down(Errand::Login) && !is_down(Errand::Mail));
+    let undecided = Err(ProbeError::Undecided);
+    health.trying().ended(&undecided, PATIENCE);
+    assert!(is_down(Errand::Login));
+    health.trying().ended(&Ok(()), PATIENCE);
+    assert!(!is_down(Errand::Login));
+    // That the link is well again it does say.
+    (0..3).for_each(|_| fail(&health));
+    assert!(is_down(Errand::Mail));
+    health.trying().ended(&undecided, PATIENCE);
+    assert!(!is_down(Errand::Mail));
+}
+
 #[tokio::test(start_paused = true)]
 async fn three_failures_in_a_row_and_nothing_less_end_it() {
     let health = health();
@@ -80,10 +119,10 @@ async fn three_failures_in_a_row_and_nothing_less_end_it() {
         assert!(health.is_calm());
     }
     for _ in 0..3 {
-        assert_eq!(health.gauge.get(), 1);
+        assert_eq!(health.gauge.get().unwrap().get(), 1);
         fail(&health);
     }
-    assert_eq!(health.gauge.get(), 0);
+    assert_eq!(health.gauge.get().unwrap().get(), 0);
     let report = health.report();
     assert_eq!(
         (report.state, report.outage),
@@ -113,7 +152,7 @@ async fn while_it_is_down_the_prober_alone_decides() {
     let report = health.report();
     assert_eq!((report.state, report.outage), (NodeState::Rising, None));
     assert_eq!(report.last_probe, Some(Duration::from_millis(7)));
-    assert_eq!(health.gauge.get(), 1);
+    assert_eq!(health.gauge.get().unwrap().get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -283,7 +322,7 @@ async fn an_outage_in_the_middle_of_a_slow_start_ends_the_line() {
         }
     });
     assert!(matches!(waiting, Err(LinkError::Down { .. })));
-    assert_eq!(health.gauge.get(), 0);
+    assert_eq!(health.gauge.get().unwrap().get(), 0);
     health.widen();
     assert_eq!(health.report().state, NodeState::Down);
 }
@@ -311,7 +350,7 @@ async fn a_probe_login_that_fails_keeps_logins_out_and_lets_mail_through() {
         open(&health, Errand::Mail);
     }
     assert_eq!(health.report().outage, Some(Outage::Logins));
-    assert_eq!(health.gauge.get(), 0);
+    assert_eq!(health.gauge.get().unwrap().get(), 0);
     let refusal = enter(&health, Errand::Login).await.unwrap_err();
     assert!(
         refusal.to_string().ends_with(": probe login: nobody there"),

@@ -1,0 +1,494 @@
+//! Ordinary days and bad nights at random, under load: configurations are taken, fronts and nodes replaced and restarted, a
+//! node drained, an account held, LDAP servers taken away.
+//!
+//! | who | what may happen to them |
+//! | --- | --- |
+//! | stayers at `n1`, logged in all the time | nothing |
+//! | stayers at `n2` | they are closed when `n2` is drained, and come again |
+//! | visitors, who log in and out | "unavailable" while a node is away; never a connection refused, reset or cut |
+//! | an MTA | "try again"; what was accepted is there in the end |
+//!
+//! In the end the front has no more descriptors than in the beginning, and hardly more memory. What was done is printed, with
+//! the seed; `PIGEONAIR_SOAK_SEED` repeats it. It takes a quarter of a minute, with `PIGEONAIR_FULL` four minutes.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    client::{Client, Method},
+    lab::{Builder, Cluster, Kind, NodeSpec, Process, Slapd, Store, User, eventually, metric},
+    smtp::Smtp,
+};
+
+/// Between two signs of life of a session that stays.
+const PAUSE: Duration = Duration::from_millis(50);
+/// What memory may grow by, beside what an allocator keeps.
+const GROWTH: u64 = 24 << 20;
+
+fn duration() -> Duration {
+    let is_full = std::env::var_os("PIGEONAIR_FULL").is_some();
+    Duration::from_secs(if is_full { 240 } else { 15 })
+}
+
+/// Numbers by chance, the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn new() -> Self {
+        let seed = std::env::var("PIGEONAIR_SOAK_SEED").ok();
+        let seed = seed.map_or_else(
+            || u64::from(std::process::id()),
+            |seed| seed.parse().unwrap(),
+        );
+        eprintln!("PIGEONAIR_SOAK_SEED={seed}");
+        Self(seed)
+    }
+
+    fn throw(&mut self, sides: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % sides
+    }
+}
+
+// === those who come and go ===
+
+/// Where the cluster is, for those who know nothing else of it.
+#[derive(Clone, Copy)]
+struct Place {
+    imap: SocketAddr,
+    pop3: SocketAddr,
+    lmtp: SocketAddr,
+}
+
+/// What they have seen.
+#[derive(Default)]
+struct Seen {
+    over: AtomicBool,
+    /// By visitor and MTA: how often all went well.
+    well: [AtomicUsize; 4],
+    /// "Unavailable", "try again".
+    later: AtomicUsize,
+    /// Sessions at `n2` that were closed.
+    closed: AtomicUsize,
+    /// By recipient: messages that were accepted.
+    accepted: [AtomicUsize; 2],
+}
+
+impl Seen {
+    fn is_over(&self) -> bool {
+        self.over.load(SeqCst)
+    }
+
+    fn went_well(&self, number: usize) {
+        self.well[number].fetch_add(1, SeqCst);
+    }
+}
+
+/// However this ends: nobody is waited for in vain.
+struct Over<'a>(&'a Seen);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, SeqCst);
+    }
+}
+
+/// Logs in as soon as that is possible; none if all is over before.
+fn admitted(place: Place, user: &User, seen: &Seen) -> Option<Client> {
+    while !seen.is_over() {
+        let mut client = Client::connect_to(place.imap);
+        let reply = client.login(Method::PlainInitial, &user.name, &user.password);
+        if reply.status.starts_with("OK") {
+            return Some(client);
+        }
+        reply.no("UNAVAILABLE");
+        seen.later.fetch_add(1, SeqCst);
+    }
+    None
+}
+
+/// Is there from the beginning to the end, on one connection.
+fn stay(place: Place, user: &User, seen: &Seen) {
+    let mut client = admitted(place, user, seen).expect("logs in before it is over");
+    client.command("SELECT INBOX").ok();
+    while !seen.is_over() {
+        client.command("NOOP").ok();
+        thread::sleep(PAUSE);
+    }
+    client.command("LOGOUT").ok();
+}
+
+/// Is there all the time, and comes again when it was closed.
+fn return_always(place: Place, user: &User, seen: &Seen) {
+    while let Some(mut client) = admitted(place, user, seen) {
+        let is_there = |client: &mut Client| {
+            let sent = client.try_send(b"x NOOP\r\n");
+            sent.is_ok()
+                && client
+                    .try_line()
+                    .is_some_and(|line| line.starts_with("x OK"))
+        };
+        while !seen.is_over() && is_there(&mut client) {
+            thread::sleep(PAUSE);
+        }
+        if seen.is_over() {
+            return;
+        }
+        seen.closed.fetch_add(1, SeqCst);
+    }
+}
+
+fn visit(place: Place, number: usize, user: &User, seen: &Seen) {
+    while !seen.is_over() {
+        let came = if number == 0 {
+            visit_pop3(place, user)
+        } else {
+            visit_imap(place, user)
+        };
+        if came {
+            seen.went_well(number);
+        } else {
+            seen.later.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+fn visit_imap(place: Place, user: &User) -> bool {
+    let mut client = Client::connect_to(place.imap);
+    let reply = client.login(Method::Login, &user.name, &user.password);
+    if !reply.status.starts_with("OK") {
+        reply.no("UNAVAILABLE");
+        return false;
+    }
+    client.command("SELECT INBOX").ok();
+    client.command("LOGOUT").ok();
+    true
+}
+
+fn visit_pop3(place: Place, user: &User) -> bool {
+    let mut client = Client::connect_to(place.pop3);
+    let mut ask = |command: &str| {
+        client.send(format!("{command}\r\n"));
+        client.line()
+    };
+    assert!(ask(&format!("USER {}", user.name)).starts_with("+OK"));
+    let answer = ask(&format!("PASS {}", user.password));
+    if !answer.starts_with("+OK") {
+        assert!(answer.starts_with("-ERR [SYS/TEMP]"), "{answer}");
+        return false;
+    }
+    assert!(ask("STAT").starts_with("+OK"));
+    assert!(ask("QUIT").starts_with("+OK"));
+    true
+}
+
+/// One message for both at a time.
+fn bring_mail(place: Place, users: &[User; 2], seen: &Seen) {
+    while !seen.is_over() {
+        let mut mta = Smtp::connect(place.lmtp);
+        mta.command("LHLO mta.example.org").says("250");
+        mta.command("MAIL FROM:<sender@example.net>").says("250");
+        let mut taken = Vec::new();
+        for (number, user) in users.iter().enumerate() {
+            let answer = mta.command(&format!("RCPT TO:<{}>", user.address()));
+            if answer.text.starts_with("250") {
+                taken.push(number);
+            } else {
+                answer.says("4");
+            }
+        }
+        if taken.is_empty() {
+            seen.later.fetch_add(1, SeqCst);
+            continue;
+        }
+        mta.command("DATA").says("354");
+        mta.send("Subject: soak\r\n\r\nhere\r\n.\r\n");
+        let mut is_well = taken.len() == users.len();
+        for number in taken {
+            let answer = mta.answer();
+            if answer.text.starts_with("250") {
+                seen.accepted[number].fetch_add(1, SeqCst);
+            } else {
+                answer.says("4");
+                is_well = false;
+            }
+        }
+        mta.command("QUIT").says("221");
+        if is_well {
+            seen.went_well(3);
+        } else {
+            seen.later.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+// === what happens ===
+
+/// What happens to a cluster, and what is left over of it.
+struct Night<'a> {
+    cluster: &'a mut Cluster,
+    /// The second LDAP server.
+    replica: &'a mut Slapd,
+    held: &'a User,
+    /// Those that were replaced, and may still have sessions.
+    fronts: Vec<Process>,
+    /// The same; links that fronts have ready keep them for a while.
+    nodes: Vec<Process>,
+    attempts: u32,
+    drains: usize,
+}
+
+type Event = (&'static str, fn(&mut Night<'_>));
+
+const EVENTS: [Event; 9] = [
+    ("the front reloads", |night| night.reload_front()),
+    ("a node reloads", |night| night.reload_node()),
+    ("the front is replaced", |night| night.replace_front()),
+    ("a node is replaced", |night| night.replace_node()),
+    ("a node restarts", |night| night.restart_node()),
+    ("a node is killed", |night| night.kill_node()),
+    ("a node is drained", |night| night.drain_node()),
+    ("an account is held", |night| night.hold_account()),
+    ("LDAP servers go and come", |night| night.lose_directory()),
+];
+
+impl Night<'_> {
+    #[track_caller]
+    fn command(&self, arguments: &[&str]) {
+        let (code, out, notes) = self.cluster.ask(arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {out}{notes}");
+    }
+
+    fn reload_front(&mut self) {
+        let before = format!("max_attempts = {}", self.attempts);
+        self.attempts = if self.attempts == 3 { 4 } else { 3 };
+        let after = format!("max_attempts = {}", self.attempts);
+        self.cluster
+            .write_front(|text| text.replacen(&before, &after, 1));
+        self.command(&["reload", "front"]);
+    }
+
+    fn reload_node(&mut self) {
+        let (code, out, notes) = self.cluster.reload_node("n1");
+        assert_eq!(code, Some(0), "{out}{notes}");
+    }
+
+    fn replace_front(&mut self) {
+        let successor = self.cluster.successor("front", &[]);
+        self.fronts.extend(self.cluster.front.replace(successor));
+    }
+
+    fn replace_node(&mut self) {
+        let successor = self.cluster.successor("n1", &[]);
+        let acceptor = self.cluster.node("n1").acceptor();
+        self.nodes.push(std::mem::replace(acceptor, successor));
+    }
+
+    fn restart_node(&mut self) {
+        self.cluster.restart_acceptor("n1");
+    }
+
+    fn kill_node(&mut self) {
+        self.cluster.node("n2").acceptor().kill();
+        self.cluster.restart_acceptor("n2");
+    }
+
+    fn drain_node(&mut self) {
+        self.drains += 1;
+        self.command(&["drain", "node", "n2", "--within", "0s"]);
+        self.command(&["undrain", "node", "n2"]);
+    }
+
+    fn hold_account(&mut self) {
+        self.command(&["hold", &self.held.name]);
+        self.command(&["release", &self.held.name]);
+    }
+
+    /// The first of the two, then both come back in turn.
+    fn lose_directory(&mut self) {
+        self.cluster.slapd().process.stop();
+        self.cluster.slapd().restart();
+        self.replica.process.kill();
+        self.replica.restart();
+    }
+}
+
+fn memory(process: &Process) -> u64 {
+    process.status("VmRSS")[0].parse::<u64>().unwrap() << 10
+}
+
+/// Nobody is on, and fronts that were replaced have ended.
+fn settle(cluster: &mut Cluster, replaced: &mut Vec<Process>) {
+    let admin = cluster.front_admin();
+    eventually("nobody is on", || {
+        let open = metric(admin, "pigeonair_connections_open");
+        replaced.retain_mut(Process::lives);
+        open == Some(0.0) && replaced.is_empty()
+    });
+}
+
+fn people() -> Vec<User> {
+    let at = |name: &str, node, number: u32| User::new(name, node, 20900 + number);
+    vec![
+        at("stay1", "n1", 0),
+        at("stay2", "n1", 1),
+        at("return1", "n2", 2),
+        at("return2", "n2", 3),
+        at("pop", "n1", 4),
+        at("imap", "n1", 5),
+        at("held", "n1", 6),
+        at("mail1", "n1", 7),
+        at("mail2", "n2", 8),
+    ]
+}
+
+/// With two LDAP servers, each of which knows everybody.
+fn cluster(users: &[User]) -> (Cluster, Slapd) {
+    // Sockets that are given away live on without the node that gave them.
+    let builder = Cluster::build()
+        .node(NodeSpec::new("n1", Kind::ImapMaster).store(Store::Maildir))
+        .node(NodeSpec::new("n2", Kind::Exec).store(Store::Maildir))
+        .link_tls(false)
+        .delivery("")
+        .proxy("max_attempts = 3")
+        // They are no replicas of each other, so what one says of entries is news to whoever has heard the other.
+        .directory("[directory.follow]\nby = \"off\"");
+    let builder = users.iter().fold(builder, Builder::user);
+    let mut cluster = builder.start();
+    let socket = cluster.front_socket();
+    let [front, root] = [1, 2].map(|above| socket.ancestors().nth(above).unwrap());
+    let SocketAddr::V4(own) = cluster.imap() else {
+        panic!("an address of IPv4");
+    };
+    let [_, _, third, fourth] = own.ip().octets();
+    let ip = Ipv4Addr::new(127, 255, third, fourth);
+    let (dir, logs) = (root.join("replica"), root.join("logs"));
+    let replica = Slapd::start(&dir, &logs, front, ip, users);
+    let first = format!("uri = \"{}\"", cluster.slapd().uri());
+    let both = format!(
+        "uri = [\"{}\", \"{}\"]",
+        cluster.slapd().uri(),
+        replica.uri()
+    );
+    cluster.change_front(|text| text.replacen(&first, &both, 1));
+    (cluster, replica)
+}
+
+/// Each has come since, and ended well.
+fn go_on(seen: &Seen, is_broken: impl Fn() -> bool) {
+    let counts = || seen.well.each_ref().map(|it| it.load(SeqCst));
+    let before = counts();
+    eventually("everybody goes on coming", || {
+        assert!(!is_broken(), "somebody met what nobody may meet");
+        let now = counts();
+        now.iter()
+            .zip(before)
+            .all(|(now, before)| *now > before + 1)
+    });
+}
+
+#[test]
+fn days_and_nights() {
+    let users = people();
+    let [
+        stay1,
+        stay2,
+        return1,
+        return2,
+        pop,
+        visitor,
+        held,
+        mail1,
+        mail2,
+    ] = users.as_slice()
+    else {
+        panic!("nine users");
+    };
+    let recipients = [mail1.clone(), mail2.clone()];
+    let (mut cluster, mut replica) = cluster(&users);
+    let place = Place {
+        imap: cluster.imap(),
+        pop3: cluster.pop3(),
+        lmtp: cluster.lmtp(),
+    };
+    // All that is made once is there.
+    for user in &users {
+        assert!(visit_imap(place, user) && visit_pop3(place, user));
+    }
+    settle(&mut cluster, &mut Vec::new());
+    let before = (cluster.front().descriptors(), memory(cluster.front()));
+    let (seen, mut dice) = (Seen::default(), Dice::new());
+    let mut night = Night {
+        cluster: &mut cluster,
+        replica: &mut replica,
+        held,
+        fronts: Vec::new(),
+        nodes: Vec::new(),
+        attempts: 3,
+        drains: 0,
+    };
+    let mut happened = [0; EVENTS.len()];
+    thread::scope(|scope| {
+        let (seen, recipients) = (&seen, &recipients);
+        let threads = [
+            scope.spawn(move || stay(place, stay1, seen)),
+            scope.spawn(move || stay(place, stay2, seen)),
+            scope.spawn(move || return_always(place, return1, seen)),
+            scope.spawn(move || return_always(place, return2, seen)),
+            scope.spawn(move || visit(place, 0, pop, seen)),
+            scope.spawn(move || visit(place, 1, visitor, seen)),
+            scope.spawn(move || visit(place, 2, held, seen)),
+            scope.spawn(move || bring_mail(place, recipients, seen)),
+        ];
+        let _over = Over(seen);
+        let is_broken = || threads.iter().any(thread::ScopedJoinHandle::is_finished);
+        go_on(seen, is_broken);
+        let start = Instant::now();
+        while start.elapsed() < duration() {
+            let number = dice.throw(EVENTS.len());
+            let (what, happen) = EVENTS[number];
+            eprintln!("{:6.1} s: {what}", start.elapsed().as_secs_f64());
+            happen(&mut night);
+            happened[number] += 1;
+            go_on(seen, is_broken);
+        }
+    });
+    let (drains, mut fronts, nodes) = (night.drains, night.fronts, night.nodes);
+    report(&happened, &seen);
+    let closed = seen.closed.load(SeqCst);
+    assert!(closed <= 2 * drains, "{closed} closed in {drains} drains");
+    for (user, accepted) in recipients.iter().zip(&seen.accepted) {
+        let (accepted, found) = (accepted.load(SeqCst), cluster.inbox(user).len());
+        let most = accepted + seen.later.load(SeqCst);
+        assert!(
+            (accepted..=most).contains(&found),
+            "{}: {found} of {accepted} messages",
+            user.name
+        );
+    }
+    settle(&mut cluster, &mut fronts);
+    let after = (cluster.front().descriptors(), memory(cluster.front()));
+    eprintln!("descriptors and memory before {before:?}, after {after:?}");
+    assert!(after.0 <= before.0 + 8, "{before:?} {after:?}");
+    assert!(after.1 <= before.1 + GROWTH, "{before:?} {after:?}");
+    drop(nodes);
+}
+
+fn report(happened: &[usize], seen: &Seen) {
+    for ((what, _), times) in EVENTS.iter().zip(happened) {
+        eprintln!("{times:4} times {what}");
+    }
+    let well: Vec<_> = seen.well.iter().map(|it| it.load(SeqCst)).collect();
+    eprintln!(
+        "visits and messages that went well {well:?}, told to come later {}, sessions closed by drains {}",
+        seen.later.load(SeqCst),
+        seen.closed.load(SeqCst)
+    );
+}
