@@ -28,7 +28,7 @@ use clap::Args;
 use super::{DEFAULT_CONFIG, Failed, Process, print, reload};
 use crate::{
     app::{self, TakeError},
-    config,
+    config, outcome,
 };
 
 /// Between two looks.
@@ -92,8 +92,15 @@ pub(super) fn run(
     let config = config::load_for(options.process.into(), &options.config)?;
     let who = || app::who_runs(&config.process, options.process.into());
     let running = who();
-    let is_newer = |running: &(u32, String)| running.1 != env!("CARGO_PKG_VERSION");
-    if options.or_reload && !running.as_ref().is_ok_and(is_newer) {
+    let is_other = |running: &(u32, String)| running.1 != env!("CARGO_PKG_VERSION");
+    if options.or_reload && !running.as_ref().is_ok_and(is_other) {
+        if let Err(why) = running.as_ref()
+            && !matches!(why, TakeError::NoSocket)
+        {
+            // Notes are by the way.
+            let why = outcome::chain(why);
+            let _ = writeln!(notes, "the running process cannot be replaced: {why}");
+        }
         return reload::run(options.process, &options.config, out, notes);
     }
     let (pid, version) = running.map_err(NotUpgraded::Nobody)?;

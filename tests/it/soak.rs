@@ -394,24 +394,63 @@ fn go_on(seen: &Seen, is_broken: impl Fn() -> bool) {
     });
 }
 
+/// Lets things happen for a while, under load; how often each did.
+fn spend(
+    night: &mut Night<'_>,
+    place: Place,
+    users: &[User],
+    seen: &Seen,
+) -> [usize; EVENTS.len()] {
+    let mut happened = [0; EVENTS.len()];
+    let mut dice = Dice::new();
+    let user = |number: usize| &users[number];
+    let recipients = [user(7).clone(), user(8).clone()];
+    thread::scope(|scope| {
+        let recipients = &recipients;
+        let [one, two, three, four] = [0, 1, 2, 3].map(user);
+        let [pop, imap, held] = [4, 5, 6].map(user);
+        let threads = [
+            scope.spawn(move || stay(place, one, seen)),
+            scope.spawn(move || stay(place, two, seen)),
+            scope.spawn(move || return_always(place, three, seen)),
+            scope.spawn(move || return_always(place, four, seen)),
+            scope.spawn(move || visit(place, 0, pop, seen)),
+            scope.spawn(move || visit(place, 1, imap, seen)),
+            scope.spawn(move || visit(place, 2, held, seen)),
+            scope.spawn(move || bring_mail(place, recipients, seen)),
+        ];
+        let _over = Over(seen);
+        let is_broken = || threads.iter().any(thread::ScopedJoinHandle::is_finished);
+        go_on(seen, is_broken);
+        let start = Instant::now();
+        while start.elapsed() < duration() {
+            let number = dice.throw(EVENTS.len());
+            let (what, happen) = EVENTS[number];
+            eprintln!("{:6.1} s: {what}", start.elapsed().as_secs_f64());
+            happen(night);
+            happened[number] += 1;
+            go_on(seen, is_broken);
+        }
+    });
+    happened
+}
+
+/// What was accepted is there, and nothing that was not offered.
+fn mail_is_there(cluster: &Cluster, recipients: &[User], seen: &Seen) {
+    for (user, accepted) in recipients.iter().zip(&seen.accepted) {
+        let (accepted, found) = (accepted.load(SeqCst), cluster.inbox(user).len());
+        let most = accepted + seen.later.load(SeqCst);
+        assert!(
+            (accepted..=most).contains(&found),
+            "{}: {found} of {accepted} messages",
+            user.name
+        );
+    }
+}
+
 #[test]
 fn days_and_nights() {
     let users = people();
-    let [
-        stay1,
-        stay2,
-        return1,
-        return2,
-        pop,
-        visitor,
-        held,
-        mail1,
-        mail2,
-    ] = users.as_slice()
-    else {
-        panic!("nine users");
-    };
-    let recipients = [mail1.clone(), mail2.clone()];
     let (mut cluster, mut replica) = cluster(&users);
     let place = Place {
         imap: cluster.imap(),
@@ -424,55 +463,22 @@ fn days_and_nights() {
     }
     settle(&mut cluster, &mut Vec::new());
     let before = (cluster.front().descriptors(), memory(cluster.front()));
-    let (seen, mut dice) = (Seen::default(), Dice::new());
+    let seen = Seen::default();
     let mut night = Night {
         cluster: &mut cluster,
         replica: &mut replica,
-        held,
+        held: &users[6],
         fronts: Vec::new(),
         nodes: Vec::new(),
         attempts: 3,
         drains: 0,
     };
-    let mut happened = [0; EVENTS.len()];
-    thread::scope(|scope| {
-        let (seen, recipients) = (&seen, &recipients);
-        let threads = [
-            scope.spawn(move || stay(place, stay1, seen)),
-            scope.spawn(move || stay(place, stay2, seen)),
-            scope.spawn(move || return_always(place, return1, seen)),
-            scope.spawn(move || return_always(place, return2, seen)),
-            scope.spawn(move || visit(place, 0, pop, seen)),
-            scope.spawn(move || visit(place, 1, visitor, seen)),
-            scope.spawn(move || visit(place, 2, held, seen)),
-            scope.spawn(move || bring_mail(place, recipients, seen)),
-        ];
-        let _over = Over(seen);
-        let is_broken = || threads.iter().any(thread::ScopedJoinHandle::is_finished);
-        go_on(seen, is_broken);
-        let start = Instant::now();
-        while start.elapsed() < duration() {
-            let number = dice.throw(EVENTS.len());
-            let (what, happen) = EVENTS[number];
-            eprintln!("{:6.1} s: {what}", start.elapsed().as_secs_f64());
-            happen(&mut night);
-            happened[number] += 1;
-            go_on(seen, is_broken);
-        }
-    });
+    let happened = spend(&mut night, place, &users, &seen);
     let (drains, mut fronts, nodes) = (night.drains, night.fronts, night.nodes);
     report(&happened, &seen);
     let closed = seen.closed.load(SeqCst);
     assert!(closed <= 2 * drains, "{closed} closed in {drains} drains");
-    for (user, accepted) in recipients.iter().zip(&seen.accepted) {
-        let (accepted, found) = (accepted.load(SeqCst), cluster.inbox(user).len());
-        let most = accepted + seen.later.load(SeqCst);
-        assert!(
-            (accepted..=most).contains(&found),
-            "{}: {found} of {accepted} messages",
-            user.name
-        );
-    }
+    mail_is_there(&cluster, &users[7..], &seen);
     settle(&mut cluster, &mut fronts);
     let after = (cluster.front().descriptors(), memory(cluster.front()));
     eprintln!("descriptors and memory before {before:?}, after {after:?}");

@@ -31,8 +31,7 @@ fn open(health: &Health, errand: Errand) {
 }
 
 fn probe(health: &Health, result: Result<(), ProbeError>) {
-    health.trying();
-    health.probed(&result, Duration::from_millis(5));
+    health.trying().ended(&result, Duration::from_millis(5));
 }
 
 fn lost() -> Result<(), ProbeError> {
@@ -146,9 +145,9 @@ async fn while_it_is_down_the_prober_alone_decides() {
     // One that was on its way before.
     open(&health, Errand::Login);
     assert_eq!(health.report().state, NodeState::Down);
-    health.trying();
+    let attempt = health.trying();
     assert_eq!(health.report().state, NodeState::Trying);
-    health.probed(&Ok(()), Duration::from_millis(7));
+    attempt.ended(&Ok(()), Duration::from_millis(7));
     let report = health.report();
     assert_eq!((report.state, report.outage), (NodeState::Rising, None));
     assert_eq!(report.last_probe, Some(Duration::from_millis(7)));

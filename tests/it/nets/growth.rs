@@ -260,7 +260,6 @@ fn one_machine(grown: &mut Growth) -> Balancer {
     site.install_certificate("node1", "/etc/pigeonair", UID);
     // The front makes sockets there, and the node binds its own before it gives up root's rights.
     machine.run("chown pigeonair: /run/pigeonair");
-    machine.run("mkdir --mode=0755 /run/pigeonair-node");
     let program = site.program();
     let check = [&program, "check", "--config", "/etc/pigeonair/node.toml"];
     let said = String::from_utf8(site.machine("node1").ask(&check).stdout).unwrap();
