@@ -139,6 +139,7 @@ impl Tasks {
     #[must_use]
     pub fn part(&self) -> Part {
         Part(Arc::new(Whole(Self {
+            retire: self.retire.child_token(),
             stop: self.stop.child_token(),
             end: self.end.child_token(),
             ..self.clone()
@@ -264,7 +265,7 @@ impl Part {
 
 impl Drop for Whole {
     fn drop(&mut self) {
-        self.0.stop.cancel();
+        self.0.stop();
         self.0.end.cancel();
     }
 }
@@ -366,8 +367,16 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(Arc::strong_count(&alive), 2);
         assert!(!tasks.is_stopping());
-        // And with the whole.
+        // Nor does the whole hear of a part that is told to stop.
         let part = tasks.part();
+        part.stop();
+        part.tasks().retired().await;
+        assert!(!tasks.retire.is_cancelled());
+        // A part hears of the whole.
+        let part = tasks.part();
+        tasks.retire();
+        part.tasks().retired().await;
+        assert!(!part.tasks().is_stopping());
         tasks.stop();
         part.tasks().stopped().await;
     }
