@@ -256,7 +256,7 @@ fn files(folder: &str) -> Vec<String> {
 }
 
 #[test]
-fn everything_that_is_packed_is_there_and_all_samples_are_packed() {
+fn everything_that_is_packed_is_there_and_all_samples_and_pages_are_packed() {
     let assets = assets();
     let mut all = files("config");
     all.extend(files("docs"));
@@ -269,9 +269,9 @@ fn everything_that_is_packed_is_there_and_all_samples_are_packed() {
         assert!(is_there, "{source}");
     }
     for file in all {
-        let is_sample = file.starts_with("config/") && !file.starts_with("config/debian/");
+        let is_for_users = !file.starts_with("config/debian/");
         let is_packed = assets.iter().any(|[source, _, _]| is_of(source, &file));
-        assert!(is_packed || !is_sample, "{file} is not in the package");
+        assert!(is_packed || !is_for_users, "{file} is not in the package");
     }
 }
 
@@ -308,6 +308,7 @@ fn the_configuration_that_is_installed_is_sound() {
     let words = [
         ("/etc/pigeonair/", format!("{at}/")),
         ("/var/lib/pigeonair-node/mail", at.to_string()),
+        ("/var/lib/pigeonair/", format!("{at}/")),
         ("peers = [\"pigeonair\"]", format!("peers = [{user}]")),
     ];
     let text = words.iter().fold(shipped, |text, (from, to)| {
