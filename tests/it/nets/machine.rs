@@ -62,7 +62,7 @@ impl Machine {
             done
             mkdir -p {dir}/run
             mount --bind {dir}/run /run
-            mkdir /run/{USER} /etc/{USER} /srv/mail
+            mkdir /run/{USER} /run/{USER}-node /etc/{USER} /srv/mail
             chmod 0711 /srv/mail
             echo '{USER}:x:{UID}:{UID}::/nonexistent:/usr/sbin/nologin' >>/etc/passwd
             echo '{USER}:x:{UID}:' >>/etc/group
