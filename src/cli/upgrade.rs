@@ -29,6 +29,7 @@ use super::{DEFAULT_CONFIG, Failed, Process, print, reload};
 use crate::{
     app::{self, TakeError},
     config,
+    outcome::chain,
 };
 
 /// Between two looks.
@@ -92,8 +93,17 @@ pub(super) fn run(
     let config = config::load_for(options.process.into(), &options.config)?;
     let who = || app::who_runs(&config.process, options.process.into());
     let running = who();
-    let is_newer = |running: &(u32, String)| running.1 != env!("CARGO_PKG_VERSION");
-    if options.or_reload && !running.as_ref().is_ok_and(is_newer) {
+    let is_other = |running: &(u32, String)| running.1 != env!("CARGO_PKG_VERSION");
+    if options.or_reload && !running.as_ref().is_ok_and(is_other) {
+        if let Err(error) = &running {
+            // Notes are by the way.
+            let process = options.process.as_str();
+            let _ = writeln!(
+                notes,
+                "{process}: not replaced, whatever its version: {}",
+                chain(error)
+            );
+        }
         return reload::run(options.process, &options.config, out, notes);
     }
     let (pid, version) = running.map_err(NotUpgraded::Nobody)?;

@@ -361,7 +361,7 @@ fn the_command_says_what_came_of_it_and_the_manager_hears_of_it() {
     let mut octets = [0; 64];
     let length = manager.recv(&mut octets).unwrap();
     let told = std::str::from_utf8(&octets[..length]).unwrap();
-    assert_eq!(told, format!("MAINPID={new}\nREADY=1"));
+    assert_eq!(told, format!("MAINPID={new}\nWATCHDOG_USEC=30000000"));
     assert_eq!(cluster.front().exit_code(), Some(0));
     imap(&cluster, &users[0], Channel::Implicit);
 
