@@ -123,6 +123,10 @@ fn no_restart_of_the_node_ends_a_server_that_it_has_started() {
         let open = metric(admin, "pigeonair_sessions_open{protocol=\"imap\"} ");
         assert_eq!(open, Some(1.0), "the session counts again");
     }
+    eventually("the front has found out that the node is back", || {
+        let front = FRONT_ADMIN.parse().unwrap();
+        metric(front, "pigeonair_node_up{node=\"local\"} ") == Some(1.0)
+    });
     assert_ne!(Session::logged_in().process(), server);
     machine.run(&["systemctl", "stop", NODE]).ok();
     assert_eq!(session.process(), server);
