@@ -28,8 +28,7 @@ use clap::Args;
 use super::{DEFAULT_CONFIG, Failed, Process, print, reload};
 use crate::{
     app::{self, TakeError},
-    config,
-    outcome::chain,
+    config, outcome,
 };
 
 /// Between two looks.
@@ -95,14 +94,12 @@ pub(super) fn run(
     let running = who();
     let is_other = |running: &(u32, String)| running.1 != env!("CARGO_PKG_VERSION");
     if options.or_reload && !running.as_ref().is_ok_and(is_other) {
-        if let Err(error) = &running {
+        if let Err(why) = running.as_ref()
+            && !matches!(why, TakeError::NoSocket)
+        {
             // Notes are by the way.
-            let process = options.process.as_str();
-            let _ = writeln!(
-                notes,
-                "{process}: not replaced, whatever its version: {}",
-                chain(error)
-            );
+            let why = outcome::chain(why);
+            let _ = writeln!(notes, "the running process cannot be replaced: {why}");
         }
         return reload::run(options.process, &options.config, out, notes);
     }
