@@ -51,19 +51,23 @@ demo-down: ## End what demo-up started and remove it
 build: ## Build target/release/pigeonair
 	$(CARGO) build --release --locked
 
-# Pages and completion come from the program's own command line; what is packed stands in Cargo.toml.
+# Pages and completion come from the program's own command line; what is packed stands in Cargo.toml. With DEB_PROFILE=dev it is
+# built sooner, for whoever works on the package.
+DEB_PROFILE ?= release
+DEB_PROGRAM = target/$(subst dev,debug,$(DEB_PROFILE))/pigeonair
+
 .PHONY: deb
 deb: ## Build target/debian/pigeonair_VERSION_ARCH.deb
 	@demo/install-packages dpkg-dev
 	@cargo-deb --version >/dev/null 2>&1 || $(CARGO) install cargo-deb --locked
 	@rm -rf target/package target/debian
 	$(CARGO) run --quiet --locked --example man -- target/package/man
-	$(CARGO) build --release --locked
+	$(CARGO) build --profile $(DEB_PROFILE) --locked
 	@mkdir -p target/package/completion
-	target/release/pigeonair completion bash >target/package/completion/pigeonair
-	target/release/pigeonair completion fish >target/package/completion/pigeonair.fish
-	target/release/pigeonair completion zsh >target/package/completion/_pigeonair
-	$(CARGO) deb --no-build --locked
+	$(DEB_PROGRAM) completion bash >target/package/completion/pigeonair
+	$(DEB_PROGRAM) completion fish >target/package/completion/pigeonair.fish
+	$(DEB_PROGRAM) completion zsh >target/package/completion/_pigeonair
+	$(CARGO) deb --no-build --locked --profile $(DEB_PROFILE)
 
 .PHONY: deps
 deps: target/npm/installed ## Install what the tests need, without starting any service (root)

@@ -83,20 +83,11 @@ fn there_is_a_page_for_each_command_and_mandoc_has_nothing_to_say() {
         names.insert(name);
     }
     let command = pigeonair::cli::command();
-    let commands = command
-        .get_subcommands()
-        .filter(|command| !command.is_hide_set());
-    let mut expected: BTreeSet<String> = commands
-        .map(|command| format!("pigeonair-{}.8", command.get_name()))
-        .collect();
-    assert!(expected.len() > 5);
-    expected.extend(["pigeonair.8".to_owned(), "pigeonair.toml.5".to_owned()]);
-    assert_eq!(names, expected);
-    for command in command.get_subcommands() {
-        let text = rendered(
-            &dir.path()
-                .join(format!("pigeonair-{}.8", command.get_name())),
-        );
+    let mut commands = vec![("pigeonair".to_owned(), &command)];
+    let mut expected = BTreeSet::from(["pigeonair.toml.5".to_owned()]);
+    while let Some((page, command)) = commands.pop() {
+        let file = format!("{page}.8");
+        let text = rendered(&dir.path().join(&file));
         for option in command.get_arguments() {
             let name = match option.get_long() {
                 Some(name) => format!("--{name}"),
@@ -104,7 +95,20 @@ fn there_is_a_page_for_each_command_and_mandoc_has_nothing_to_say() {
             };
             assert!(text.contains(&name), "{name} is not in {text}");
         }
+        // Pages lead to those of the commands within, and to no other.
+        let mut led_to = text.matches(&format!("{page}-")).count();
+        for command in command.get_subcommands().filter(|it| !it.is_hide_set()) {
+            let within = format!("{page}-{}", command.get_name());
+            assert!(text.contains(&format!("{within}(8)")), "{within}: {text}");
+            commands.push((within, command));
+            led_to -= 1;
+        }
+        assert_eq!(led_to, 0, "{text}");
+        expected.insert(file);
     }
+    assert!(expected.len() > 20, "{expected:?}");
+    assert!(expected.contains("pigeonair-cache-flush.8"));
+    assert_eq!(names, expected);
 }
 
 #[test]
@@ -256,7 +260,7 @@ fn files(folder: &str) -> Vec<String> {
 }
 
 #[test]
-fn everything_that_is_packed_is_there_and_all_samples_are_packed() {
+fn everything_that_is_packed_is_there_and_all_samples_and_pages_are_packed() {
     let assets = assets();
     let mut all = files("config");
     all.extend(files("docs"));
@@ -269,9 +273,9 @@ fn everything_that_is_packed_is_there_and_all_samples_are_packed() {
         assert!(is_there, "{source}");
     }
     for file in all {
-        let is_sample = file.starts_with("config/") && !file.starts_with("config/debian/");
+        let is_for_users = !file.starts_with("config/debian/");
         let is_packed = assets.iter().any(|[source, _, _]| is_of(source, &file));
-        assert!(is_packed || !is_sample, "{file} is not in the package");
+        assert!(is_packed || !is_for_users, "{file} is not in the package");
     }
 }
 
@@ -308,6 +312,7 @@ fn the_configuration_that_is_installed_is_sound() {
     let words = [
         ("/etc/pigeonair/", format!("{at}/")),
         ("/var/lib/pigeonair-node/mail", at.to_string()),
+        ("/var/lib/pigeonair/", format!("{at}/")),
         ("peers = [\"pigeonair\"]", format!("peers = [{user}]")),
     ];
     let text = words.iter().fold(shipped, |text, (from, to)| {

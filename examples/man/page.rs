@@ -24,28 +24,31 @@ pub(crate) fn all() -> Result<Vec<(String, String)>, Box<dyn Error>> {
     let program = pigeonair::cli::command().disable_help_subcommand(true);
     let version = program.get_version().unwrap_or_default().to_owned();
     let date = date()?;
-    let mut pages = vec![
-        page(&program, "pigeonair", &version, &date)?,
-        configuration(&version, &date)?,
-    ];
-    for command in program.get_subcommands() {
-        if !command.is_hide_set() {
-            let name = format!("pigeonair-{}", command.get_name());
-            pages.push(page(command, &name, &version, &date)?);
+    let mut pages = vec![configuration(&version, &date)?];
+    // Commands whose pages are missing, each with the words before it.
+    let mut commands = vec![(String::new(), program)];
+    while let Some((before, command)) = commands.pop() {
+        let words = format!("{before}{}", command.get_name());
+        pages.push(page(&command, &words, &version, &date)?);
+        for command in command.get_subcommands() {
+            if !command.is_hide_set() {
+                let command = command.clone().disable_help_subcommand(true);
+                commands.push((format!("{words} "), command));
+            }
         }
     }
     Ok(pages)
 }
 
-/// The page of the program or of one of its commands.
+/// The page of the program or of one of its commands, which is called by these words.
 fn page(
     command: &clap::Command,
-    name: &str,
+    words: &str,
     version: &str,
     date: &str,
 ) -> Result<(String, String), Box<dyn Error>> {
-    let words = name.replacen('-', " ", 1);
-    let command = command.clone().display_name(name).bin_name(words);
+    let name = words.replace(' ', "-");
+    let command = command.clone().display_name(&name).bin_name(words);
     let word = command.get_name().to_owned();
     let has_commands = command.has_subcommands();
     let man = Man::new(command)
@@ -70,7 +73,7 @@ fn page(
         }
         None => rest.extend([exit_status()?]),
     }
-    rest.extend([see_also(name)]);
+    rest.extend([see_also(&name)]);
     rest.to_writer(&mut text)?;
     Ok((format!("{name}.8"), tidied(&String::from_utf8(text)?)))
 }

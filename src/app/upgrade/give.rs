@@ -198,6 +198,8 @@ impl Giver {
         let yours = Record::Yours { sessions };
         // It serves, whether it hears this or not.
         let _ = timeout(WORD_TIMEOUT, talk.say(&yours, None)).await;
+        // It hangs up when it has told the service manager, who would take this process's end for the service's before.
+        let _ = timeout(WORD_TIMEOUT, talk.next()).await;
         Ok(sessions)
     }
 

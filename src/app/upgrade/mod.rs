@@ -9,6 +9,7 @@
 //!   accepts
 //!   ready ─────────────────────────────────────>  retires: accepts no more, and is nobody's answer to monitors
 //!                   <──────────────────── yours   its sessions go on, `upgrade_drain_timeout` at most
+//!   tells the service manager, hangs up           may end from here on
 //!   "took over"                                   then as after SIGTERM: `drain_timeout`, the end
 //! ```
 //!
@@ -163,10 +164,8 @@ impl Succeeded {
             lock,
         } = self;
         if let Some(predecessor) = succession.predecessor {
-            let replaced = predecessor.replace().await;
-            if replaced.map_err(AppError::TakeOver)? {
-                process.notifier.is_main();
-            }
+            let replaced = predecessor.replace(&process.notifier).await;
+            replaced.map_err(AppError::TakeOver)?;
         }
         if let Some(socket) = socket {
             let giver = Giver::new(succession.role, held, lock, process);

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::{
+    super::Notifier,
     WORD_TIMEOUT,
     record::{Record, RecordError, Records, Role, VERSION, Wants},
 };
@@ -252,17 +253,20 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
 // === impl Taken ===
 
 impl Taken {
-    /// This process serves: whether the predecessor accepts no more when this returns, or is gone. An error: it goes on.
-    pub(super) async fn replace(self) -> Result<bool, TakeError> {
+    /// This process serves, and tells the service manager so once the predecessor accepts no more or is gone. An error: it goes on.
+    pub(super) async fn replace(self, notifier: &Notifier) -> Result<(), TakeError> {
         let pid = self.pid;
         match timeout(WORD_TIMEOUT, self.say_ready()).await {
-            Ok(Ok(sessions)) => {
+            Ok(Ok((sessions, stream))) => {
+                notifier.is_main();
+                // Only now may it end.
+                drop(stream);
                 tracing::info!(
                     pid,
                     sessions,
                     "took over: the process before this one has so many sessions to end"
                 );
-                Ok(true)
+                Ok(())
             }
             Ok(Err(error @ TakeError::Refused(_))) => Err(error),
             Ok(Err(error)) => {
@@ -272,19 +276,21 @@ impl Taken {
                     error,
                     "the process before this one has ended or is stopping: serving alone"
                 );
-                Ok(true)
+                notifier.is_main();
+                Ok(())
             }
             Err(_) => {
                 tracing::error!(
                     pid,
                     "the process before this one does not answer and may still accept: stop it"
                 );
-                Ok(false)
+                Ok(())
             }
         }
     }
 
-    async fn say_ready(self) -> Result<u32, TakeError> {
+    /// How many sessions the predecessor has, and its connection.
+    async fn say_ready(self) -> Result<(u32, tokio::net::UnixStream), TakeError> {
         let broken = TakeError::Broken;
         self.stream.set_nonblocking(true).map_err(broken)?;
         let mut stream = tokio::net::UnixStream::from_std(self.stream).map_err(broken)?;
@@ -295,7 +301,7 @@ impl Taken {
         let mut octets = Vec::with_capacity(READ_OCTETS);
         loop {
             match records.next()? {
-                Some(Record::Yours { sessions }) => return Ok(sessions),
+                Some(Record::Yours { sessions }) => return Ok((sessions, stream)),
                 Some(Record::Refused(why)) => return Err(TakeError::Refused(why)),
                 Some(_) => return Err(TakeError::Unexpected),
                 None => {}

@@ -62,7 +62,7 @@ pub(super) struct Done {
     command: String,
     pub(super) code: Option<i32>,
     pub(super) out: String,
-    notes: String,
+    pub(super) notes: String,
 }
 
 impl Done {
@@ -215,6 +215,20 @@ impl Machine {
         let network = fs::File::open(format!("/proc/{init}/ns/net")).unwrap();
         let kind = Some(LinkNameSpaceType::Network);
         move_into_link_name_space(std::os::fd::AsFd::as_fd(&network), kind).unwrap();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.booted.is_some() {
+            let journal = [
+                "journalctl",
+                "--no-pager",
+                "--lines=100",
+                "--unit=pigeonair-*",
+            ];
+            eprintln!("{}", self.run(&journal).out);
+        }
     }
 }
 

@@ -3,11 +3,17 @@
 //! With `PIGEONAIR_FULL` alone, since it is built first.
 
 mod machine;
+mod reload;
 mod systemd;
 
-use std::{fs, path::PathBuf, process::Command, sync::LazyLock};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+};
 
-use self::machine::Machine;
+use self::machine::{Done, Machine};
 
 const CONFIGURATION: &str = "/etc/pigeonair/pigeonair.toml";
 const ACCOUNTS: &str = "/etc/pigeonair/accounts.toml";
@@ -39,9 +45,14 @@ fn package() -> PathBuf {
 
 /// Installs it, offline.
 fn install(machine: &Machine) {
-    fs::copy(package(), machine.path("/pigeonair.deb")).unwrap();
-    machine.run(&["dpkg", "--install", "/pigeonair.deb"]).ok();
+    install_file(machine, &package()).ok();
+}
+
+fn install_file(machine: &Machine, package: &Path) -> Done {
+    fs::copy(package, machine.path("/pigeonair.deb")).unwrap();
+    let done = machine.run(&["dpkg", "--install", "/pigeonair.deb"]);
     fs::remove_file(machine.path("/pigeonair.deb")).unwrap();
+    done
 }
 
 /// The ids of the package's user.
@@ -67,6 +78,7 @@ fn it_brings_what_it_says_and_its_configuration_is_sound() {
         (KEY, &format!("0640 0:{gid}")),
         ("/etc/pigeonair/master.password", "0600 0:0"),
         ("/var/lib/pigeonair-node/mail", "0711 0:0"),
+        ("/var/lib/pigeonair", &format!("0700 {uid}:{gid}")),
         ("/usr/share/man/man8/pigeonair-run.8.gz", "0644 0:0"),
         ("/usr/share/man/man5/pigeonair.toml.5.gz", "0644 0:0"),
     ] {

@@ -14,16 +14,16 @@ use crate::{
     smtp::lmtp,
 };
 
-const FRONT: &str = "pigeonair-front.service";
-const NODE: &str = "pigeonair-node.service";
+pub(super) const FRONT: &str = "pigeonair-front.service";
+pub(super) const NODE: &str = "pigeonair-node.service";
 const SOCKET: &str = "pigeonair-front.socket";
-const FRONT_ADMIN: &str = "127.0.0.1:9143";
-const NODE_ADMIN: &str = "127.0.0.1:9144";
+pub(super) const FRONT_ADMIN: &str = "127.0.0.1:9143";
+pub(super) const NODE_ADMIN: &str = "127.0.0.1:9144";
 const IMAP: &str = "127.0.0.1:143";
-const LMTP: &str = "127.0.0.1:24";
+pub(super) const LMTP: &str = "127.0.0.1:24";
 
 /// An IMAP server as far as these tests need one: it says which process it is.
-const SERVER: &str = r#"#!/bin/sh
+pub(super) const SERVER: &str = r#"#!/bin/sh
 printf '* PREAUTH [CAPABILITY IMAP4rev1] ready\r\n'
 while IFS= read -r line; do
     tag=${line%% *}
@@ -38,7 +38,7 @@ done
 "#;
 
 /// A machine that is up, with the package.
-fn machine() -> Machine {
+pub(super) fn machine() -> Machine {
     let mut machine = Machine::new();
     machine.boot();
     machine.enter_network();
@@ -46,7 +46,7 @@ fn machine() -> Machine {
     machine
 }
 
-fn state(machine: &Machine, unit: &str) -> String {
+pub(super) fn state(machine: &Machine, unit: &str) -> String {
     machine.run(&["systemctl", "is-active", unit]).out
 }
 
@@ -123,6 +123,10 @@ fn no_restart_of_the_node_ends_a_server_that_it_has_started() {
         let open = metric(admin, "pigeonair_sessions_open{protocol=\"imap\"} ");
         assert_eq!(open, Some(1.0), "the session counts again");
     }
+    eventually("the front has found out that the node is back", || {
+        let front = FRONT_ADMIN.parse().unwrap();
+        metric(front, "pigeonair_node_up{node=\"local\"} ") == Some(1.0)
+    });
     assert_ne!(Session::logged_in().process(), server);
     machine.run(&["systemctl", "stop", NODE]).ok();
     assert_eq!(session.process(), server);
@@ -181,26 +185,6 @@ fn mail_is_stored_below_the_folder_that_the_package_made() {
     assert_eq!((owner.uid(), owner.gid()), (20001, 20001));
 }
 
-#[test]
-fn an_upgrade_of_the_package_ends_nothing() {
-    if !is_full() {
-        return;
-    }
-    let machine = machine();
-    serve_by_exec(&machine);
-    let mut session = Session::logged_in();
-    let server = session.process();
-    let main = || [FRONT, NODE].map(|unit| property(&machine, unit, "MainPID"));
-    let before = main();
-    let configuration = fs::read_to_string(machine.path(CONFIGURATION)).unwrap();
-    install(&machine);
-    assert_eq!(main(), before);
-    assert_eq!(session.process(), server);
-    let now = fs::read_to_string(machine.path(CONFIGURATION)).unwrap();
-    assert_eq!(now, configuration);
-    Session::logged_in();
-}
-
 /// The front has no right at all, and is started by who comes first.
 #[test]
 fn sockets_that_systemd_keeps_refuse_nobody_while_the_front_is_restarted() {
@@ -208,16 +192,11 @@ fn sockets_that_systemd_keeps_refuse_nobody_while_the_front_is_restarted() {
         return;
     }
     let machine = machine();
-    let drop_in = |unit: &str, lines: &str| {
-        let folder = format!("/etc/systemd/system/{unit}.d");
-        fs::create_dir(machine.path(&folder)).unwrap();
-        machine.write(&format!("{folder}/own.conf"), lines);
-    };
     let addresses = [":143", ":110", ":24"].map(|port| format!("ListenStream=127.0.0.1{port}\n"));
     let sockets = format!("[Socket]\nListenStream=\n{}", addresses.concat());
-    drop_in(SOCKET, &sockets);
+    drop_in(&machine, SOCKET, &sockets);
     let none = "[Service]\nAmbientCapabilities=\nCapabilityBoundingSet=\n";
-    drop_in(FRONT, none);
+    drop_in(&machine, FRONT, none);
     machine.run(&["systemctl", "daemon-reload"]).ok();
     machine.run(&["systemctl", "start", SOCKET]).ok();
     assert_eq!(state(&machine, FRONT), "inactive\n");
@@ -234,8 +213,15 @@ fn sockets_that_systemd_keeps_refuse_nobody_while_the_front_is_restarted() {
     Session::connect();
 }
 
+/// What an administrator of the machine has otherwise in a unit.
+pub(super) fn drop_in(machine: &Machine, unit: &str, lines: &str) {
+    let folder = format!("/etc/systemd/system/{unit}.d");
+    fs::create_dir(machine.path(&folder)).unwrap();
+    machine.write(&format!("{folder}/own.conf"), lines);
+}
+
 /// A session of a client, in the machine's network.
-struct Session {
+pub(super) struct Session {
     stream: BufReader<TcpStream>,
 }
 
@@ -252,7 +238,7 @@ impl Session {
         session
     }
 
-    fn logged_in() -> Self {
+    pub(super) fn logged_in() -> Self {
         let mut session = Self::connect();
         let reply = session.command("LOGIN ann secret");
         assert!(reply.last().unwrap().starts_with("a OK "), "{reply:?}");
@@ -266,7 +252,7 @@ impl Session {
         line.trim_end().to_owned()
     }
 
-    fn command(&mut self, command: &str) -> Vec<String> {
+    pub(super) fn command(&mut self, command: &str) -> Vec<String> {
         let mut stream = self.stream.get_ref();
         stream
             .write_all(format!("a {command}\r\n").as_bytes())
@@ -279,14 +265,14 @@ impl Session {
     }
 
     /// The other side has closed it.
-    fn ends(&mut self) {
+    pub(super) fn ends(&mut self) {
         let mut rest = String::new();
         let read = self.stream.read_line(&mut rest);
         assert!(matches!(read, Ok(0)), "{read:?}: {rest}");
     }
 
     /// Which process serves it.
-    fn process(&mut self) -> String {
+    pub(super) fn process(&mut self) -> String {
         let lines = self.command("NOOP");
         let said = lines[0].strip_prefix("* OK process ");
         said.unwrap_or_else(|| panic!("{lines:?}")).to_owned()
@@ -294,19 +280,19 @@ impl Session {
 }
 
 /// A property of a unit.
-fn property(machine: &Machine, unit: &str, name: &str) -> String {
+pub(super) fn property(machine: &Machine, unit: &str, name: &str) -> String {
     machine
         .run(&["systemctl", "show", "--value", "--property", name, unit])
         .ok()
 }
 
-fn answers(admin: &str) -> bool {
+pub(super) fn answers(admin: &str) -> bool {
     let address: SocketAddr = admin.parse().unwrap();
     http_status(address, "/healthz") == Some(200)
 }
 
 /// Has both run, and the node start servers of its own for one account.
-fn serve_by_exec(machine: &Machine) {
+pub(super) fn serve_by_exec(machine: &Machine) {
     let program = "/usr/local/bin/imap-server";
     machine.write(program, SERVER);
     machine.run(&["chmod", "0755", program]).ok();
