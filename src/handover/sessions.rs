@@ -227,7 +227,14 @@ impl Sessions {
             news.retain(|record| !living.contains_key(&record.witness.cookie()));
             news
         };
-        for record in news {
+        // Most of a file's lines are about sessions that are over: none of those may count, not even for a moment.
+        let asked: Vec<_> = news.iter().map(|record| record.witness.clone()).collect();
+        if asked.is_empty() {
+            return;
+        }
+        let dead = lock(&self.kernel).dead(&asked);
+        let living = |record: &Record| !dead.contains(&record.witness.cookie());
+        for record in news.into_iter().filter(living) {
             self.restore(record);
         }
     }
@@ -475,6 +482,37 @@ mod tests {
         assert_eq!(new.counts().get(&ann), Some(&3));
         drop((before, after, own, old));
         nobody_is_left(&new);
+    }
+
+    /// However many of them the file has, nobody is at his limit for them while they are read.
+    #[test]
+    fn what_is_over_does_not_count_while_it_is_learned() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sessions");
+        let gauge = || Metrics::new().unwrap().sessions_open;
+        let ann = AccountName::parse("ann").unwrap();
+        let old = Sessions::new(gauge(), Some(&path), None).unwrap();
+        let new = Sessions::new(gauge(), Some(&path), old.lock().unwrap()).unwrap();
+        old.release();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    new.catch_up();
+                }
+            });
+            for _ in 0..300 {
+                let (socket, _peer) = UnixStream::pair().unwrap();
+                let mut session = old.count(&ann, Protocol::Imap, 0).unwrap();
+                old.write_down(&mut session, Witness::unix(&socket).unwrap());
+                drop((socket, session));
+            }
+            for _ in 0..300 {
+                let one = new.reserve(&ann, Protocol::Imap, 1);
+                assert!(one.is_some(), "{:?}", new.counts());
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     #[test]

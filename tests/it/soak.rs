@@ -292,6 +292,7 @@ impl Night<'_> {
     }
 
     fn restart_node(&mut self) {
+        self.cluster.node("n1").acceptor().stop();
         self.cluster.restart_acceptor("n1");
     }
 
@@ -307,7 +308,7 @@ impl Night<'_> {
     }
 
     fn hold_account(&mut self) {
-        self.command(&["hold", &self.held.name]);
+        self.command(&["hold", &self.held.name, "--keep-sessions"]);
         self.command(&["release", &self.held.name]);
     }
 
