@@ -19,6 +19,7 @@
 //! It costs a login two loads of one flag, unless there is trouble. It dials nobody and spawns nothing. Two lines in the log
 //! for each outage: when it begins, when it ends.
 
+mod attempt;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+pub(super) use self::attempt::{Attempt, ProbeError};
 pub use self::report::{NodeHealth, NodeState, Outage};
 use super::{
     HealthSettings,
@@ -68,47 +70,6 @@ const PROBE_PAUSE: Duration = Duration::from_secs(1);
 pub(super) enum Errand {
     Login,
     Mail,
-}
-
-/// How a probe failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ProbeError {
-    /// The link.
-    #[error("{}", chain(.0))]
-    Link(LinkError),
-    /// The session behind it.
-    #[error("probe login: {0}")]
-    Login(String),
-    /// Who would have logged in is not known just now.
-    #[error("no probe login: the directory does not say who that is")]
-    Undecided,
-}
-
-/// A probe that is going on. If it is dropped before it has ended, another is due.
-#[derive(Debug)]
-pub(super) struct Attempt<'h> {
-    health: &'h Health,
-    has_ended: bool,
-}
-
-impl Attempt<'_> {
-    /// Notes how it ended.
-    pub(super) fn ended(mut self, result: &Result<(), ProbeError>, took: Duration) {
-        self.has_ended = true;
-        self.health.probed(result, took);
-    }
-}
-
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        if !self.has_ended {
-            let mut state = self.health.lock();
-            state.is_trying = false;
-            state.probe_at = Some(Instant::now());
-            drop(state);
-            self.health.probe_moved.notify_one();
-        }
-    }
 }
 
 /// One node's.
@@ -391,10 +352,7 @@ impl Health {
         state.is_trying = true;
         state.probe_at = None;
         drop(state);
-        Attempt {
-            health: self,
-            has_ended: false,
-        }
+        Attempt::of(self)
     }
 
     /// Notes how it ended, and when the next one is due.
