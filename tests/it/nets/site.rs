@@ -56,6 +56,13 @@ impl Side {
         }
     }
 
+    fn card(self) -> &'static str {
+        match self {
+            Self::Clients => "02:00:00:00:00:01",
+            Self::Servers => "02:00:00:00:00:02",
+        }
+    }
+
     fn bridge(self) -> &'static str {
         match self {
             Self::Clients => "clients",
@@ -100,10 +107,12 @@ impl Site {
         };
         let router = site.make("router", Side::Servers.address(1));
         for side in [Side::Clients, Side::Servers] {
+            // Without an address of its own it has the lowest of its ports', another one whenever a machine is added.
+            let card = side.card();
             let bridge = side.bridge();
             let address = side.address(1);
             router.run(&format!(
-                "ip link add {bridge} type bridge
+                "ip link add {bridge} address {card} type bridge
                 ip address add {address}/24 dev {bridge}
                 ip link set {bridge} up"
             ));
