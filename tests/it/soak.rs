@@ -208,7 +208,13 @@ fn bring_mail(place: Place, users: &[User; 2], seen: &Seen) {
             seen.later.fetch_add(1, SeqCst);
             continue;
         }
-        mta.command("DATA").says("354");
+        // Their nodes may have been drained since, or gone.
+        let answer = mta.command("DATA");
+        if !answer.text.starts_with("354") {
+            answer.says("4");
+            seen.later.fetch_add(1, SeqCst);
+            continue;
+        }
         mta.send("Subject: soak\r\n\r\nhere\r\n.\r\n");
         let mut is_well = taken.len() == users.len();
         for number in taken {
