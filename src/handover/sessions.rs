@@ -45,6 +45,8 @@ pub(super) struct Sessions {
     /// None when no session is given away, and none was.
     book: Option<Arc<Mutex<Book>>>,
     kernel: Mutex<Kernel>,
+    /// Held while others' sessions are learned: who reserves meanwhile waits until they count.
+    learning: Mutex<()>,
 }
 
 /// One session of an account, counted until this is dropped.
@@ -111,6 +113,7 @@ impl Sessions {
             given: Mutex::default(),
             book,
             kernel: Mutex::new(Kernel::probe()),
+            learning: Mutex::default(),
         };
         for record in left {
             sessions.restore(record);
@@ -221,6 +224,7 @@ impl Sessions {
 
     fn learn(&self, news: fn(&mut Journal) -> Vec<Record>) {
         let Some(book) = &self.book else { return };
+        let _one = lock(&self.learning);
         let news: Vec<_> = {
             let Book { journal, living } = &mut *lock(book);
             let mut news = news(journal);
