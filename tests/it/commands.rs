@@ -261,6 +261,40 @@ fn orders_outlive_a_front_that_is_killed() {
     assert!(log.contains("orders.json is no file of orders"), "{log}");
 }
 
+/// Commands reach the front that has taken its place, and the file of orders both.
+#[test]
+fn a_front_that_was_replaced_obeys_what_the_other_is_told() {
+    let [ann, bob, cyd] = people();
+    let builder = Cluster::mail().user(&ann).user(&bob).user(&cyd);
+    let mut cluster = builder.start();
+    keep_orders(&mut cluster);
+    let session = Client::logged_in(&cluster, Channel::Plain, &ann);
+    let mut kept = Client::logged_in(&cluster, Channel::Plain, &cyd);
+    let mut other = Client::logged_in(&cluster, Channel::Plain, &bob);
+    // Who has connected before logs in there.
+    let mut hesitant = Client::connect(&cluster, Channel::Implicit);
+    let successor = cluster.successor("front", &[]);
+    let mut old = cluster.front.replace(successor).unwrap();
+    let (code, _, notes) = cluster.ask(&["who"]);
+    assert_eq!(code, Some(67), "{notes}");
+
+    said(&cluster, &["hold", "cyd", "--keep-sessions"]);
+    let out = said(&cluster, &["hold", "ann"]);
+    assert!(out.ends_with("; 0 sessions ended\n"), "{out}");
+    ends(session);
+    was_kicked(&cluster, "ann", "the account is held by an administrator");
+    hesitant
+        .login(Method::Login, &ann.name, &ann.password)
+        .no("UNAVAILABLE");
+    kept.command("NOOP").ok();
+    other.command("NOOP").ok();
+    for client in [&mut hesitant, &mut kept, &mut other] {
+        client.command("LOGOUT").ok();
+    }
+    drop((hesitant, kept, other));
+    assert_eq!(old.exit_code(), Some(0));
+}
+
 #[test]
 fn mail_that_was_begun_waits_when_its_account_is_held_meanwhile() {
     let [ann, ..] = people();
