@@ -31,7 +31,10 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::names::{AccountName, NodeName};
+use crate::{
+    names::{AccountName, NodeName},
+    sessions::{Ending, Filter},
+};
 
 /// Accounts that are held, and nodes that are drained.
 pub const MAX_ORDERS: usize = 1000;
@@ -88,6 +91,28 @@ pub enum Subject {
     Front,
     /// This node is drained.
     Node(NodeName),
+}
+
+impl Subject {
+    /// The sessions that such an order is about.
+    pub fn sessions(&self) -> Filter {
+        let mut filter = Filter::default();
+        match self {
+            Self::Account(name) => filter.account = Some(name.clone()),
+            Self::Front => {}
+            Self::Node(name) => filter.node = Some(name.clone()),
+        }
+        filter
+    }
+
+    /// Why they end.
+    pub const fn ending(&self) -> Ending {
+        match self {
+            Self::Account(_) => Ending::Held,
+            Self::Front => Ending::FrontDrained,
+            Self::Node(_) => Ending::NodeDrained,
+        }
+    }
 }
 
 /// What stands against serving an account.

@@ -26,7 +26,7 @@ use crate::{
     names::{AccountName, NodeName},
     orders::{Given, OrdersError, Subject},
     outcome::chain,
-    sessions::{Ending, Filter, Seat},
+    sessions::{Ending, Seat},
 };
 
 /// Sessions that end in a second, where no time is said: as many logins a second are nothing to an LDAP server.
@@ -153,14 +153,10 @@ impl Requests {
         let seats = if hold.keep_sessions {
             Vec::new()
         } else {
-            let account = Some(account.clone());
-            self.sessions.all(&Filter {
-                account,
-                ..Filter::default()
-            })
+            self.sessions.all(&subject.sessions())
         };
         let within = pace(seats.len());
-        let sessions = self.end_by_order(seats, Ending::Held, within, &subject, given)?;
+        let sessions = self.end_by_order(seats, within, &subject, given)?;
         tracing::info!(
             command = "hold",
             account = account.as_str(),
@@ -208,21 +204,15 @@ impl Requests {
                 Some(known.name.clone())
             }
         };
-        let (subject, why) = match &node {
-            Some(node) => (Subject::Node(node.clone()), Ending::NodeDrained),
-            None => (Subject::Front, Ending::FrontDrained),
-        };
+        let subject = node.clone().map_or(Subject::Front, Subject::Node);
         let keeps_sessions = node.is_none() && within.is_none();
         let given = self.give(&subject, keeps_sessions, &caller).await?;
         let seats = match within {
             None => Vec::new(),
-            Some(_) => self.sessions.all(&Filter {
-                node: node.clone(),
-                ..Filter::default()
-            }),
+            Some(_) => self.sessions.all(&subject.sessions()),
         };
         let within = within.unwrap_or_default();
-        let sessions = self.end_by_order(seats, why, within, &subject, given)?;
+        let sessions = self.end_by_order(seats, within, &subject, given)?;
         tracing::info!(
             command = if node.is_some() {
                 "drain node"
@@ -282,12 +272,11 @@ impl Requests {
     fn end_by_order(
         &self,
         seats: Vec<std::sync::Arc<Seat>>,
-        why: Ending,
         within: Duration,
         subject: &Subject,
         given: Given,
     ) -> Result<usize, Refusal> {
-        let count = seats.len();
+        let (count, why) = (seats.len(), subject.ending());
         let (orders, subject) = (self.orders.clone(), subject.clone());
         let is_wanted = move || orders.is_in_force(&subject, given);
         let ended = self.sessions.end(seats, why, within, is_wanted);

@@ -26,7 +26,7 @@ use crate::{
     orders::{self, Orders, Subject},
     outcome::chain,
     proxy::{self, Proxy},
-    sessions::{Ending, Filter, Sessions},
+    sessions::Sessions,
     tasks::Tasks,
 };
 
@@ -340,27 +340,15 @@ async fn obey_successor(lasting: Lasting) {
         let read = orders.clone();
         let new = tokio::task::spawn_blocking(move || read.refresh()).await;
         for (subject, order) in new.ok().and_then(Result::ok).into_iter().flatten() {
-            let (filter, why, within) = match &subject {
-                _ if order.keeps_sessions => continue,
-                Subject::Account(name) => {
-                    let account = Some(name.clone());
-                    let filter = Filter {
-                        account,
-                        ..Filter::default()
-                    };
-                    (filter, Ending::Held, Duration::ZERO)
-                }
-                Subject::Node(name) => {
-                    let node = Some(name.clone());
-                    let filter = Filter {
-                        node,
-                        ..Filter::default()
-                    };
-                    (filter, Ending::NodeDrained, DRAIN_NODE_WITHIN)
-                }
-                Subject::Front => (Filter::default(), Ending::FrontDrained, DRAIN_FRONT_WITHIN),
+            if order.keeps_sessions {
+                continue;
+            }
+            let within = match subject {
+                Subject::Account(_) => Duration::ZERO,
+                Subject::Node(_) => DRAIN_NODE_WITHIN,
+                Subject::Front => DRAIN_FRONT_WITHIN,
             };
-            let seats = sessions.all(&filter);
+            let (seats, why) = (sessions.all(&subject.sessions()), subject.ending());
             tracing::info!(
                 sessions = seats.len(),
                 why = why.as_str(),
