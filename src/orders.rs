@@ -283,7 +283,8 @@ impl Orders {
         Ok(was_there)
     }
 
-    /// Reads the file again, if there is one: the orders that are in force since, and were not before.
+    /// Reads the file again, if there is one: the orders that are in force since and were not before, or that let sessions go on
+    /// before and do not any more.
     ///
     /// # Errors
     ///
@@ -296,7 +297,10 @@ impl Orders {
             all,
         );
         let mut new = self.list();
-        new.retain(|(subject, _)| before.get(subject).is_none());
+        new.retain(|(subject, order)| {
+            let known = before.get(subject);
+            known.is_none_or(|known| known.keeps_sessions && !order.keeps_sessions)
+        });
         Ok(new)
     }
 
@@ -606,12 +610,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = Some(dir.path().join("orders.json"));
         let [old, new] = [0, 1].map(|_| Orders::open(file.clone()).unwrap());
-        let given = old.give(&account("ann"), 7, true).unwrap();
+        old.give(&account("ann"), 7, true).unwrap();
         assert_eq!(check(&new, "ann", "n1"), Ok(()));
         let learned = new.refresh().unwrap();
         assert_eq!(learned.len(), 1);
         assert_eq!(learned[0].0, account("ann"));
         assert!(learned[0].1.keeps_sessions);
+        assert!(new.refresh().unwrap().is_empty());
+        // Given anew, it does not let them go on any more.
+        let given = old.give(&account("ann"), 7, false).unwrap();
+        assert_eq!(new.refresh().unwrap().len(), 1);
         assert_eq!(check(&new, "ann", "n1"), Err(Forbidden::Held));
         // Before it adds to them, too.
         old.give(&node("n2"), 7, false).unwrap();
