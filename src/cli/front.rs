@@ -33,7 +33,7 @@ impl Front {
         if let Some(path) = &self.socket {
             return Ok(path.clone());
         }
-        let configured = config::front_socket(&self.config)?;
+        let configured = config::answering(&self.config)?.admin.front_socket;
         configured.ok_or_else(|| Failed::NoSocket(self.config.clone()))
     }
 

@@ -31,15 +31,15 @@ pub(super) fn run(
     out: &mut impl Write,
     notes: &mut impl Write,
 ) -> Result<(), Failed> {
-    let (word, key) = match process {
-        Process::Front => ("front", "[admin] front_socket"),
-        Process::Node => ("node", "[admin] node_socket"),
+    let admin = config::answering(path)?.admin;
+    let (word, key, socket) = match process {
+        Process::Front => ("front", "[admin] front_socket", admin.front_socket),
+        Process::Node => ("node", "[admin] node_socket", admin.node_socket),
     };
     let failed = |source| Failed::Reload {
         process: word,
         source,
     };
-    let socket = config::socket_of(process.into(), path)?;
     let socket = socket.ok_or_else(|| failed(Unasked::NoSocket(key)))?;
     let peer = Peer {
         process: word,

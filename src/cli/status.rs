@@ -1,6 +1,6 @@
 //! `pigeonair status` and `pigeonair nodes`: what a running process does, as its status page shows it.
 //!
-//! It asks the front by `[admin] front_socket`, or by `[admin] front` where there is none, and the node by `[admin] node`. For
+//! It asks a process by its socket, or by its address where there is none, and reads nothing else of the configuration. For
 //! people a table, for programs the JSON of the page (`admin::status` has its words), of `nodes` the list alone. Rates are of the
 //! last minutes. A process that is not ready is a failure after that; so is one that does not answer.
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Failed, Process, print};
 use crate::{
     admin::{self, Place},
-    config::{self, Config},
+    config::{self, Answering},
 };
 
 /// Whose status.
@@ -36,15 +36,13 @@ pub(super) struct How {
 
 /// Prints what a process does. One that is not ready is a failure after that.
 pub(super) fn status(options: &StatusOptions, out: &mut impl Write) -> Result<(), Failed> {
-    let config = match options.process {
-        Some(process) => config::load_for(process.into(), &options.how.config)?,
-        None => config::load(&options.how.config)?,
-    };
-    let process = options.process.unwrap_or(match &config.front {
-        Some(_) => Process::Front,
-        None => Process::Node,
+    let answering = config::answering(&options.how.config)?;
+    let process = options.process.unwrap_or(if answering.has_front {
+        Process::Front
+    } else {
+        Process::Node
     });
-    let figures = admin::figures_at(&place(process, &config)?)?;
+    let figures = admin::figures_at(&place(process, answering)?)?;
     if options.how.json {
         print(out, format_args!("{figures:#}\n"))?;
     } else {
@@ -58,8 +56,8 @@ pub(super) fn status(options: &StatusOptions, out: &mut impl Write) -> Result<()
 
 /// Prints how the nodes of the front's table do.
 pub(super) fn nodes(how: &How, out: &mut impl Write) -> Result<(), Failed> {
-    let config = config::load_for(config::Role::Front, &how.config)?;
-    let figures = admin::figures_at(&place(Process::Front, &config)?)?;
+    let answering = config::answering(&how.config)?;
+    let figures = admin::figures_at(&place(Process::Front, answering)?)?;
     let list = at(&figures, "/nodes");
     if how.json {
         return print(out, format_args!("{list:#}\n"));
@@ -67,16 +65,16 @@ pub(super) fn nodes(how: &How, out: &mut impl Write) -> Result<(), Failed> {
     print(out, table(list))
 }
 
-fn place(process: Process, config: &Config) -> Result<Place, Failed> {
-    let admin = &config.admin;
-    let (place, keys) = match process {
-        Process::Front => {
-            let socket = admin.front_socket.clone().map(Place::Unix);
-            let place = socket.or(admin.front.map(Place::Tcp));
-            (place, "[admin] front_socket or front")
-        }
-        Process::Node => (admin.node.map(Place::Tcp), "[admin] node"),
+fn place(process: Process, Answering { admin, .. }: Answering) -> Result<Place, Failed> {
+    let (socket, address, keys) = match process {
+        Process::Front => (
+            admin.front_socket,
+            admin.front,
+            "[admin] front_socket or front",
+        ),
+        Process::Node => (admin.node_socket, admin.node, "[admin] node_socket or node"),
     };
+    let place = socket.map(Place::Unix).or(address.map(Place::Tcp));
     place.ok_or(Failed::NowhereToAsk(keys))
 }
 

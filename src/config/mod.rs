@@ -259,33 +259,43 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     read(path, None, &system())
 }
 
-/// Where a process answers commands, by a file of which nothing else need be right.
+/// Where processes answer.
+#[derive(Clone, Debug)]
+pub struct Answering {
+    /// The addresses and sockets.
+    pub admin: admin::Settings,
+    /// Whether the file is for a front, too.
+    pub has_front: bool,
+}
+
+/// Where processes answer, by a file of which nothing else need be right: whoever asks need not be able to read what it names, and
+/// the process may see other things wrong with it.
 ///
 /// # Errors
 ///
-/// The file cannot be read or is not TOML, or that key is not right.
-pub fn socket_of(role: Role, path: &Path) -> Result<Option<PathBuf>, Problems> {
+/// The file cannot be read or is not TOML, or a key of `[admin]` is not right.
+pub fn answering(path: &Path) -> Result<Answering, Problems> {
     let report = Report::default();
     let whole = |text| Problems::whole(path, text);
     let text = text_of(path).map_err(|error| whole(format!("cannot read it: {error}")))?;
     let table = table_of(&text).map_err(whole)?;
     let mut root = Section::root(&table, &report);
     let mut section = root.table("admin");
-    let name = match role {
-        Role::Front => "front_socket",
-        Role::Node => "node_socket",
-    };
-    let socket = section.optional(name, &form::socket_path());
+    let admin = places(&mut section);
     section.leave();
     root.leave();
     drop((section, root));
     let (problems, _) = report.into_parts();
-    if problems.is_empty() {
-        return Ok(socket);
+    if !problems.is_empty() {
+        return Err(Problems {
+            file: path.to_owned(),
+            problems,
+        });
     }
-    Err(Problems {
-        file: path.to_owned(),
-        problems,
+    let has_front = ["proxy", "delivery"].map(|name| table.contains_key(name));
+    Ok(Answering {
+        admin,
+        has_front: has_front.contains(&true),
     })
 }
 
@@ -296,29 +306,6 @@ pub fn socket_of(role: Role, path: &Path) -> Result<Option<PathBuf>, Problems> {
 /// All that is wrong with them, also that they are missing.
 pub fn load_for(role: Role, path: &Path) -> Result<Config, Problems> {
     read(path, Some(role), &system())
-}
-
-/// Where the front answers commands, and nothing else of the file: whoever asks need not be able to read what it names.
-///
-/// # Errors
-///
-/// When the file cannot be read, or that key is wrong.
-pub fn front_socket(path: &Path) -> Result<Option<PathBuf>, Problems> {
-    let failed = |key: &str, text| Problems {
-        file: path.to_owned(),
-        problems: vec![Problem {
-            key: key.to_owned(),
-            text,
-        }],
-    };
-    let text = text_of(path).map_err(|error| failed("", format!("cannot read it: {error}")))?;
-    let table = table_of(&text).map_err(|text| failed("", text))?;
-    let admin = table.get("admin").and_then(toml::Value::as_table);
-    let socket = admin.and_then(|admin| admin.get("front_socket"));
-    let socket = socket.map(|value| form::socket_path().read(value));
-    socket
-        .transpose()
-        .map_err(|text| failed("admin.front_socket", text))
 }
 
 fn system() -> System {
@@ -527,20 +514,24 @@ fn log(section: &mut Section<'_>) -> log::Settings {
     }
 }
 
-fn admin(section: &mut Section<'_>, has_front: bool, has_node: bool) -> admin::Settings {
+fn places(section: &mut Section<'_>) -> admin::Settings {
     let form: Form<Option<SocketAddr>> =
         form::parsed("an IP address with a port, or \"off\"", |text| match text {
             "off" => Some(None),
             text => text.parse().ok().map(Some),
         });
     let default = admin::Settings::default();
-    let settings = admin::Settings {
+    admin::Settings {
         front: section.or("front", &form, default.front),
         node: section.or("node", &form, default.node),
         front_socket: section.optional("front_socket", &form::socket_path()),
         orders_file: section.optional("orders_file", &form::path("the path of a file")),
         node_socket: section.optional("node_socket", &form::socket_path()),
-    };
+    }
+}
+
+fn admin(section: &mut Section<'_>, has_front: bool, has_node: bool) -> admin::Settings {
+    let settings = places(section);
     if let Some(path) = settings.orders_file.clone().filter(|_| has_front)
         && let Err(error) = Orders::open(Some(path))
     {

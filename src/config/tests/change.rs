@@ -147,27 +147,23 @@ fn what_is_settled_at_the_start_is_named() {
 fn where_a_process_answers_is_read_from_a_file_that_is_wrong_otherwise() {
     let folder = Folder::new();
     let path = folder.0.path().join("test.toml");
-    let socket = |text: &str, role| {
+    let read = |text: &str| {
         fs::write(&path, text).unwrap();
-        socket_of(role, &path)
+        answering(&path).map_err(|problems| problems.to_string())
     };
-    let text = "[admin]\nfront_socket = \"/run/f\"\ncolour = 1\n[proxy]\nx = 1\n";
-    let expected = Some(PathBuf::from("/run/f"));
-    assert_eq!(socket(text, Role::Front).unwrap(), expected);
-    assert_eq!(socket(text, Role::Node).unwrap(), None);
-    assert_eq!(socket("", Role::Front).unwrap(), None);
-    let wrong = socket("[admin]\nfront_socket = 7\n", Role::Front).unwrap_err();
-    assert!(
-        wrong.to_string().contains("admin.front_socket: bad value"),
-        "{wrong}"
-    );
-    assert!(
-        socket("[admin", Role::Front)
-            .unwrap_err()
-            .to_string()
-            .contains("not TOML")
-    );
+    let text = "[admin]\nfront_socket = \"/run/f\"\nnode = \"off\"\ncolour = 1\n\
+                [proxy.tls]\nkey = \"/not/there\"\nx = 1\n";
+    let found = read(text).unwrap();
+    assert_eq!(found.admin.front_socket, Some(PathBuf::from("/run/f")));
+    assert_eq!((found.admin.node, found.admin.node_socket), (None, None));
+    assert!(found.has_front);
+    let found = read("").unwrap();
+    assert_eq!(found.admin, admin::Settings::default());
+    assert!(!found.has_front);
+    let wrong = read("[admin]\nfront_socket = 7\n").unwrap_err();
+    assert!(wrong.contains("admin.front_socket: bad value"), "{wrong}");
+    assert!(read("[admin").unwrap_err().contains("not TOML"));
     fs::remove_file(&path).unwrap();
-    let missing = socket_of(Role::Front, &path).unwrap_err();
+    let missing = answering(&path).unwrap_err();
     assert!(missing.to_string().contains("cannot read it"), "{missing}");
 }

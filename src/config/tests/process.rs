@@ -125,27 +125,6 @@ fn root_reads_files_as_the_user_that_it_becomes() {
 }
 
 #[test]
-fn whoever_asks_the_front_reads_its_socket_and_nothing_else() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("pigeonair.toml");
-    let read = |text: &str| {
-        fs::write(&path, text).unwrap();
-        front_socket(&path).map_err(|problems| problems.to_string())
-    };
-    let text =
-        "[admin]\nfront_socket = '/run/front.sock'\n[proxy.tls]\nkey = '/not/there'\nmore = 1";
-    assert_eq!(read(text), Ok(Some(PathBuf::from("/run/front.sock"))));
-    assert_eq!(read("[admin]\n"), Ok(None));
-    assert_eq!(read(""), Ok(None));
-    let wrong = read("[admin]\nfront_socket = 'front.sock'").unwrap_err();
-    assert!(wrong.contains("admin.front_socket: bad value"), "{wrong}");
-    assert!(read("[admin").unwrap_err().contains("not TOML"));
-    fs::remove_file(&path).unwrap();
-    let missing = front_socket(&path).unwrap_err().to_string();
-    assert!(missing.contains("cannot read it"), "{missing}");
-}
-
-#[test]
 fn processes_meet_their_successors_at_places_of_their_own() {
     let folder = Folder::new();
     let lines = "front_upgrade_socket = '/run/f'\nnode_upgrade_socket = '/run/n'\nupgrade_drain_timeout = '7days'";
