@@ -257,6 +257,17 @@ fn commands_say_what_the_page_shows() {
     let nodes: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(nodes[0]["name"], "n1");
     assert_eq!(nodes[0]["sessions"]["imap"], 1);
+    // Whoever asks need not be one that the front's keys may belong to, nor read them: here it is root.
+    let file = cluster.front_socket().with_file_name("pigeonair.toml");
+    for command in [&["nodes"][..], &["status"], &["status", "front"]] {
+        let arguments = [command, &["--config", file.to_str().unwrap()]].concat();
+        let (code, _, notes) = cluster.ask_as(0, &arguments);
+        assert_eq!((code, notes.as_str()), (Some(0), ""), "{command:?}");
+    }
+    let file = cluster.node_file("n1", "pigeonair.toml");
+    let (code, out, notes) = cluster.ask_as(0, &["status", "--config", file.to_str().unwrap()]);
+    assert_eq!((code, notes.as_str()), (Some(0), ""));
+    assert!(out.starts_with("node n1 on "), "{out}");
     // A front that knows nobody needs its directory.
     let mut other = Cluster::usual().start();
     other.slapd().process.stop();
