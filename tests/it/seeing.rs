@@ -257,7 +257,19 @@ fn commands_say_what_the_page_shows() {
     let nodes: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(nodes[0]["name"], "n1");
     assert_eq!(nodes[0]["sessions"]["imap"], 1);
-    // Whoever asks need not be one that the front's keys may belong to, nor read them: here it is root.
+    cluster.front().stop();
+    let (code, out, notes) = cluster.ask(&["nodes"]);
+    assert_eq!((code, out.as_str()), (Some(69), ""));
+    assert!(
+        notes.starts_with("pigeonair: cannot ask at ") && notes.contains("front.sock"),
+        "{notes}"
+    );
+}
+
+/// Here it is root, which the front's keys may not belong to.
+#[test]
+fn whoever_may_not_read_the_keys_may_ask() {
+    let cluster = Cluster::usual().start();
     let file = cluster.front_socket().with_file_name("pigeonair.toml");
     for command in [&["nodes"][..], &["status"], &["status", "front"]] {
         let arguments = [command, &["--config", file.to_str().unwrap()]].concat();
@@ -268,21 +280,18 @@ fn commands_say_what_the_page_shows() {
     let (code, out, notes) = cluster.ask_as(0, &["status", "--config", file.to_str().unwrap()]);
     assert_eq!((code, notes.as_str()), (Some(0), ""));
     assert!(out.starts_with("node n1 on "), "{out}");
-    // A front that knows nobody needs its directory.
-    let mut other = Cluster::usual().start();
-    other.slapd().process.stop();
-    eventually("not ready", || other.ask(&["status"]).0 == Some(69));
-    let (_, out, notes) = other.ask(&["status"]);
+}
+
+/// A front that knows nobody needs its directory.
+#[test]
+fn status_of_a_front_that_is_not_ready() {
+    let mut cluster = Cluster::usual().start();
+    cluster.slapd().process.stop();
+    eventually("not ready", || cluster.ask(&["status"]).0 == Some(69));
+    let (_, out, notes) = cluster.ask(&["status"]);
     assert!(out.contains(": not ready, "), "{out}");
     assert!(
         notes.starts_with("pigeonair: the process is not ready: directory "),
-        "{notes}"
-    );
-    cluster.front().stop();
-    let (code, out, notes) = cluster.ask(&["nodes"]);
-    assert_eq!((code, out.as_str()), (Some(69), ""));
-    assert!(
-        notes.starts_with("pigeonair: cannot ask at ") && notes.contains("front.sock"),
         "{notes}"
     );
 }
