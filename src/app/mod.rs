@@ -29,11 +29,16 @@ mod tests;
 mod upgrade;
 mod workers;
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::{
+    net::UnixListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
     time::{Instant, sleep, sleep_until},
 };
 
@@ -51,10 +56,10 @@ use self::{
 };
 pub use self::{
     sandbox::SandboxError,
-    upgrade::{RecordError, Start, TakeError, who_runs},
+    upgrade::{Program, RecordError, Start, TakeError, who_runs},
 };
 use crate::{
-    admin,
+    admin::{self, OwnSocket},
     config::{self, Config, Leave, Role},
     directory::{self, Directory},
     handover,
@@ -145,6 +150,9 @@ pub enum AppError {
 
 const NO_FRONT: &str = "the configuration has no [proxy] and no [delivery] section";
 const NO_NODE: &str = "the configuration has no [acceptor] section";
+
+/// Where a process answers once another has taken its place, and where that socket is then waited for.
+type Own = (PathBuf, oneshot::Sender<UnixListener>);
 
 /// Whoever acts is root or the process's own user, and so is whoever hears who somebody is.
 const ADMIN_SOCKET_MODE: u32 = 0o600;
@@ -284,6 +292,8 @@ struct Process {
     notifier: Notifier,
     interrupt: Signal,
     terminate: Signal,
+    /// If it answers commands.
+    own: Option<Own>,
     /// Caught and not looked at: a file too large for our limits is an error for whoever writes it, not our end.
     _file_size: Signal,
 }
@@ -296,14 +306,16 @@ impl Process {
             notifier,
             interrupt: signal(SignalKind::interrupt()).map_err(AppError::Runtime)?,
             terminate: signal(SignalKind::terminate()).map_err(AppError::Runtime)?,
+            own: None,
             _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
                 .map_err(AppError::Runtime)?,
         })
     }
 
-    /// Answers monitors, and administrators on this machine: not ready while it stops, or for what `trouble` says.
+    /// Answers monitors, and administrators on this machine: not ready while it stops, when it was replaced, or for what `trouble`
+    /// says.
     fn answer<F>(
-        &self,
+        &mut self,
         monitors: Option<Tcp>,
         administrators: Option<Administrators>,
         about: admin::About,
@@ -315,8 +327,12 @@ impl Process {
         let tasks = self.tasks.clone();
         let readiness = move || {
             let stopping = tasks.is_leaving().then(|| "stopping".to_owned());
+            let replaced = tasks.is_replaced().then(|| "replaced".to_owned());
             let trouble = trouble();
-            async move { stopping.into_iter().chain(trouble.await).collect() }
+            async move {
+                let own = stopping.into_iter().chain(replaced);
+                own.chain(trouble.await).collect()
+            }
         };
         let tasks = &self.tasks;
         let status = admin::Status::new(about, self.metrics.clone());
@@ -336,12 +352,44 @@ impl Process {
                 requests,
                 reloads,
             } = administrators;
-            let socket = socket.listen()?;
-            let asked = (requests, reloads);
-            let answers = admin::serve_socket(socket, status, readiness, asked, tasks.clone());
+            let serve = {
+                let tasks = tasks.clone();
+                move |socket| {
+                    let asked = (requests.clone(), reloads.clone());
+                    let (status, readiness) = (status.clone(), readiness.clone());
+                    admin::serve_socket(socket, status, readiness, asked, tasks.clone())
+                }
+            };
+            let answers = serve(socket.listen()?);
             tasks.background("admin socket", self.unless_replaced(answers));
+            let (bound, own) = oneshot::channel();
+            tasks.background("own admin socket", async move {
+                if let Ok(socket) = own.await {
+                    serve(socket).await;
+                }
+            });
+            self.own = Some((socket.path, bound));
         }
         Ok(())
+    }
+
+    /// Answers at a socket of its own from now on, since another process has the common one.
+    fn answer_apart(&mut self) -> Option<OwnSocket> {
+        let (beside, own) = self.own.take()?;
+        let bound = OwnSocket::bind(&beside, ADMIN_SOCKET_MODE);
+        let bound = bound.and_then(|(file, socket)| Ok((file, UnixListener::from_std(socket)?)));
+        match bound {
+            Ok((file, socket)) => {
+                // Who waits for it does so for as long as the process lives.
+                let _ = own.send(socket);
+                Some(file)
+            }
+            Err(error) => {
+                let beside = beside.display();
+                tracing::warn!(%error, %beside, "commands do not reach the sessions of this process any more");
+                None
+            }
+        }
     }
 
     /// Answers until another process does: through a drain, but not once the sockets have changed hands.
@@ -382,7 +430,7 @@ impl Process {
         succession: Succeeded,
     ) -> Result<(), AppError> {
         let limit = succession.settle(&self).await?;
-        serving.is_alone();
+        serving.alone();
         self.notifier.ready("serving");
         let tasks = self.tasks.clone();
         let is_told = loop {
@@ -405,6 +453,13 @@ impl Process {
             });
         };
         let is_replaced = tasks.is_replaced();
+        // Until the end.
+        let mut _own = None;
+        if is_replaced {
+            // First, so that no command comes between the two and is heard by neither.
+            _own = self.answer_apart();
+            serving.replaced();
+        }
         let mut leave = reload.config().leave();
         // Whoever asks for a reload from now on hears that it is too late.
         drop(reload);

@@ -5,7 +5,7 @@
 //!                                              └> asks again and again: who runs? ─> it ─> 0
 //! ```
 //!
-//! With `--or-reload` a process of this very version is not replaced but reads its configuration again, and so is one that
+//! With `--or-reload` a process of this very program is not replaced but reads its configuration again, and so is one that
 //! cannot be replaced: what a service manager calls a reload.
 //!
 //! The program that is started is this one: whoever has installed a new one runs the new one's `upgrade`. It gets the
@@ -27,12 +27,15 @@ use clap::Args;
 
 use super::{DEFAULT_CONFIG, Failed, Process, print, reload};
 use crate::{
-    app::{self, TakeError},
+    app::{self, Program, TakeError},
     config, outcome,
 };
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// For the moment in which one process gives its place to the other, and nobody says who serves.
+const GRACE: Duration = Duration::from_secs(15);
 
 /// Why the running process goes on.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +78,7 @@ pub(super) struct Options {
     /// How many seconds the new process may take until it serves.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=600))]
     wait: u64,
-    /// Where the running process is of this version, or cannot be replaced, have it read its configuration again instead.
+    /// Where the running process is of this very program, or cannot be replaced, have it read its configuration again instead.
     #[arg(long)]
     or_reload: bool,
     /// The configuration file, for the new process too.
@@ -92,7 +95,7 @@ pub(super) fn run(
     let config = config::load_for(options.process.into(), &options.config)?;
     let who = || app::who_runs(&config.process, options.process.into());
     let running = who();
-    let is_other = |running: &(u32, String)| running.1 != env!("CARGO_PKG_VERSION");
+    let is_other = |(_, program): &(u32, Program)| *program != Program::own();
     if options.or_reload && !running.as_ref().is_ok_and(is_other) {
         if let Err(why) = running.as_ref()
             && !matches!(why, TakeError::NoSocket)
@@ -103,7 +106,7 @@ pub(super) fn run(
         }
         return reload::run(options.process, &options.config, out, notes);
     }
-    let (pid, version) = running.map_err(NotUpgraded::Nobody)?;
+    let (pid, program) = running.map_err(NotUpgraded::Nobody)?;
     let mut new = start(options).map_err(NotUpgraded::Start)?;
     let started = Instant::now();
     let process = options.process.as_str();
@@ -121,17 +124,21 @@ pub(super) fn run(
             }
             .into());
         }
-        if let Ok((found, new_version)) = who()
-            && found == new.id()
+        let now = who();
+        if let Ok((found, serves)) = &now
+            && *found == new.id()
         {
+            let [before, now] = [&program, serves].map(|program| &program.version);
             return print(
                 out,
                 format_args!(
-                    "{process}: pid {found} ({new_version}) serves in the place of pid {pid} ({version}), which ends with its sessions\n"
+                    "{process}: pid {found} ({now}) serves in the place of pid {pid} ({before}), which ends with its sessions\n"
                 ),
             );
         }
-        if started.elapsed() > wait {
+        // Unless neither of them says that it serves: then the one gives its place to the other in this moment.
+        let is_given = now.is_err() && started.elapsed() < wait + GRACE;
+        if started.elapsed() > wait && !is_given {
             end(&mut new);
             return Err(NotUpgraded::TimedOut { process, wait, pid }.into());
         }

@@ -330,6 +330,16 @@ impl Drop for Started {
     }
 }
 
+/// The process that the command says to serve now.
+#[track_caller]
+fn started(out: &str) -> Started {
+    let pid = out
+        .strip_prefix("front: pid ")
+        .and_then(|rest| rest.split(' ').next()?.parse().ok())
+        .unwrap_or_else(|| panic!("{out}"));
+    Started(rustix::process::Pid::from_raw(pid).unwrap())
+}
+
 #[test]
 fn the_command_says_what_came_of_it_and_the_manager_hears_of_it() {
     let users = people();
@@ -344,13 +354,10 @@ fn the_command_says_what_came_of_it_and_the_manager_hears_of_it() {
         format!("NOTIFY_SOCKET={}", path.display())
     });
     let old = cluster.front().id();
-    let (code, out, notes) = cluster.upgrade("front", &[&place]);
+    let (code, out, notes) = cluster.upgrade("front", &[], &[&place]);
     assert_eq!(code, Some(0), "{notes}");
-    let new: i32 = out
-        .strip_prefix("front: pid ")
-        .and_then(|rest| rest.split(' ').next()?.parse().ok())
-        .unwrap_or_else(|| panic!("{out}"));
-    let _started = Started(rustix::process::Pid::from_raw(new).unwrap());
+    let started = started(&out);
+    let new = started.0.as_raw_pid();
     let expected = format!(
         "front: pid {new} ({0}) serves in the place of pid {old} ({0}), which ends with its sessions\n",
         env!("CARGO_PKG_VERSION"),
@@ -374,17 +381,42 @@ fn the_command_says_what_came_of_it_and_the_manager_hears_of_it() {
     cluster.write_front(|text| {
         text + "\n[[proxy.listen]]\naddress = \"192.0.2.1:143\"\nprotocol = \"imap\"\n"
     });
-    let (code, out, notes) = cluster.upgrade("front", &[]);
+    let (code, out, notes) = cluster.upgrade("front", &[], &[]);
     assert_eq!((code, out.as_str()), (Some(71), ""), "{notes}");
     let expected = format!("the running one (pid {new}) goes on");
     assert!(notes.contains(&expected), "{notes}");
     imap(&cluster, &users[0], Channel::Implicit);
     cluster.write_front(|text| text.replace("upgrade.sock", "elsewhere.sock"));
-    let (code, _, notes) = cluster.upgrade("front", &[]);
+    let (code, _, notes) = cluster.upgrade("front", &[], &[]);
     assert_eq!(code, Some(69), "{notes}");
     cluster.write_front(|text| text.replace("front_upgrade_socket", "#"));
-    let (code, _, notes) = cluster.upgrade("front", &[]);
+    let (code, _, notes) = cluster.upgrade("front", &[], &[]);
     assert_eq!(code, Some(78), "{notes}");
+}
+
+const RELOADED: &str = "front: configuration taken (nothing has changed)\n";
+
+/// What a service manager calls a reload.
+#[test]
+fn a_program_of_the_same_version_that_was_built_anew_takes_the_place() {
+    let users = people();
+    let mut cluster = with(Cluster::usual(), &users);
+    let old = cluster.front().id().as_raw_pid();
+    let (code, out, notes) = cluster.upgrade("front", &["--or-reload"], &[]);
+    assert_eq!(code, Some(0), "{notes}");
+    assert_eq!(out, RELOADED);
+    cluster.renew_program();
+    let (code, out, notes) = cluster.upgrade("front", &["--or-reload"], &[]);
+    assert_eq!(code, Some(0), "{notes}");
+    let _started = started(&out);
+    let expected = format!(" serves in the place of pid {old} ");
+    assert!(out.contains(&expected), "{out}");
+    assert_eq!(cluster.front().exit_code(), Some(0));
+    imap(&cluster, &users[0], Channel::Implicit);
+    // The one that serves is this very program again.
+    let (code, out, notes) = cluster.upgrade("front", &["--or-reload"], &[]);
+    assert_eq!(code, Some(0), "{notes}");
+    assert_eq!(out, RELOADED);
 }
 
 /// Nodes are replaced one after the other while everybody comes and goes, and all sessions count in the last of them.

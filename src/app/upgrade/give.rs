@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     super::Process,
-    WORD_TIMEOUT,
+    Program, WORD_TIMEOUT,
     record::{Record, RecordError, Records, Role, VERSION, Wants},
 };
 use crate::{names::Protocol, outcome::chain, tasks::Tasks};
@@ -238,7 +238,7 @@ pub(in crate::app) fn sessions(open: &IntGaugeVec) -> u32 {
 fn identity() -> Record {
     Record::Who {
         pid: std::process::id(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        program: Program::own(),
     }
 }
 

@@ -26,6 +26,7 @@
 //! Limits: one successor at a time, 10 minutes for its start, 5 seconds for each word of either side, 8 connections.
 
 mod give;
+mod program;
 mod record;
 mod take;
 #[cfg(test)]
@@ -35,7 +36,7 @@ use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 pub(super) use self::give::sessions;
 use self::{give::Giver, record::Role, take::Taken};
-pub use self::{record::RecordError, take::TakeError};
+pub use self::{program::Program, record::RecordError, take::TakeError};
 use super::{AppError, Process, Sockets, Unix};
 use crate::{config, user::User};
 
@@ -79,12 +80,12 @@ fn role(role: config::Role) -> Role {
     }
 }
 
-/// Who answers at the upgrade socket of a running process: its id, and the version of its program.
+/// Who answers at the upgrade socket of a running process: its id, and its program.
 ///
 /// # Errors
 ///
 /// When nobody does.
-pub fn who_runs(process: &config::Process, of: config::Role) -> Result<(u32, String), TakeError> {
+pub fn who_runs(process: &config::Process, of: config::Role) -> Result<(u32, Program), TakeError> {
     let path = process.upgrade_socket(of).ok_or(TakeError::NoSocket)?;
     take::who(path, role(of), process.user(of))
 }
@@ -120,11 +121,11 @@ impl Succession {
         for socket in descriptors {
             inherited.add(socket).map_err(TakeError::Useless)?;
         }
-        let Taken { pid, version, .. } = &taken;
+        let Taken { pid, program, .. } = &taken;
         let sockets = inherited.len();
         tracing::info!(
             pid,
-            version,
+            version = program.version,
             sockets,
             "taking over from the running process"
         );

@@ -5,7 +5,7 @@
 //!
 //! ask      1  "PigeonAir upgrade" 0  version  role (1 front, 2 node)  what for (1 sockets, 2 who is there)
 //! refused  2  why, UTF-8
-//! who      3  process id (4 octets)  version of the program, UTF-8
+//! who      3  process id (4 octets)  its program: device and inode (8 octets each), version, UTF-8
 //! socket   4  nothing: a listening socket travels with the record, and the kernel knows its address
 //! lock     5  nothing: the lock of the node's sessions_file travels with it
 //! all      6  how many descriptors there were (2 octets)
@@ -16,6 +16,8 @@
 //! `ask` and `refused` have this form in every version, so that processes of different versions understand at least that they
 //! don't understand each other. It does no I/O, and does not know in which order records come. Limits: [`MAX_REST`] octets; a
 //! record that is longer, of another kind or of another form is an error, after which nothing more is read.
+
+use super::Program;
 
 /// What the two speak. Another number: another meaning.
 pub(super) const VERSION: u8 = 1;
@@ -37,7 +39,7 @@ pub(super) enum Record {
     Refused(String),
     Who {
         pid: u32,
-        version: String,
+        program: Program,
     },
     Socket,
     Lock,
@@ -108,8 +110,11 @@ impl Record {
                 (1, [NAME, &[*version, role.0, wants]].concat())
             }
             Self::Refused(why) => (2, why.clone().into_bytes()),
-            Self::Who { pid, version } => {
-                (3, [&pid.to_be_bytes()[..], version.as_bytes()].concat())
+            Self::Who { pid, program } => {
+                let Program { version, file } = program;
+                let [device, inode] = file.map(u64::to_be_bytes);
+                let parts = [&pid.to_be_bytes()[..], &device, &inode, version.as_bytes()];
+                (3, parts.concat())
             }
             Self::Socket => (4, Vec::new()),
             Self::Lock => (5, Vec::new()),
@@ -148,10 +153,15 @@ impl Record {
             },
             (2, why) => Self::Refused(text(why)),
             (3, rest) => {
-                let (pid, version) = rest.split_first_chunk().ok_or(malformed)?;
+                let (pid, rest) = rest.split_first_chunk().ok_or(malformed)?;
+                let (device, rest) = rest.split_first_chunk().ok_or(malformed)?;
+                let (inode, version) = rest.split_first_chunk().ok_or(malformed)?;
                 Self::Who {
                     pid: u32::from_be_bytes(*pid),
-                    version: text(version),
+                    program: Program {
+                        version: text(version),
+                        file: [*device, *inode].map(u64::from_be_bytes),
+                    },
                 }
             }
             (4, []) => Self::Socket,
@@ -217,7 +227,10 @@ mod tests {
             Record::Refused("because of 北".to_owned()),
             Record::Who {
                 pid: 4711,
-                version: "0.1.0".to_owned(),
+                program: Program {
+                    version: "0.1.0".to_owned(),
+                    file: [254, 1 << 40],
+                },
             },
             Record::Socket,
             Record::Lock,
@@ -263,6 +276,10 @@ mod tests {
             (&[2, 2, 1], RecordError::Long(513)),
             (&[1, 0, 1, b'P'], RecordError::Malformed(1)),
             (&[3, 0, 3, 0, 0, 0], RecordError::Malformed(3)),
+            (
+                &[&[3, 0, 19][..], &[0; 19]].concat(),
+                RecordError::Malformed(3),
+            ),
             (&[4, 0, 1, 0], RecordError::Malformed(4)),
             (&[5, 0, 1, 0], RecordError::Malformed(5)),
             (&[6, 0, 1, 0], RecordError::Malformed(6)),

@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{
     super::Notifier,
-    WORD_TIMEOUT,
+    Program, WORD_TIMEOUT,
     record::{Record, RecordError, Records, Role, VERSION, Wants},
 };
 use crate::{net, user::User};
@@ -88,7 +88,7 @@ pub enum TakeError {
 pub(super) struct Taken {
     stream: UnixStream,
     pub(super) pid: u32,
-    pub(super) version: String,
+    pub(super) program: Program,
     /// What makes `sessions_file` the predecessor's.
     pub(super) lock: Option<OwnedFd>,
 }
@@ -110,7 +110,7 @@ pub(super) fn take(
     net::raise_descriptor_limit();
     let mut talk = Talk::begin(path, user)?;
     talk.ask(role, Wants::Sockets)?;
-    let Record::Who { pid, version } = talk.next()? else {
+    let Record::Who { pid, program } = talk.next()? else {
         return Err(TakeError::Unexpected);
     };
     let (mut sockets, mut lock) = (Vec::new(), None);
@@ -128,7 +128,7 @@ pub(super) fn take(
                 let taken = Taken {
                     stream: talk.stream,
                     pid,
-                    version,
+                    program,
                     lock,
                 };
                 return Ok((taken, sockets));
@@ -139,16 +139,16 @@ pub(super) fn take(
     Err(TakeError::Unexpected)
 }
 
-/// Process id and version of the process that listens at `path`.
+/// Process id and program of the process that listens at `path`.
 pub(super) fn who(
     path: &Path,
     role: Role,
     user: Option<&User>,
-) -> Result<(u32, String), TakeError> {
+) -> Result<(u32, Program), TakeError> {
     let mut talk = Talk::begin(path, user)?;
     talk.ask(role, Wants::Who)?;
     match talk.next()? {
-        Record::Who { pid, version } => Ok((pid, version)),
+        Record::Who { pid, program } => Ok((pid, program)),
         _ => Err(TakeError::Unexpected),
     }
 }

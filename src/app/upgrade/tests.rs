@@ -140,7 +140,7 @@ fn all_sockets_and_the_lock_change_hands() {
     let rig = Rig::start();
     let (mut taken, sockets) = rig.take().unwrap();
     assert_eq!(taken.pid, std::process::id());
-    assert_eq!(taken.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(taken.program.version, env!("CARGO_PKG_VERSION"));
     let lock = std::fs::File::from(taken.lock.take().unwrap());
     let inode = |file: &std::fs::File| rustix::fs::fstat(file).unwrap().st_ino;
     assert_eq!(inode(&lock), inode(&rig.lock));
@@ -264,7 +264,7 @@ fn take_from(path: &Path) -> TakeError {
 fn what_a_running_process_must_not_say_ends_the_take_over() {
     let who = Record::Who {
         pid: 1,
-        version: "0".to_owned(),
+        program: Program::own(),
     }
     .encode();
     let then = |records: &[Record]| {

@@ -70,15 +70,29 @@ impl Cluster {
         }
     }
 
+    /// Puts the same program in the place of the one that processes were started with, as a package would.
+    pub(crate) fn renew_program(&self) {
+        let [new, program] = ["bin/new", "bin/pigeonair"].map(|name| self.path(name));
+        std::fs::copy(&program, &new).unwrap();
+        std::fs::rename(new, program).unwrap();
+    }
+
     /// Runs `pigeonair upgrade` as who has started the front, with these variables: its exit code, and what it wrote.
-    pub(crate) fn upgrade(&self, name: &str, variables: &[&str]) -> (Option<i32>, String, String) {
+    pub(crate) fn upgrade(
+        &self,
+        name: &str,
+        flags: &[&str],
+        variables: &[&str],
+    ) -> (Option<i32>, String, String) {
         let notes = self.scratch().join("upgrade.notes");
         let output = Command::new("setpriv")
             .args(self.rights_of(name))
             .args(["--", "env"])
             .args(variables)
             .arg(self.path("bin/pigeonair"))
-            .args(["upgrade", name, "--config"])
+            .args(["upgrade", name])
+            .args(flags)
+            .arg("--config")
             .arg(self.path("front/pigeonair.toml"))
             .stdin(Stdio::null())
             // Not a pipe, which the process that goes on would hold open.
