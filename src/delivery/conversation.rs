@@ -193,10 +193,14 @@ impl Conversation {
             return Ok(());
         };
         let verdicts = match sink {
-            Sink::Home(sending) => {
-                message.or_else(Verdict::unknown());
-                sending.finish().await
-            }
+            Sink::Home(sending) => match message.forbidden(&self.delivery.orders) {
+                // Whoever has ordered that waits for what the node may have, and it has no end of this.
+                Some(failure) => sending.given_up(&failure),
+                None => {
+                    message.or_else(Verdict::unknown());
+                    sending.finish().await
+                }
+            },
             Sink::Known(verdicts) => verdicts,
             Sink::Spool(_) => Vec::new(),
         };
@@ -284,6 +288,7 @@ impl Conversation {
             settings,
             tasks,
             forwarder,
+            orders,
             ..
         } = &*self.delivery;
         let place = if octets.is_in_file() {
@@ -297,12 +302,11 @@ impl Conversation {
         let start = |home: Home| {
             let (told, coming) = oneshot::channel();
             let (forwarder, limit) = (forwarder.clone(), Arc::clone(&limit));
+            let orders = orders.clone();
             let (session, octets) = (report.session.clone(), octets.clone());
             let forwarding = Box::pin(async move {
                 let _permit = limit.acquire_owned().await;
-                let Home { node, mut envelope } = home;
-                envelope.size = Some(octets.len());
-                let verdicts = forwarder.deliver(&node, &session, envelope, &octets).await;
+                let verdicts = forwarder.deliver(home, &session, &octets, &orders).await;
                 // When nobody hears it the process is being cut.
                 let _ = told.send(verdicts);
             });

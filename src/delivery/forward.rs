@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     kept::Kept,
+    message::Home,
     report::{Failure, Stage, Verdict},
 };
 use crate::{
@@ -28,6 +29,7 @@ use crate::{
     names::SessionId,
     net::Stream,
     nodes::Node,
+    orders::Orders,
     outcome::{Blame, chain},
     proto::{
         link::{
@@ -129,15 +131,20 @@ impl Forwarder {
         }
     }
 
-    /// The whole of a spooled message.
+    /// The whole of a spooled message, unless orders that are given meanwhile stand against it.
     pub(super) async fn deliver(
         &self,
-        node: &Arc<Node>,
+        home: Home,
         session: &SessionId,
-        envelope: Envelope<Recipient>,
         octets: &Spooled,
+        orders: &Orders,
     ) -> Vec<Verdict> {
-        let mut sending = match self.begin(node, session, envelope).await {
+        let mut envelope = home.envelope.clone();
+        if let Some(failure) = home.forbidden(orders) {
+            return vec![Verdict::Failed(failure); envelope.recipients.len()];
+        }
+        envelope.size = Some(octets.len());
+        let mut sending = match self.begin(&home.node, session, envelope).await {
             Start::Data(sending) => sending,
             Start::Done(verdicts) => return verdicts,
         };
@@ -150,7 +157,10 @@ impl Forwarder {
                 Err(error) => return sending.given_up(&spool_failure(&error)),
             };
             if piece.is_empty() {
-                return sending.finish().await;
+                return match home.forbidden(orders) {
+                    Some(failure) => sending.given_up(&failure),
+                    None => sending.finish().await,
+                };
             }
             offset = offset.saturating_add(piece.len() as u64);
             let sent = timeout_at(deadline, sending.body(&piece))

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    names::NodeName,
+    names::{AccountName, NodeName},
     nodes::Node,
     orders::Orders,
     proto::{
@@ -42,6 +42,16 @@ pub(super) struct Message {
 pub(super) struct Home {
     pub(super) node: Arc<Node>,
     pub(super) envelope: Envelope<Recipient>,
+    /// Whose mailboxes these are.
+    accounts: Vec<AccountName>,
+}
+
+impl Home {
+    /// What stands against one of its recipients now.
+    pub(super) fn forbidden(&self, orders: &Orders) -> Option<Failure> {
+        let mut accounts = self.accounts.iter();
+        accounts.find_map(|account| recipient::permit(orders, account, &self.node).err())
+    }
 }
 
 impl Message {
@@ -76,11 +86,13 @@ impl Message {
                 homes.push(Home {
                     node: Arc::clone(&accepted.node),
                     envelope: empty.clone(),
+                    accounts: Vec::new(),
                 });
                 homes.len().saturating_sub(1)
             });
             if let Some(home) = homes.get_mut(at) {
                 home.envelope.recipients.push(accepted.recipient.clone());
+                home.accounts.push(accepted.account.clone());
             }
             home_of.push(at);
         }
@@ -98,7 +110,7 @@ impl Message {
     /// What stands against one of its recipients now, although it was taken before.
     pub(super) fn forbidden(&self, orders: &Orders) -> Option<Failure> {
         let mut recipients = self.recipients.iter();
-        recipients.find_map(|recipient| recipient::permit(orders, recipient).err())
+        recipients.find_map(|it| recipient::permit(orders, &it.account, &it.node).err())
     }
 
     /// How many recipients it has.

@@ -55,7 +55,7 @@ pub(super) async fn find(
             account: None,
         })?;
     let accepted = accept(&account, nodes, address).and_then(|accepted| {
-        permit(orders, &accepted)?;
+        permit(orders, &accepted.account, &accepted.node)?;
         Ok(accepted)
     });
     accepted.map_err(|failure| Unaccepted {
@@ -110,13 +110,13 @@ pub(super) fn accept(
     })
 }
 
-/// Whether a recipient that was taken may have mail now.
-pub(super) fn permit(orders: &Orders, recipient: &Accepted) -> Result<(), Failure> {
-    let permitted = orders.check(&recipient.account, &recipient.node.name);
+/// Whether an account may have mail at a node now.
+pub(super) fn permit(orders: &Orders, account: &AccountName, node: &Node) -> Result<(), Failure> {
+    let permitted = orders.check(account, &node.name);
     permitted.map_err(|forbidden| Failure {
         cause: match forbidden {
             Forbidden::Held => Cause::AccountSuspended,
-            Forbidden::NodeDrained => Cause::NodeDown,
+            Forbidden::NodeDrained => Cause::NodeDrained,
         },
         stage: Stage::Resolve,
         blame: Blame::Administrator,

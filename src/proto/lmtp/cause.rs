@@ -31,6 +31,8 @@ pub enum Cause {
     Misconfigured,
     /// The home can't be reached.
     NodeDown,
+    /// An administrator wants nothing to go there for now.
+    NodeDrained,
     /// The directory knows no such account.
     NoSuchUser,
     /// The account's quota is used up; a setting says which of the two is meant.
@@ -66,6 +68,7 @@ impl Cause {
             Self::Loop => "loop",
             Self::Misconfigured => "misconfigured",
             Self::NodeDown => "node-down",
+            Self::NodeDrained => "node-drained",
             Self::NoSuchUser => "no-such-user",
             Self::OverQuota => "over-quota",
             Self::OverQuotaForNow => "over-quota-for-now",
@@ -91,7 +94,9 @@ impl Cause {
             Self::Failed => (451, 3, 0, "The message could not be stored."),
             Self::Loop => (554, 4, 6, "This message has been here before."),
             Self::Misconfigured => (451, 3, 5, "This mailbox is not set up correctly."),
-            Self::NodeDown => (451, 4, 1, "The mailbox is not reachable just now."),
+            Self::NodeDown | Self::NodeDrained => {
+                (451, 4, 1, "The mailbox is not reachable just now.")
+            }
             Self::NoSuchUser => (550, 1, 1, "No such user here."),
             Self::OverQuota => (552, 2, 2, "The mailbox is full."),
             Self::OverQuotaForNow => (452, 2, 2, "The mailbox is full."),
@@ -129,6 +134,7 @@ mod tests {
             (Cause::Loop, "554 5.4.6"),
             (Cause::Misconfigured, "451 4.3.5"),
             (Cause::NodeDown, "451 4.4.1"),
+            (Cause::NodeDrained, "451 4.4.1"),
             (Cause::NoSuchUser, "550 5.1.1"),
             (Cause::OverQuota, "552 5.2.2"),
             (Cause::OverQuotaForNow, "452 4.2.2"),
