@@ -3,7 +3,7 @@
 //! Each step either gives the next one what it needs or a [`Failure`] that says whose doing it was: a node that is away
 //! is never a wrong password, and a wrong password is never "try later".
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
@@ -20,7 +20,7 @@ use crate::{
     names::Login,
     net::Stream,
     nodes::Node,
-    outcome::{Blame, Failure, Report, Stage, chain},
+    outcome::{Blame, Failure, Outcome, Report, Stage, chain},
     policy::{Attempt, Finding, Policy, Verdict},
     proto::{
         denial::Denial,
@@ -28,7 +28,7 @@ use crate::{
         opening::{OpeningError, Reader, Step},
         talk::{Credentials, Mechanism},
     },
-    sessions::{Entered, Who},
+    sessions::{Entered, Seat, Who},
 };
 
 use super::Parts;
@@ -96,10 +96,36 @@ pub(super) async fn open_session(
         reason: error.to_string(),
     })?;
     report.node = Some(node.name.clone());
+    let seat = Arc::clone(watch.seat());
     let seated = sit_down(parts, watch, &account, &node, report);
     permit(parts, &account, &node)?;
-    let opened = open_link(parts, &node, &context(&account, report)).await?;
-    Ok(read_opening(parts, opened, seated).await?)
+    let context = context(&account, report);
+    let opened = async {
+        let opened = open_link(parts, &node, &context).await?;
+        read_opening(parts, opened, seated).await
+    };
+    tokio::select! {
+        // First, so that nobody is let in whose end was told.
+        biased;
+        () = seat.ended() => Err(ended(&seat).into()),
+        opened = opened => Ok(opened?),
+    }
+}
+
+/// Who is ended before the session has begun has none.
+fn ended(seat: &Seat) -> Failure {
+    let why = seat.why();
+    let is_ordered = why.is_some_and(|why| why.outcome() == Outcome::Kicked);
+    Failure {
+        stage: Stage::Opening,
+        blame: if is_ordered {
+            Blame::Administrator
+        } else {
+            Blame::Directory
+        },
+        denial: Denial::Unavailable,
+        reason: why.map(|why| why.to_string()).unwrap_or_default(),
+    }
 }
 
 /// Lists the session. It is not served yet, but whoever ends sessions must not miss it.
