@@ -24,7 +24,7 @@ type Track = (
 );
 
 /// Curves: name, family, and the label with the values that belong to it; none: all.
-const TRACKS: [Track; 14] = [
+const TRACKS: [Track; 15] = [
     ("sessions", "sessions_open", None),
     ("connections", "connections_open", None),
     ("logins_ok", "logins_total", Some(("result", &["ok"]))),
@@ -34,9 +34,14 @@ const TRACKS: [Track; 14] = [
         Some(("blame", &["client"])),
     ),
     (
-        "logins_other",
+        "logins_own",
         "login_failures_total",
         Some(("blame", &["directory", "local", "node", "policy"])),
+    ),
+    (
+        "logins_ordered",
+        "login_failures_total",
+        Some(("blame", &["administrator"])),
     ),
     (
         "delivered",

@@ -205,7 +205,7 @@ function tiles(status, now) {
   const moved = octets(now.bytes);
   if (status.process === 'front') {
     made.push(tile('Logins', rate(now.logins_ok), 'per s', `${rate(now.logins_client)} refused per s`));
-    made.push(tile('Failures of ours', rate(now.logins_other), 'per s', 'directory, nodes, ourselves', now.logins_other > 0 ? 'bad' : ''));
+    made.push(tile('Failures of ours', rate(now.logins_own), 'per s', 'directory, nodes, ourselves', now.logins_own > 0 ? 'bad' : ''));
     const login = stages.login;
     made.push(tile('A login takes', login && login.p50_s !== null ? span(login.p50_s) : '–', '',
       login && login.p99_s !== null ? `95\u00a0% ${span(login.p95_s)} · 99\u00a0% ${span(login.p99_s)}` : 'nobody has logged in lately'));
@@ -278,8 +278,8 @@ function stages(status) {
 function failures(status) {
   const mistakes = { authenticate: 'wrong or refused', link: 'too many sessions, or in use', opening: 'too many sessions, or in use' };
   const list = status.counts.failures.map(row => ({
-    label: row.blame === 'client' ? `client: ${mistakes[row.stage] || row.stage}` : `${row.blame}, at ${row.stage}`,
-    recent: row.recent, total: row.total, kind: row.blame === 'client' ? 'f1' : 'f3',
+    label: row.blame === 'administrator' ? 'held or drained by an administrator' : row.blame === 'client' ? `client: ${mistakes[row.stage] || row.stage}` : `${row.blame}, at ${row.stage}`,
+    recent: row.recent, total: row.total, kind: row.blame === 'client' ? 'f1' : row.blame === 'administrator' ? 'f2' : 'f3',
   }));
   const held = sum(status.counts.logins, row => row.result === 'held');
   const part = element('div', {}, facts([['held, not tried', `${count(held.recent)} lately, ${count(held.total)} in all`]]));
@@ -376,7 +376,8 @@ function draw(status) {
       chart('logins', 'Logins per second', times, [
         { name: 'logged in', values: curves.logins_ok, show: rate },
         { name: 'refused, the client’s doing', values: curves.logins_client, show: rate },
-        { name: 'failed, ours', values: curves.logins_other, show: rate },
+        { name: 'failed, ours', values: curves.logins_own, show: rate },
+        { name: 'held or drained', values: curves.logins_ordered, show: rate },
       ], 1);
     } else {
       chart('handed', 'Hand-overs per second', times, [
