@@ -8,7 +8,7 @@
 
 mod process;
 
-use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, atomic::AtomicU64};
 
 use prometheus::{
     Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -107,6 +107,8 @@ pub struct Metrics {
     pub config_loaded: IntGauge,
     /// `panics_total`: tasks that ended by panicking.
     panics: IntCounter,
+    /// Two at a time would both count what is new.
+    gathers: Arc<Mutex<()>>,
 }
 
 /// Stage latencies span a cached login (tens of microseconds) to a deadline (tens of seconds).
@@ -306,6 +308,7 @@ impl Metrics {
                 "panics_total",
                 "Tasks that ended by panicking.",
             )?)?,
+            gathers: Arc::default(),
             process: Facts::new()?,
             registry: new.0,
         })
@@ -313,6 +316,7 @@ impl Metrics {
 
     /// Everything there is to count, as it is now.
     pub fn gather(&self) -> Vec<MetricFamily> {
+        let _one = self.gathers.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = PANICS.load(std::sync::atomic::Ordering::Relaxed);
         self.panics.inc_by(seen.saturating_sub(self.panics.get()));
         let mut families = self.registry.gather();
