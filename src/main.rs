@@ -7,7 +7,7 @@
 use std::{io::ErrorKind, process::ExitCode};
 
 use pigeonair::{
-    admin::AskError,
+    admin::{AskError, StatusError},
     app::{AppError, TakeError},
     cli::{self, Failed, NotDelivered, NotUpgraded, Unasked},
     proto::lmtp::Reply,
@@ -48,9 +48,8 @@ fn exit_code(failed: &Failed) -> u8 {
         Failed::Deliver(NotDelivered::Refused(reply)) => refusal_code(reply),
         Failed::Deliver(_) => TEMPFAIL,
         Failed::Nobody(_) | Failed::NoSession => NOUSER,
-        Failed::NotReady(_) | Failed::Online | Failed::Status(_) | Failed::Unexplained => {
-            UNAVAILABLE
-        }
+        Failed::Status(error) => status_code(error),
+        Failed::NotReady(_) | Failed::Online | Failed::Unexplained => UNAVAILABLE,
         Failed::Output { .. } => CANTCREAT,
         Failed::Random(_) => OS,
         Failed::Log(_) => SOFTWARE,
@@ -84,6 +83,7 @@ fn exit_code(failed: &Failed) -> u8 {
 
 /// A front that was asked and did not: who asks may not, there is nobody of that name, or it cannot now.
 fn ask_code(error: &AskError) -> u8 {
+    const USAGE: u8 = 64;
     const NOUSER: u8 = 67;
     const UNAVAILABLE: u8 = 69;
     const NOPERM: u8 = 77;
@@ -92,7 +92,23 @@ fn ask_code(error: &AskError) -> u8 {
         AskError::Failed { .. } | AskError::Stranger { .. } => UNAVAILABLE,
         AskError::Refused { status: 403, .. } => NOPERM,
         AskError::Refused { status: 404, .. } => NOUSER,
+        // What the command line could not know to be wrong.
+        AskError::Refused {
+            status: 400 | 413, ..
+        } => USAGE,
         AskError::Refused { .. } => UNAVAILABLE,
+    }
+}
+
+/// A process that does not say what it does: who asks may not, or it does not answer.
+fn status_code(error: &StatusError) -> u8 {
+    const UNAVAILABLE: u8 = 69;
+    const NOPERM: u8 = 77;
+    match error {
+        StatusError::Failed { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            NOPERM
+        }
+        _ => UNAVAILABLE,
     }
 }
 
