@@ -11,7 +11,8 @@
 //! the folder synced) and in force after that; one that cannot be written is refused and changes nothing.
 //!
 //! The file is the truth: it is read again before each change, and when the process before this one may have written it, or the
-//! one after it does.
+//! one after it does. A process that was replaced [follows](Orders::follow) and writes no more: the other one has written by then
+//! what this one is told.
 //!
 //! It ends no session and answers nobody: whoever lets somebody in asks here, after that one is [listed](crate::sessions), so that
 //! an order and a login at the same time cannot miss each other.
@@ -25,7 +26,10 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use jiff::Timestamp;
@@ -50,6 +54,8 @@ pub struct Orders(Arc<Inner>);
 struct Inner {
     file: Option<PathBuf>,
     all: RwLock<All>,
+    /// Another process writes the file.
+    follows: AtomicBool,
     /// The number of the last order: held while one is given, so that the file is written by one at a time.
     last: Mutex<u64>,
 }
@@ -184,8 +190,14 @@ impl Orders {
         Ok(Self(Arc::new(Inner {
             file,
             all: RwLock::new(all),
+            follows: AtomicBool::new(false),
             last: Mutex::default(),
         })))
+    }
+
+    /// From now on another process writes the file.
+    pub fn follow(&self) {
+        self.0.follows.store(true, Relaxed);
     }
 
     /// Whether they outlive this process.
@@ -279,6 +291,8 @@ impl Orders {
         let was_there = all.remove(subject);
         if was_there {
             self.replace(all)?;
+        } else {
+            self.set(all);
         }
         Ok(was_there)
     }
@@ -291,11 +305,7 @@ impl Orders {
     /// When it cannot be read; then nothing has changed.
     pub fn refresh(&self) -> Result<Vec<(Subject, Order)>, OrdersError> {
         let _one = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = self.latest()?;
-        let before = std::mem::replace(
-            &mut *self.0.all.write().unwrap_or_else(PoisonError::into_inner),
-            all,
-        );
+        let before = self.set(self.latest()?);
         let mut new = self.list();
         new.retain(|(subject, order)| {
             let known = before.get(subject);
@@ -316,14 +326,22 @@ impl Orders {
     }
 
     fn replace(&self, all: All) -> Result<(), OrdersError> {
-        if let Some(path) = &self.0.file {
+        if let Some(path) = &self.0.file
+            && !self.0.follows.load(Relaxed)
+        {
             write(path, &all).map_err(|source| OrdersError::Write {
                 path: path.clone(),
                 source,
             })?;
         }
-        *self.0.all.write().unwrap_or_else(PoisonError::into_inner) = all;
+        self.set(all);
         Ok(())
+    }
+
+    /// Puts those in force in memory; what was until then.
+    fn set(&self, all: All) -> All {
+        let mut known = self.0.all.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut known, all)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, All> {

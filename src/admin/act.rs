@@ -22,7 +22,6 @@ use super::{
     who,
 };
 use crate::{
-    directory::LookupError,
     names::{AccountName, NodeName},
     orders::{Given, OrdersError, Subject},
     outcome::chain,
@@ -87,9 +86,17 @@ impl Requests {
         };
         let (done, answer) = oneshot::channel();
         let requests = self.clone();
+        let was_replaced = self.tasks.is_replaced();
         self.tasks.background("command", async move {
+            let mut obeyed = requests.obey(command, caller).await;
+            if requests.tasks.is_replaced() && !was_replaced {
+                // Nobody knows whether the other one has heard of it.
+                let text =
+                    "another process has taken this one's place meanwhile: give the command again";
+                obeyed = Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
+            }
             // If nobody waits for it, the log has it.
-            let _ = done.send(requests.obey(command, caller).await);
+            let _ = done.send(obeyed);
         });
         let lost = || {
             Err(Refusal::new(
@@ -146,7 +153,7 @@ impl Requests {
             who::account(&hold.user)?
         } else {
             let known = self.known(&hold.user).await;
-            known.map_err(|error| nobody(&hold.user, &error))?
+            known.map_err(|error| who::nobody(&hold.user, &error))?
         };
         let subject = Subject::Account(account.clone());
         let given = self.give(&subject, hold.keep_sessions, &caller).await?;
@@ -353,19 +360,6 @@ fn pace(sessions: usize) -> Duration {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn nobody(user: &str, error: &LookupError) -> Refusal {
-    match error {
-        LookupError::Wrong(_) => not_found(&format!("nobody has the login or the address {user}")),
-        error => Refusal::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &format!(
-                "the directory cannot say who {user} is: {}; with --account that is taken for the account's own name",
-                chain(error)
-            ),
-        ),
-    }
 }
 
 fn not_found(text: &str) -> Refusal {

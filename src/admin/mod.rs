@@ -12,12 +12,15 @@
 //! nothing; what names somebody or acts is answered on the Unix socket alone, which only root and the front's own user
 //! may open, and leaves a line in the log with who asked.
 //!
+//! A process that was replaced answers at a socket of its `own` for as long as it lives.
+//!
 //! `http` has the limits of both. `account` has the words that answers have for an account, `act` who may do what.
 
 mod account;
 mod act;
 mod client;
 mod http;
+mod own;
 mod reload;
 mod request;
 mod socket;
@@ -41,6 +44,7 @@ use tokio::{
 pub use self::{
     account::{Fields, fields},
     client::{AskError, Peer, ask, cached, reload},
+    own::{OwnSocket, has_ended, replaced},
     reload::{Asked, Reloaded, Reloads, Taken},
     request::{Drain, Flush, Hold, InForce, Kick, Question, Release, Undrain, Which, Who},
     socket::Requests,

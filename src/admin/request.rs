@@ -3,17 +3,41 @@
 //! Times are milliseconds. A user is named by a login, an address, or with `as_account` by the account's own name.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// A request that one path answers.
-pub trait Question: Serialize {
+pub trait Question: Clone + Serialize {
     /// That path.
     const PATH: &'static str;
+
+    /// The same to a process that was replaced, once the one in its place has given this answer.
+    #[must_use]
+    fn after(&self, _answer: &Value) -> Self {
+        self.clone()
+    }
 }
 
 macro_rules! question {
     ($type:ident, $path:expr) => {
         impl Question for $type {
             const PATH: &'static str = $path;
+        }
+    };
+}
+
+macro_rules! question_of_an_account {
+    ($type:ident, $path:expr) => {
+        impl Question for $type {
+            const PATH: &'static str = $path;
+
+            fn after(&self, answer: &Value) -> Self {
+                let mut after = self.clone();
+                if let Some(account) = answer.get("account").and_then(Value::as_str) {
+                    after.user = account.to_owned();
+                    after.as_account = true;
+                }
+                after
+            }
         }
     };
 }
@@ -121,10 +145,10 @@ pub(super) struct Whom {
 
 question!(Drain, "/drain");
 question!(Flush, "/flush");
-question!(Hold, "/hold");
+question_of_an_account!(Hold, "/hold");
 question!(InForce, "/orders");
 question!(Kick, "/kick");
-question!(Release, "/release");
+question_of_an_account!(Release, "/release");
 question!(Undrain, "/undrain");
 question!(Who, "/who");
 question!(Whom, "/cached");

@@ -28,6 +28,8 @@
 //! What is wrong with a request is a line of text with status 400, 405 or 413; 403 is for whoever may not act, 404 for a name
 //! that means nobody. Who asked is logged with uid and pid, as `debug` where nothing is changed.
 
+use std::fmt;
+
 use hyper::{
     Method, Request, StatusCode,
     body::{Body, Bytes},
@@ -116,9 +118,21 @@ impl Requests {
             return done;
         }
         match path {
-            Who::PATH => self.who(&parse(body)?).await,
-            InForce::PATH => parse(body).map(|InForce {}| self.in_force()),
-            _ => self.cached(&parse(body)?, caller).await,
+            Who::PATH => {
+                let who: Who = parse(body)?;
+                caller.asks("who is on", Some(&who.which));
+                self.who(&who).await
+            }
+            InForce::PATH => {
+                let InForce {} = parse(body)?;
+                caller.asks("what is in force", None::<&Whom>);
+                Ok(self.in_force())
+            }
+            _ => {
+                let whom: Whom = parse(body)?;
+                caller.asks("what is remembered", Some(&whom));
+                self.cached(&whom).await
+            }
         }
     }
 
@@ -138,7 +152,7 @@ impl Requests {
         json!({ "orders": orders, "are_kept": self.orders.are_kept() })
     }
 
-    async fn cached(&self, whom: &Whom, caller: Caller) -> Result<Value, Refusal> {
+    async fn cached(&self, whom: &Whom) -> Result<Value, Refusal> {
         let login = whom.login.as_deref().map(Login::parse).transpose();
         let Ok(login) = login else {
             return Err(bad_request("login: no name that could be one"));
@@ -147,13 +161,6 @@ impl Requests {
         let Ok(address) = address else {
             return Err(bad_request("address: not an address"));
         };
-        tracing::debug!(
-            uid = caller.uid(),
-            pid = caller.pid(),
-            login = whom.login,
-            address = whom.address,
-            "asked what is remembered"
-        );
         let mut answer = Map::new();
         if let Some(login) = login {
             let cached = self.directory.cached(&login).await;
@@ -218,6 +225,13 @@ impl Caller {
     pub(super) fn may_act(self) -> bool {
         let own = rustix::process::geteuid().as_raw();
         self.uid().is_some_and(|uid| uid == 0 || uid == own)
+    }
+
+    /// Leaves a line of who wants to know what, of whom.
+    fn asks(self, what: &str, whom: Option<&impl fmt::Debug>) {
+        let (uid, pid) = (self.uid(), self.pid());
+        let whom = whom.map(tracing::field::debug);
+        tracing::debug!(uid, pid, whom, "asked {what}");
     }
 
     pub(super) fn uid(self) -> Option<u32> {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use hyper::StatusCode;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
@@ -13,9 +14,13 @@ use super::{
 use crate::{
     directory::LookupError,
     names::{AccountName, Login, NodeName, Protocol},
+    outcome::chain,
     proto::lmtp::Address,
     sessions::{self, Filter},
 };
+
+/// Before the IPv4 address in an IPv6 one (RFC 4291, 2.5.5.2), in bits.
+const V4_MAPPED: u8 = 96;
 
 /// Sessions on a page: with the longest names half a MiB, which is half of what a command reads.
 const PAGE: usize = 500;
@@ -50,16 +55,20 @@ impl Requests {
         })
     }
 
-    /// The account of a user; of whom the directory does not know now, the one with that very name.
+    /// The account of a user; of one whom the directory does not have, the account with that very name.
     pub(super) async fn account_or_so(
         &self,
         user: &str,
         as_account: bool,
     ) -> Result<AccountName, Refusal> {
-        if !as_account && let Ok(account) = self.known(user).await {
-            return Ok(account);
+        if as_account {
+            return account(user);
         }
-        account(user)
+        match self.known(user).await {
+            Ok(account) => Ok(account),
+            Err(LookupError::Wrong(_)) => account(user),
+            Err(error) => Err(nobody(user, &error)),
+        }
     }
 
     /// The account whose login or address that is.
@@ -91,11 +100,37 @@ pub(super) fn account(name: &str) -> Result<AccountName, Refusal> {
     AccountName::parse(name).map_err(|error| bad_request(&format!("user: {error}")))
 }
 
+/// Why a user is nobody's name.
+pub(super) fn nobody(user: &str, error: &LookupError) -> Refusal {
+    let (status, text) = match error {
+        LookupError::Wrong(_) => (
+            StatusCode::NOT_FOUND,
+            format!("nobody has the login or the address {user}"),
+        ),
+        error => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!(
+                "the directory cannot say who {user} is: {}; with --account that is taken for the account's own name",
+                chain(error)
+            ),
+        ),
+    };
+    Refusal::new(status, &text)
+}
+
+/// An IPv4 client is one, however its address is written.
 fn network(text: &str) -> Result<IpNet, Refusal> {
     let network = text
         .parse()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    network.map_err(|_| bad_request("network: neither a network in CIDR notation nor an address"))
+    let network = network
+        .map_err(|_| bad_request("network: neither a network in CIDR notation nor an address"))?;
+    let (address, length) = (network.addr().to_canonical(), network.prefix_len());
+    let mapped = length
+        .checked_sub(V4_MAPPED)
+        .filter(|_| address.is_ipv4() && network.addr().is_ipv6());
+    let canonical = mapped.and_then(|length| IpNet::new(address, length).ok());
+    Ok(canonical.unwrap_or(network))
 }
 
 fn shown(who: &sessions::Who) -> Value {
@@ -108,4 +143,28 @@ fn shown(who: &sessions::Who) -> Value {
         "since": format!("{:.0}", who.since),
         "session": who.session.as_str(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_those_that_clients_are_in() {
+        for (text, expected) in [
+            ("192.0.2.0/24", "192.0.2.0/24"),
+            ("192.0.2.7", "192.0.2.7/32"),
+            ("::ffff:192.0.2.7", "192.0.2.7/32"),
+            ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+            ("::ffff:0:0/95", "::fffe:0:0/95"),
+            ("::/0", "::/0"),
+            ("2001:db8::1", "2001:db8::1/128"),
+        ] {
+            let expected: IpNet = expected.parse().unwrap();
+            assert_eq!(network(text).unwrap().trunc(), expected.trunc(), "{text}");
+        }
+        for wrong in ["", "here", "10.0.0.0/33", "192.0.2.7:143"] {
+            assert!(network(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tokio::{sync::watch, time::sleep};
+use tokio::sync::watch;
 
 use super::{
     ADMIN_SOCKET_MODE, Administrators, AppError, NO_FRONT, Process, Sandbox, Socket, Sockets,
@@ -23,19 +23,17 @@ use crate::{
     directory::Directory,
     net::{self, Places},
     nodes::Nodes,
-    orders::{self, Orders, Subject},
+    orders::{self, Order, Orders, Subject},
     outcome::chain,
     proxy::{self, Proxy},
     sessions::Sessions,
     tasks::Tasks,
 };
 
-/// How long a drained node's sessions at a replaced process have to end: the command's own default.
+/// How long a drained node's sessions have to end where the order comes from the file: the command's own default.
 const DRAIN_NODE_WITHIN: Duration = Duration::from_secs(60);
 /// The same of a drained front, which says no time in the file.
 const DRAIN_FRONT_WITHIN: Duration = Duration::from_secs(600);
-/// How often a replaced process looks for orders.
-const ORDERS_PAUSE: Duration = Duration::from_secs(2);
 /// Descriptors that are not connections: directory, pipes, monitors, logs.
 const SPARE_DESCRIPTORS: u64 = 256;
 /// Descriptors of a worker's own, besides its listeners and the links that it keeps ready.
@@ -120,9 +118,12 @@ impl Front {
         let spools = delivery.map(|settings| settings.spool.folder.clone());
         let orders = self.orders_file.iter();
         let orders = orders.map(|file| orders::folder(file).to_owned());
+        let own = self.administrators.iter();
+        let own = own.filter_map(|socket| Some(socket.path.parent()?.to_owned()));
         Sandbox {
             reads,
             writes: spools.chain(orders).collect(),
+            binds: own.collect(),
         }
     }
 
@@ -134,9 +135,9 @@ impl Front {
         config: Config,
         succession: Succeeded,
     ) -> Result<(), AppError> {
-        let process = Process::new(notifier)?;
+        let mut process = Process::new(notifier)?;
         let reload = Reload::new(source, config, process.metrics.clone())?;
-        let Process { metrics, tasks, .. } = &process;
+        let (metrics, tasks) = (&process.metrics.clone(), &process.tasks.clone());
         let lasting = Lasting {
             metrics: metrics.clone(),
             tasks: tasks.clone(),
@@ -174,7 +175,6 @@ impl Front {
         process.answer(self.monitors, administrators, about, move || {
             trouble(directory.borrow().directory.clone(), orders.clone())
         })?;
-        tasks.background("orders after an upgrade", obey_successor(lasting.clone()));
         process.show_pulse(clients.as_ref().map(|clients| &clients.workers));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "front is up");
         let serving = Serving {
@@ -206,15 +206,13 @@ struct Serving {
 }
 
 impl reload::Serving for Serving {
-    fn is_alone(&mut self) {
-        // What the process before this one was told while this one started.
-        if let Err(error) = self.lasting.orders.refresh() {
-            let reason = chain(&error);
-            tracing::error!(
-                reason,
-                "orders that were given during the upgrade are not known"
-            );
-        }
+    fn alone(&mut self) {
+        self.hear_orders();
+    }
+
+    fn replaced(&mut self) {
+        self.lasting.orders.follow();
+        self.hear_orders();
     }
 
     fn take(&mut self, before: &Config, after: &Config) -> Result<(), AppError> {
@@ -249,6 +247,22 @@ impl reload::Serving for Serving {
         self.table.send_replace(next.nodes.clone());
         self.generation = next;
         Ok(())
+    }
+}
+
+impl Serving {
+    /// What the other process was told while one took the other's place.
+    fn hear_orders(&self) {
+        match self.lasting.orders.refresh() {
+            Ok(new) => end_ordered(&self.lasting, new),
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::error!(
+                    reason,
+                    "orders that were given during the upgrade are not known"
+                );
+            }
+        }
     }
 }
 
@@ -326,41 +340,31 @@ fn show_limit(parts: &proxy::Parts, limit: usize) {
     parts.metrics.connections_limit.set(shown);
 }
 
-/// Once another process serves in this one's place, ends the sessions that orders say it must not have: commands reach the
-/// other one, and what it keeps in the file.
-async fn obey_successor(lasting: Lasting) {
+/// Ends the sessions that began before this process knew of an order that they stand against.
+fn end_ordered(lasting: &Lasting, new: Vec<(Subject, Order)>) {
     let Lasting {
-        orders,
-        sessions,
-        tasks,
-        ..
+        orders, sessions, ..
     } = lasting;
-    tasks.replaced().await;
-    while orders.are_kept() {
-        let read = orders.clone();
-        let new = tokio::task::spawn_blocking(move || read.refresh()).await;
-        for (subject, order) in new.ok().and_then(Result::ok).into_iter().flatten() {
-            if order.keeps_sessions {
-                continue;
-            }
-            let within = match subject {
-                Subject::Account(_) => Duration::ZERO,
-                Subject::Node(_) => DRAIN_NODE_WITHIN,
-                Subject::Front => DRAIN_FRONT_WITHIN,
-            };
-            let (seats, why) = (sessions.all(&subject.sessions()), subject.ending());
-            tracing::info!(
-                sessions = seats.len(),
-                why = why.as_str(),
-                "ending sessions of a replaced process by order"
-            );
-            let (orders, wanted) = (orders.clone(), subject.clone());
-            let is_wanted = move || orders.has(&wanted);
-            if let Err(error) = sessions.end(seats, why, within, is_wanted) {
-                tracing::error!(%error, "sessions of a replaced process go on");
-            }
+    for (subject, order) in new {
+        if order.keeps_sessions {
+            continue;
         }
-        sleep(ORDERS_PAUSE).await;
+        let within = match subject {
+            Subject::Account(_) => Duration::ZERO,
+            Subject::Node(_) => DRAIN_NODE_WITHIN,
+            Subject::Front => DRAIN_FRONT_WITHIN,
+        };
+        let (seats, why) = (sessions.all(&subject.sessions()), subject.ending());
+        tracing::info!(
+            sessions = seats.len(),
+            why = why.as_str(),
+            "ending sessions by an order that another process was given"
+        );
+        let orders = orders.clone();
+        let is_wanted = move || orders.has(&subject);
+        if let Err(error) = sessions.end(seats, why, within, is_wanted) {
+            tracing::error!(%error, "sessions go on against an order");
+        }
     }
 }
 

@@ -82,9 +82,9 @@ impl Node {
         config: Config,
         mut succession: Succeeded,
     ) -> Result<(), AppError> {
-        let process = Process::new(notifier)?;
+        let mut process = Process::new(notifier)?;
         let reload = Reload::new(source, config, process.metrics.clone())?;
-        let Process { metrics, tasks, .. } = &process;
+        let (metrics, tasks) = (&process.metrics.clone(), &process.tasks.clone());
         let name = self.config.gate.admit.node.clone();
         let gate = Gate::new(gate(&self.config, metrics, tasks)?);
         let services = Services {

@@ -31,7 +31,10 @@ pub(super) trait Serving {
     fn take(&mut self, before: &Config, after: &Config) -> Result<(), AppError>;
 
     /// No other process serves in this place any more.
-    fn is_alone(&mut self) {}
+    fn alone(&mut self) {}
+
+    /// Another process serves in this one's place.
+    fn replaced(&mut self) {}
 }
 
 /// Where a process's configuration comes from.

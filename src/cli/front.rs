@@ -1,15 +1,17 @@
 //! Asking the running front, which all commands share that see or act.
 //!
+//! What is about sessions is asked of the processes that it has taken the place of, too: they have theirs until these are over.
+//!
 //! Of the configuration they need where the front answers and read nothing else, so that whoever may use the socket need not be
 //! able to read keys and passwords; with `--socket` they read nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::{Failed, print};
 use crate::{
-    admin::{self, Question},
+    admin::{self, AskError, Question},
     config,
 };
 
@@ -42,20 +44,68 @@ impl Front {
         Ok(admin::ask(&self.socket()?, question)?)
     }
 
-    /// Has it do something, and says what came of it: to programs its answer, to people what `say` makes of that.
+    /// Has it do something, and then the processes that it has taken the place of. Says what came of it: to programs its answer
+    /// with their sums, to people what `say` makes of that.
     pub(super) fn tell(
         &self,
         question: &impl Question,
         out: &mut impl std::io::Write,
         say: impl FnOnce(&Value) -> String,
     ) -> Result<Value, Failed> {
-        let answer = self.ask(question)?;
-        if self.json {
-            print(out, format_args!("{answer}\n"))?;
-        } else {
-            print(out, say(&answer))?;
+        let common = self.socket()?;
+        let mut answer = admin::ask(&common, question)?;
+        let question = question.after(&answer);
+        for (_, own) in admin::replaced(&common) {
+            let told = unless_ended(&own, || match admin::ask(&own, &question) {
+                // What is meant is not there.
+                Err(AskError::Refused { status: 404, .. }) => Ok(Value::Null),
+                told => told,
+            })?;
+            let Some(told) = told else { continue };
+            for (key, sum) in SUMS {
+                if let Some(own) = answer.get_mut(key) {
+                    *own = sum(number_of(own), number(&told, key)).into();
+                }
+            }
         }
+        self.say(&answer, out, say)?;
         Ok(answer)
+    }
+
+    /// To programs an answer, to people what `say` makes of it.
+    pub(super) fn say(
+        &self,
+        answer: &Value,
+        out: &mut impl std::io::Write,
+        say: impl FnOnce(&Value) -> String,
+    ) -> Result<(), Failed> {
+        if self.json {
+            return print(out, format_args!("{answer}\n"));
+        }
+        print(out, say(answer))
+    }
+}
+
+type Sum = fn(u64, u64) -> u64;
+
+/// What becomes of the numbers of several processes.
+const SUMS: [(&str, Sum); 3] = [
+    ("sessions", u64::saturating_add),
+    ("forgotten", u64::saturating_add),
+    ("within_ms", u64::max),
+];
+
+/// What is answered at a socket of a replaced process; nothing if that has ended by then.
+pub(super) fn unless_ended<T, E>(
+    own: &Path,
+    ask: impl FnOnce() -> Result<T, E>,
+) -> Result<Option<T>, E> {
+    if admin::has_ended(own) {
+        return Ok(None);
+    }
+    match ask() {
+        Err(_) if admin::has_ended(own) => Ok(None),
+        answer => answer.map(Some),
     }
 }
 
@@ -66,7 +116,11 @@ pub(super) fn text<'a>(answer: &'a Value, key: &str) -> &'a str {
 
 /// A number of an answer.
 pub(super) fn number(answer: &Value, key: &str) -> u64 {
-    answer.get(key).and_then(Value::as_u64).unwrap_or_default()
+    answer.get(key).map(number_of).unwrap_or_default()
+}
+
+fn number_of(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_default()
 }
 
 /// A yes or no of an answer.

@@ -219,7 +219,8 @@ pub(super) fn cache(options: &CacheOptions, out: &mut impl Write) -> Result<(), 
 
 /// Lists what is in force.
 pub(super) fn list(options: &ListOptions, out: &mut impl Write) -> Result<(), Failed> {
-    let said = options.front.tell(&InForce {}, out, |answer| {
+    let answer = options.front.ask(&InForce {})?;
+    options.front.say(&answer, out, |answer| {
         let orders = answer.get("orders").and_then(Value::as_array);
         let rows: Vec<[String; 4]> = orders.into_iter().flatten().map(row).collect();
         if rows.is_empty() {
@@ -232,8 +233,7 @@ pub(super) fn list(options: &ListOptions, out: &mut impl Write) -> Result<(), Fa
             text += NOT_KEPT;
         }
         text
-    });
-    said.map(drop)
+    })
 }
 
 const NOT_KEPT: &str = "[admin] orders_file is not set: orders end with the front\n";

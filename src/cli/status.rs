@@ -1,14 +1,18 @@
 //! `pigeonair status` and `pigeonair nodes`: what a running process does, as its status page shows it.
 //!
 //! It asks a process by its socket, or by its address where there is none, and reads nothing else of the configuration. For
-//! people a table, for programs the JSON of the page (`admin::status` has its words), of `nodes` the list alone. Rates are of the
-//! last minutes. A process that is not ready is a failure after that; so is one that does not answer.
+//! people a table, for programs the JSON of the page (`admin::status` has its words), of `nodes` the list alone. Behind a socket
+//! the processes are asked, too, that this one has taken the place of, what they still have. Rates are of the last minutes. A process that is not ready is a failure after that; so is one that does not answer.
 
-use std::{fmt::Write as _, io::Write, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Failed, Process, print};
+use super::{Failed, Process, front::unless_ended, print};
 use crate::{
     admin::{self, Place},
     config::{self, Answering},
@@ -42,7 +46,11 @@ pub(super) fn status(options: &StatusOptions, out: &mut impl Write) -> Result<()
     } else {
         Process::Node
     });
-    let figures = admin::figures_at(&place(process, answering)?)?;
+    let place = place(process, answering)?;
+    let mut figures = admin::figures_at(&place)?;
+    if let (Place::Unix(common), Some(figures)) = (&place, figures.as_object_mut()) {
+        figures.insert("replaced".to_owned(), replaced(common)?.into());
+    }
     if options.how.json {
         print(out, format_args!("{figures:#}\n"))?;
     } else {
@@ -52,6 +60,19 @@ pub(super) fn status(options: &StatusOptions, out: &mut impl Write) -> Result<()
         return Ok(());
     }
     Err(Failed::NotReady(words(at(&figures, "/trouble"))))
+}
+
+/// The processes that this one has taken the place of and that still live, with what they still have.
+fn replaced(common: &Path) -> Result<Vec<Value>, Failed> {
+    let mut list = Vec::new();
+    for (pid, own) in admin::replaced(common) {
+        let figures = unless_ended(&own, || admin::figures_at(&Place::Unix(own.clone())))?;
+        list.extend(figures.map(|figures| {
+            let [version, sessions] = ["/version", "/sessions"].map(|path| at(&figures, path));
+            json!({ "pid": pid, "version": version, "sessions": sessions })
+        }));
+    }
+    Ok(list)
 }
 
 /// Prints how the nodes of the front's table do.
@@ -152,7 +173,16 @@ fn of_a_node(figures: &Value) -> Rows {
 }
 
 fn of_all(figures: &Value) -> Rows {
-    let mut rows = vec![
+    let replaced = list(at(figures, "/replaced")).iter().map(|process| {
+        let (pid, version) = (at(process, "/pid"), word(at(process, "/version")));
+        let (_, sessions) = sessions(process);
+        (
+            "replaced",
+            format!("pid {pid}, version {version}, still has: {sessions}"),
+        )
+    });
+    let mut rows: Rows = replaced.collect();
+    rows.extend([
         ("sent away", counted(figures, "shed", &["reason"])),
         (
             "memory",
@@ -172,7 +202,7 @@ fn of_all(figures: &Value) -> Rows {
                 "",
             ),
         ),
-    ];
+    ]);
     for certificate in list(at(figures, "/certificates")) {
         let left = seconds(at(certificate, "/expires")) - seconds(at(figures, "/now"));
         let days = (left / 86400.0).floor();
@@ -384,6 +414,7 @@ mod tests {
             "sessions": { "imap": 1, "pop3": 2 }, "window_s": 60,
             "counts": { "stored": [{ "kind": "maildir", "result": "stored", "recent": 1, "total": 3 }], "shed": [] },
             "memory": { "used": 20 << 20, "limit": null }, "descriptors": { "open": 5, "limit": 10 }, "panics": 0,
+            "replaced": [{ "pid": 7, "version": "0.9.0", "sessions": { "imap": 3, "pop3": 0 } }],
         }));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
@@ -392,6 +423,7 @@ mod tests {
                 "node n1 on mx1: not ready, version 1.0.0, up for 1m",
                 "  sessions       IMAP 1, POP3 2",
                 "  stored mail    maildir/stored 1 (3)",
+                "  replaced       pid 7, version 0.9.0, still has: IMAP 3, POP3 0",
                 "  memory         20 MiB",
                 "  descriptors    5 of 10",
                 "  panics         0",

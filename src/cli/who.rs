@@ -1,10 +1,13 @@
 //! `pigeonair who` and `pigeonair kick`: the sessions of a front past login, and their ends.
 //!
+//! Both are about all processes of the front: the one that serves, and those whose place it has taken, until their sessions are
+//! over.
+//!
 //! For people a table, for programs one JSON object per line and session: `account`, `protocol`, `tls`, `client`, `node`, `since`
 //! (RFC 3339) and `session`, the id that all logs have. Sessions come page by page and are written as they come, so that
 //! hundreds of thousands need no memory; who logs in or out meanwhile is listed or not.
 
-use std::{io::Write, time::Duration};
+use std::{io::Write, path::Path, time::Duration};
 
 use clap::ArgGroup;
 use jiff::Timestamp;
@@ -12,7 +15,7 @@ use serde_json::Value;
 
 use super::{
     Failed,
-    front::{Front, is, number, text},
+    front::{Front, is, number, text, unless_ended},
     print,
     table::{Table, on_one_line},
 };
@@ -74,27 +77,19 @@ pub(super) struct KickOptions {
 
 /// Lists sessions; nobody is a failure after that.
 pub(super) fn who(options: &WhoOptions, out: &mut impl Write) -> Result<(), Failed> {
-    let socket = options.front.socket()?;
-    let mut question = Who {
-        which: options.filters.which(),
-        from: 0,
-    };
+    let common = options.front.socket()?;
+    let which = options.filters.which();
     let mut list = List {
         is_json: options.front.json,
         table: None,
         left: options.limit,
         count: 0,
     };
-    let mut is_more = true;
-    while is_more && list.left > 0 {
-        let page = admin::ask(&socket, &question)?;
-        let sessions = page.get("sessions").and_then(Value::as_array);
-        list.add(sessions.map_or(&[][..], Vec::as_slice), out)?;
-        let next = page.get("next").and_then(Value::as_u64);
-        is_more = next.is_some();
-        question.from = usize::try_from(next.unwrap_or_default()).unwrap_or(usize::MAX);
+    list.add_all(&common, &which, out)?;
+    for (_, own) in admin::replaced(&common) {
+        unless_ended(&own, || list.add_all(&own, &which, out))?;
     }
-    list.end(is_more, out)
+    list.end(out)
 }
 
 /// Ends sessions; nobody is a failure after that.
@@ -159,6 +154,29 @@ struct List {
 }
 
 impl List {
+    /// All that a process has of those, or as many as are still wanted.
+    fn add_all(
+        &mut self,
+        socket: &Path,
+        which: &Which,
+        out: &mut impl Write,
+    ) -> Result<(), Failed> {
+        let mut question = Who {
+            which: which.clone(),
+            from: 0,
+        };
+        while self.left > 0 {
+            let page = admin::ask(socket, &question)?;
+            let sessions = page.get("sessions").and_then(Value::as_array);
+            self.add(sessions.map_or(&[][..], Vec::as_slice), out)?;
+            let Some(next) = page.get("next").and_then(Value::as_u64) else {
+                break;
+            };
+            question.from = usize::try_from(next).unwrap_or(usize::MAX);
+        }
+        Ok(())
+    }
+
     fn add(&mut self, sessions: &[Value], out: &mut impl Write) -> Result<(), Failed> {
         let sessions = sessions.get(..self.left).unwrap_or(sessions);
         if sessions.is_empty() {
@@ -188,18 +206,14 @@ impl List {
         print(out, text)
     }
 
-    fn end(self, is_more: bool, out: &mut impl Write) -> Result<(), Failed> {
+    fn end(self, out: &mut impl Write) -> Result<(), Failed> {
         if self.count == 0 {
             return Err(Failed::NoSession);
         }
         if self.is_json {
             return Ok(());
         }
-        let more = if is_more || self.left == 0 {
-            ", the limit"
-        } else {
-            ""
-        };
+        let more = if self.left == 0 { ", the limit" } else { "" };
         print(out, format_args!("{}{more}\n", sessions(self.count)))
     }
 }

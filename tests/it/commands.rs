@@ -146,7 +146,7 @@ fn sessions_that_are_meant_are_kicked_and_no_others() {
         assert_eq!(cluster.ask(wrong).0, Some(64), "{wrong:?}");
     }
     let (code, _, notes) = cluster.ask(&["kick", "--network", "here"]);
-    assert!(code == Some(69) && notes.contains("CIDR"), "{notes}");
+    assert!(code == Some(64) && notes.contains("CIDR"), "{notes}");
 
     let out = said(&cluster, &["kick", "--node", "n2"]);
     assert_eq!(out, "1 session ended\n");
@@ -275,12 +275,9 @@ fn a_front_that_was_replaced_obeys_what_the_other_is_told() {
     let mut hesitant = Client::connect(&cluster, Channel::Implicit);
     let successor = cluster.successor("front", &[]);
     let mut old = cluster.front.replace(successor).unwrap();
-    let (code, _, notes) = cluster.ask(&["who"]);
-    assert_eq!(code, Some(67), "{notes}");
-
     said(&cluster, &["hold", "cyd", "--keep-sessions"]);
     let out = said(&cluster, &["hold", "ann"]);
-    assert!(out.ends_with("; 0 sessions ended\n"), "{out}");
+    assert!(out.ends_with("; 1 session ended\n"), "{out}");
     ends(session);
     was_kicked(&cluster, "ann", "the account is held by an administrator");
     hesitant
@@ -293,6 +290,63 @@ fn a_front_that_was_replaced_obeys_what_the_other_is_told() {
     }
     drop((hesitant, kept, other));
     assert_eq!(old.exit_code(), Some(0));
+}
+
+/// They are in the process that has replaced it, and in that which is replaced.
+#[test]
+fn sessions_of_a_front_that_was_replaced_are_listed_and_kicked() {
+    let (mut cluster, [first, second, mut third]) = busy();
+    let successor = cluster.successor("front", &[]);
+    let mut old = cluster.front.replace(successor).unwrap();
+    let pid = old.id().as_raw_pid();
+    let own = cluster
+        .front_socket()
+        .with_file_name(format!("front.sock.{pid}"));
+    eventually("it has a socket of its own", || own.exists());
+    let bob = &people()[1];
+    let fourth = Client::logged_in(&cluster, Channel::Implicit, bob);
+    assert_eq!(who(&cluster, &[]), ["ann", "bob", "bob", "cyd"]);
+    assert_eq!(who(&cluster, &["--node", "n2"]), ["bob", "bob"]);
+    let out = said(&cluster, &["who", "--limit", "2"]);
+    assert!(out.ends_with("\n2 sessions, the limit\n"), "{out}");
+    let out = said(&cluster, &["status"]);
+    let version = env!("CARGO_PKG_VERSION");
+    let line = format!("replaced       pid {pid}, version {version}, still has: IMAP 3, POP3 0\n");
+    assert!(out.contains(&line), "{out}");
+    let file = cluster.front_socket().with_file_name("pigeonair.toml");
+    let own = own.to_str().unwrap();
+    let (code, out, _) = cluster.ask_as(0, &["who", "--socket", own]);
+    assert!(code == Some(0) && out.ends_with("\n3 sessions\n"), "{out}");
+    let (_, out, _) = cluster.ask_as(0, &["status", "--json", "--config", file.to_str().unwrap()]);
+    let figures: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(figures["replaced"][0]["pid"], pid);
+    assert_eq!(figures["replaced"][0]["sessions"]["imap"], 3);
+
+    assert_eq!(
+        said(&cluster, &["kick", "--user", "bob"]),
+        "2 sessions ended\n"
+    );
+    ends(second);
+    ends(fourth);
+    let (code, _, _) = cluster.ask(&["kick", "--user", "bob"]);
+    assert_eq!(code, Some(67));
+    assert_eq!(
+        said(&cluster, &["kick", "--user", "ann"]),
+        "1 session ended\n"
+    );
+    ends(first);
+    third.command("LOGOUT").ok();
+    drop(third);
+    assert_eq!(old.exit_code(), Some(0));
+    assert!(!Path::new(own).exists(), "{own}");
+    // What one that was killed leaves there is nobody.
+    drop(std::os::unix::net::UnixListener::bind(own).unwrap());
+    fs::set_permissions(own, fs::Permissions::from_mode(0o666)).unwrap();
+    let (code, _, notes) = cluster.ask(&["who"]);
+    assert_eq!(
+        (code, notes.as_str()),
+        (Some(67), "pigeonair: no such session\n")
+    );
 }
 
 #[test]

@@ -10,7 +10,9 @@
 //! - reading: what resolvers, TLS and the C library read ([`SYSTEM`]), the folders of the files that the configuration
 //!   names, and those of what these lead to (a certificate in `live/` is a symbolic link to one in `archive/`, and its
 //!   successor will lie there too);
-//! - writing: the folder of large messages and that of orders in force; nothing else. Its Unix sockets are bound by then.
+//! - writing: the folder of large messages and that of orders in force; nothing else;
+//! - binding a Unix socket, and removing one: the folder of that for commands, for when another process has taken its place.
+//!   All others are bound by then.
 //!
 //! Signals and abstract Unix sockets of others are out of reach too, where the kernel knows how. Connecting is not
 //! restricted: LDAP servers and nodes may be anywhere.
@@ -53,6 +55,8 @@ pub(super) struct Sandbox {
     pub(super) reads: Vec<PathBuf>,
     /// Folders that it writes to.
     pub(super) writes: Vec<PathBuf>,
+    /// Folders that it binds sockets in.
+    pub(super) binds: Vec<PathBuf>,
 }
 
 /// Why there is no sandbox.
@@ -85,6 +89,7 @@ impl Sandbox {
     fn restrict_files(&self) -> Result<RestrictionStatus, RulesetError> {
         let read = AccessFs::ReadFile | AccessFs::ReadDir;
         let write = AccessFs::from_all(NEWEST) & !AccessFs::Execute;
+        let bind = AccessFs::MakeSock | AccessFs::RemoveFile;
         let folders = self.reads.iter().flat_map(|file| surroundings(file));
         Ruleset::default()
             .handle_access(AccessFs::from_all(NEWEST))?
@@ -92,6 +97,7 @@ impl Sandbox {
             .create()?
             .add_rules(path_beneath_rules(SYSTEM, read))?
             .add_rules(path_beneath_rules(folders, read))?
+            .add_rules(path_beneath_rules(&self.binds, bind))?
             .add_rules(self.writes.iter().filter_map(|folder| {
                 let folder = PathFd::new(folder).ok()?;
                 Some(Ok::<_, RulesetError>(PathBeneath::new(folder, write)))
@@ -114,7 +120,12 @@ fn surroundings(file: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io, os::unix::fs::symlink, process::Command, thread};
+    use std::{
+        fs, io,
+        os::unix::{fs::symlink, net::UnixListener},
+        process::Command,
+        thread,
+    };
 
     use super::*;
 
@@ -139,7 +150,7 @@ mod tests {
     fn a_front_reads_what_it_needs_and_writes_where_it_must() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        for folder in ["live", "archive", "spool", "other"] {
+        for folder in ["live", "archive", "spool", "other", "run"] {
             fs::create_dir(path(folder)).unwrap();
         }
         for file in ["archive/cert1.pem", "other/mail", "live/README"] {
@@ -149,6 +160,7 @@ mod tests {
         let sandbox = Sandbox {
             reads: vec![path("live/cert.pem")],
             writes: vec![path("spool")],
+            binds: vec![path("run")],
         };
         // Renewed from without, while it runs.
         fs::write(path("archive/cert2.pem"), "y").unwrap();
@@ -169,6 +181,9 @@ mod tests {
             assert_eq!(kind(fs::write("/etc/pigeonair-test", "x")), DENIED);
             assert_eq!(kind(fs::read_dir("/root")), DENIED);
             tempfile::tempfile_in(path("spool")).unwrap();
+            drop(UnixListener::bind(path("run/sock")).unwrap());
+            fs::remove_file(path("run/sock")).unwrap();
+            assert_eq!(kind(fs::write(path("run/new"), "x")), DENIED);
         });
         // The test's own threads are as before.
         assert!(fs::read(path("other/mail")).is_ok());
