@@ -68,6 +68,7 @@ fn exit_code(failed: &Failed) -> u8 {
             | AppError::Sandbox(_)
             | AppError::User { .. } => OS,
             AppError::TakeOver(error) => take_code(error),
+            AppError::NotReady(_) => UNAVAILABLE,
             AppError::Directory(_)
             | AppError::Handover(_)
             | AppError::Inherited(_)

@@ -4,13 +4,15 @@
 //! accepting, then wait until the last task has ended, with a limit.
 //!
 //! ```text
+//! starting --begin()-> running: listeners accept
 //! running --leave()---> leaving: monitors are told, all goes on
 //!         --retire()--> retired: listeners end, all else goes on as if nothing had happened
 //!         --stop()----> stopping: listeners end, sessions go on
 //!         --drain()---> all ended, or asked to end at the limit, some after others, and then cut
 //! ```
 //!
-//! A process retires when another one accepts in its place: a client that is about to log in must not notice.
+//! A process retires when another one accepts in its place, and is replaced then: a client that is about to log in must not notice.
+//! Listeners end at a stop as well, so one that stops has retired; it is replaced only if it was before that.
 //!
 //! A task that watches [`Tasks::cut_requested`] is asked to end before it is cut, at its turn: who would connect again elsewhere
 //! does not do so in the same moment as all others. It can end with a word about itself; it can't wait for anything any more.
@@ -43,6 +45,7 @@ const BETWEEN: Duration = Duration::from_millis(10);
 #[derive(Clone, Debug)]
 pub struct Tasks {
     tracker: TaskTracker,
+    begin: CancellationToken,
     leave: CancellationToken,
     retire: CancellationToken,
     replace: CancellationToken,
@@ -72,6 +75,7 @@ impl Default for Tasks {
         let cut = CancellationToken::new();
         Self {
             tracker: TaskTracker::new(),
+            begin: CancellationToken::new(),
             leave: CancellationToken::new(),
             retire: CancellationToken::new(),
             replace: CancellationToken::new(),
@@ -116,6 +120,21 @@ impl Tasks {
         task.abort_handle()
     }
 
+    /// Starts a task that accepts, once the process has begun to: until then who connects waits in the listener's queue.
+    pub fn listen<F>(&self, accept: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let tasks = self.clone();
+        self.spawn("listener", async move {
+            tokio::select! {
+                () = tasks.begun() => {}
+                () = tasks.retired() => return,
+            }
+            accept.await;
+        });
+    }
+
     /// Starts a task that serves the others: it runs until a drain is over, which does not wait for it, or until its part ends.
     pub fn background<F>(&self, name: &'static str, future: F)
     where
@@ -144,6 +163,16 @@ impl Tasks {
             end: self.end.child_token(),
             ..self.clone()
         })))
+    }
+
+    /// Has listeners accept from now on.
+    pub fn begin(&self) {
+        self.begin.cancel();
+    }
+
+    /// Ends when [`begin`](Self::begin) has been called.
+    pub async fn begun(&self) {
+        self.begin.cancelled().await;
     }
 
     /// Says that the process will stop before long; all goes on.
@@ -290,6 +319,28 @@ impl Drop for PanicGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn listeners_accept_from_the_beginning_on() {
+        let tasks = Tasks::new();
+        let accepts = CancellationToken::new();
+        let (begun, accepting) = (accepts.clone(), tasks.clone());
+        tasks.listen(async move {
+            begun.cancel();
+            accepting.retired().await;
+        });
+        let accepted = timeout(Duration::from_secs(60), accepts.cancelled());
+        assert!(accepted.await.is_err());
+        tasks.begin();
+        accepts.cancelled().await;
+        tasks.retire();
+        tasks.ended().await;
+
+        // A process that ends before it has begun has accepted nobody.
+        let tasks = Tasks::new();
+        tasks.listen(std::future::pending());
+        assert_eq!(tasks.drain(Duration::from_secs(60)).await, 0);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_waits_for_the_quick_and_cuts_the_slow() {

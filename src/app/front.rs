@@ -186,7 +186,7 @@ impl Front {
             table,
             each_listener: self.each_listener,
         };
-        process.run(reload, serving, succession).await
+        Box::pin(process.run(reload, serving, succession)).await
     }
 }
 
@@ -206,6 +206,10 @@ struct Serving {
 }
 
 impl reload::Serving for Serving {
+    async fn trouble(&self) -> Option<String> {
+        unreachable(&self.generation.directory).await
+    }
+
     fn alone(&mut self) {
         self.hear_orders();
     }
@@ -305,7 +309,7 @@ impl Clients {
                 for socket in socket.listen()? {
                     let (proxy, places) = (proxy.clone(), places.clone());
                     let serve = Proxy::listen(proxy, socket, address, places);
-                    parts.tasks.spawn("listener", serve);
+                    parts.tasks.listen(serve);
                 }
             }
             current.push(sender);
@@ -382,13 +386,13 @@ fn serve_mtas(
                 tracing::info!(address = %socket.address, protocol = "lmtp", "listening");
                 for socket in socket.listen()? {
                     let listener = Delivery::listen(current.clone(), socket);
-                    tasks.spawn("listener", listener);
+                    tasks.listen(listener);
                 }
             }
             Socket::Unix(socket) => {
                 tracing::info!(path = %socket.path.display(), protocol = "lmtp", "listening");
                 let listener = Delivery::listen_unix(current, socket.listen()?);
-                tasks.spawn("listener", listener);
+                tasks.listen(listener);
             }
         }
     }
@@ -400,6 +404,10 @@ async fn trouble(directory: Directory, orders: Orders) -> Option<String> {
     if orders.has(&Subject::Front) {
         return Some("drained".to_owned());
     }
+    unreachable(&directory).await
+}
+
+async fn unreachable(directory: &Directory) -> Option<String> {
     let ready = directory.is_ready().await;
     (!ready).then(|| "directory is not reachable, and nobody is in memory".to_owned())
 }

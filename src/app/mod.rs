@@ -75,6 +75,10 @@ use crate::{
     user::User,
 };
 
+/// For the directory to answer a process that is to take another's place.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two questions to it.
+const READY_PAUSE: Duration = Duration::from_millis(500);
 /// Between two lines about the sessions of a process that was replaced.
 const REPLACED_PAUSE: Duration = Duration::from_secs(60);
 
@@ -108,6 +112,9 @@ pub enum AppError {
     /// Counters cannot be set up.
     #[error("cannot set up metrics")]
     Metrics(#[source] prometheus::Error),
+    /// It could take the running process's place, and not serve.
+    #[error("cannot take over, since this process could not serve: {0}")]
+    NotReady(String),
     /// What was ordered before cannot be read.
     #[error("cannot use [admin] orders_file")]
     Orders(#[source] OrdersError),
@@ -392,13 +399,14 @@ impl Process {
         }
     }
 
-    /// Answers until another process does: through a drain, but not once the sockets have changed hands.
+    /// Answers from when this process accepts until another one does: through a drain, but not once the sockets have changed hands.
     fn unless_replaced(
         &self,
         answers: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
         let tasks = self.tasks.clone();
         async move {
+            tasks.begun().await;
             tokio::select! {
                 () = answers => {}
                 () = tasks.replaced() => {}
@@ -429,10 +437,19 @@ impl Process {
         mut serving: impl reload::Serving,
         succession: Succeeded,
     ) -> Result<(), AppError> {
+        let takes_over = succession.takes_over();
+        if takes_over {
+            self.could_serve(&serving).await?;
+        }
         let limit = succession.settle(&self).await?;
-        serving.alone();
-        self.notifier.ready("serving");
         let tasks = self.tasks.clone();
+        tasks.begin();
+        if takes_over {
+            serving.alone();
+            // The other one may have taken another configuration since this one has read it.
+            reload.again();
+        }
+        self.notifier.ready("serving");
         let is_told = loop {
             let asked = tokio::select! {
                 () = self.signal() => break true,
@@ -474,6 +491,21 @@ impl Process {
         let cut = self.leave(leave, is_replaced).await;
         tracing::info!(cut, "stopped");
         drop(serving);
+        Ok(())
+    }
+
+    /// Fails unless this process could serve before long: else nobody would be served any more, who is now.
+    async fn could_serve(&mut self, serving: &impl reload::Serving) -> Result<(), AppError> {
+        let end = Instant::now() + READY_TIMEOUT;
+        while let Some(trouble) = serving.trouble().await {
+            if Instant::now() > end {
+                return Err(AppError::NotReady(trouble));
+            }
+            tokio::select! {
+                () = sleep(READY_PAUSE) => {}
+                () = self.signal() => return Err(AppError::NotReady("told to end".to_owned())),
+            }
+        }
         Ok(())
     }
 

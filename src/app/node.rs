@@ -281,12 +281,12 @@ fn serve_links(
                         let current = served.clone();
                         let tls = move || current.borrow().with_tls.contains(&address);
                         let gate = gate.clone().listen(socket, tls, serve.clone());
-                        tasks.spawn("listener", gate);
+                        tasks.listen(gate);
                     }
                 }
                 Socket::Unix(socket) => {
                     let gate = gate.listen_unix(socket.listen()?, serve);
-                    tasks.spawn("listener", gate);
+                    tasks.listen(gate);
                 }
             }
         }

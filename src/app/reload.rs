@@ -30,6 +30,11 @@ pub(super) trait Serving {
     /// Builds what `after` asks for, then serves by it whoever comes from now on. On failure all is as before.
     fn take(&mut self, before: &Config, after: &Config) -> Result<(), AppError>;
 
+    /// What keeps it from serving anybody now, if anything does.
+    async fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// No other process serves in this place any more.
     fn alone(&mut self) {}
 
@@ -60,6 +65,8 @@ pub(super) struct Reload {
     /// What is in force.
     config: Config,
     hangup: Signal,
+    /// Whether it is to be read without being asked.
+    is_due: bool,
     asked: mpsc::Receiver<Asked>,
     /// Keeps the other end open.
     reloads: Reloads,
@@ -78,6 +85,7 @@ impl Reload {
             source,
             config,
             hangup: signal(SignalKind::hangup()).map_err(AppError::Runtime)?,
+            is_due: false,
             asked,
             reloads,
             metrics,
@@ -96,8 +104,16 @@ impl Reload {
         &self.config
     }
 
+    /// Has it read as soon as may be.
+    pub(super) const fn again(&mut self) {
+        self.is_due = true;
+    }
+
     /// Waits until somebody wants a reload; who, if he waits for an answer.
     pub(super) async fn wanted(&mut self) -> Option<Asked> {
+        if std::mem::take(&mut self.is_due) {
+            return None;
+        }
         tokio::select! {
             _ = self.hangup.recv() => {
                 tracing::info!("SIGHUP: asked to reload");

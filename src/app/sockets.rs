@@ -13,9 +13,9 @@
 //! A process that another one may succeed holds a second descriptor of each.
 
 use std::{
-    io,
+    fs, io,
     net::SocketAddr,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -92,7 +92,10 @@ impl<'a> Sockets<'a> {
         let passed = self.inherited.take_unix(path);
         let socket = passed.and_then(|passed| {
             let socket = match (passed, self.user) {
-                (Some(socket), _) => socket,
+                (Some(socket), _) => {
+                    stays(path, mode);
+                    socket
+                }
                 (None, Some(user)) => user.act(|| net::listen_unix(path, mode))??,
                 (None, None) => net::listen_unix(path, mode)?,
             };
@@ -118,6 +121,22 @@ impl<'a> Sockets<'a> {
             tracing::info!(address, "no longer listened on");
         }
         Ok(self.held.unwrap_or_default())
+    }
+}
+
+/// Says that the mode of a socket that somebody else has bound is not the configuration's.
+fn stays(path: &Path, mode: u32) {
+    let now = fs::metadata(path).map(|file| file.permissions().mode() & 0o777);
+    if let Ok(now) = now
+        && now != mode
+    {
+        let path = path.display();
+        tracing::info!(
+            %path,
+            mode = format!("{now:04o}"),
+            configured = format!("{mode:04o}"),
+            "the mode of the socket is that of whoever has bound it"
+        );
     }
 }
 

@@ -6,9 +6,10 @@
 //!   ask for sockets ───────────────────────────>  own uid or root's? same version, same role, nobody else?
 //!                   <──── who, socket ..., all    goes on serving
 //!   binds what is new, builds everything,
-//!   accepts
+//!   asks the directory whether it is there
 //!   ready ─────────────────────────────────────>  retires: accepts no more, and is nobody's answer to monitors
 //!                   <──────────────────── yours   its sessions go on, `upgrade_drain_timeout` at most
+//!   accepts
 //!   tells the service manager, hangs up           may end from here on
 //!   "took over"                                   then as after SIGTERM: `drain_timeout`, the end
 //! ```
@@ -149,6 +150,11 @@ impl Succeeded {
     /// What makes `sessions_file` the predecessor's, for whoever needs it to be this process's as well.
     pub(super) fn take_lock(&mut self) -> Option<OwnedFd> {
         self.succession.predecessor.as_mut()?.lock.take()
+    }
+
+    /// Whether this process takes another one's place.
+    pub(super) const fn takes_over(&self) -> bool {
+        self.succession.predecessor.is_some()
     }
 
     /// Whether another process may take this one's place.
