@@ -1,6 +1,6 @@
 //! Commands that see and act, against the running cluster: who is on, and what administrators do about it.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, thread};
 
 use serde_json::Value;
 
@@ -174,18 +174,6 @@ fn recipient(cluster: &Cluster, address: &str, expected: &str) {
     mta.command(&format!("RCPT TO:<{address}>")).says(expected);
 }
 
-/// With a file that keeps orders.
-fn keep_orders(cluster: &mut Cluster) -> std::path::PathBuf {
-    let folder = cluster.front_socket().with_file_name("orders");
-    fs::create_dir(&folder).unwrap();
-    let owner = Some(cluster.front_uid());
-    std::os::unix::fs::chown(&folder, owner, owner).unwrap();
-    let file = folder.join("orders.json");
-    let line = format!("[admin]\norders_file = \"{}\"\n", file.display());
-    cluster.change_front(|text| text.replace("[admin]\n", &line));
-    file
-}
-
 /// Panics unless both know nothing but "later" of one, and all is well with the other.
 #[track_caller]
 fn is_held(cluster: &Cluster, held: &User, other: &User) {
@@ -238,7 +226,7 @@ fn a_held_account_waits_until_it_is_released() {
 fn orders_outlive_a_front_that_is_killed() {
     let [ann, bob, _] = people();
     let mut cluster = Cluster::mail().user(&ann).user(&bob).start();
-    let file = keep_orders(&mut cluster);
+    let file = cluster.keep_orders();
     let out = said(&cluster, &["hold", "ann"]);
     let done = "account ann is held until it is released; 0 sessions ended\n";
     assert_eq!(out, done);
@@ -267,7 +255,7 @@ fn a_front_that_was_replaced_obeys_what_the_other_is_told() {
     let [ann, bob, cyd] = people();
     let builder = Cluster::mail().user(&ann).user(&bob).user(&cyd);
     let mut cluster = builder.start();
-    keep_orders(&mut cluster);
+    cluster.keep_orders();
     let session = Client::logged_in(&cluster, Channel::Plain, &ann);
     let mut kept = Client::logged_in(&cluster, Channel::Plain, &cyd);
     let mut other = Client::logged_in(&cluster, Channel::Plain, &bob);
@@ -351,8 +339,8 @@ fn sessions_of_a_front_that_was_replaced_are_listed_and_kicked() {
 
 #[test]
 fn mail_that_was_begun_waits_when_its_account_is_held_meanwhile() {
-    let [ann, ..] = people();
-    let cluster = Cluster::mail().user(&ann).start();
+    let [ann, bob, _] = people();
+    let cluster = Cluster::mail().user(&ann).user(&bob).start();
     let mut mta = lmtp(cluster.lmtp());
     mta.command("MAIL FROM:<a@example.net>").says("250");
     mta.command(&format!("RCPT TO:<{}>", ann.address()))
@@ -360,10 +348,81 @@ fn mail_that_was_begun_waits_when_its_account_is_held_meanwhile() {
     said(&cluster, &["hold", "ann"]);
     mta.command("DATA").says("450 4.2.1");
     said(&cluster, &["release", "ann"]);
-    mta.command("MAIL FROM:<a@example.net>").says("250");
-    mta.command(&format!("RCPT TO:<{}>", ann.address()))
-        .says("250");
-    mta.command("DATA").says("354");
+    // Its text is on its way: only the node that has all of it may keep it.
+    mta.begin("a@example.net", &[&ann.address()]);
+    mta.send("Subject: one\r\n\r\n");
+    said(&cluster, &["hold", "ann"]);
+    mta.command(".").says("450 4.2.1");
+    // For two homes, one of which may have it.
+    said(&cluster, &["release", "ann"]);
+    mta.begin("a@example.net", &[&ann.address(), &bob.address()]);
+    mta.send("Subject: two\r\n\r\n");
+    said(&cluster, &["hold", "ann"]);
+    mta.command(".").says("450 4.2.1");
+    mta.answer().says("250 2.");
+    said(&cluster, &["release", "ann"]);
+    assert_eq!(cluster.inbox(&ann).len(), 0);
+    for answer in mta.deliver(
+        "a@example.net",
+        &[&ann.address()],
+        b"Subject: three\r\n\r\n",
+    ) {
+        answer.says("250 2.");
+    }
+    assert_eq!([&ann, &bob].map(|user| cluster.inbox(user).len()), [1, 1]);
+}
+
+/// A session that has not begun at its node, which hangs, is ended like one that has.
+#[test]
+fn who_is_kicked_before_the_session_has_begun_gets_none() {
+    let (mut cluster, [first, ..]) = busy();
+    drop(first);
+    eventually("ann has left", || {
+        cluster.ask(&["who", "--user", "ann"]).0 == Some(67)
+    });
+    cluster.node("n1").acceptor().freeze();
+    let [ann, ..] = people();
+    let mut client = Client::connect(&cluster, Channel::Implicit);
+    let waiting = {
+        let ann = ann.clone();
+        thread::spawn(move || {
+            let reply = client.login(Method::Login, &ann.name, &ann.password);
+            (client, reply)
+        })
+    };
+    eventually("ann is listed", || {
+        cluster.ask(&["who", "--user", "ann"]).0 == Some(0)
+    });
+    said(&cluster, &["kick", "--user", "ann"]);
+    let (mut client, reply) = waiting.join().unwrap();
+    reply.no("UNAVAILABLE");
+    let log = cluster.front_log();
+    let why = "blame=administrator denial=unavailable reason=\"kicked by an administrator\"";
+    assert!(log.contains(why), "{log}");
+    assert_eq!(cluster.ask(&["who", "--user", "ann"]).0, Some(67));
+    cluster.node("n1").acceptor().thaw();
+    client.login(Method::Login, &ann.name, &ann.password).ok();
+}
+
+#[test]
+fn nobody_is_meant_by_a_name_that_the_directory_cannot_tell() {
+    let (mut cluster, sessions) = busy();
+    cluster.slapd().process.stop();
+    for command in [&["who"][..], &["kick"], &["hold"], &["release"]] {
+        let (flag, name) = match command[0] {
+            "who" | "kick" => (Some("--user"), "dan"),
+            _ => (None, "dan"),
+        };
+        let arguments: Vec<&str> = command.iter().copied().chain(flag).chain([name]).collect();
+        let (code, _, notes) = cluster.ask(&arguments);
+        assert_eq!(code, Some(69), "{arguments:?}: {notes}");
+        assert!(
+            notes.contains("the directory cannot say who dan is"),
+            "{notes}"
+        );
+    }
+    assert_eq!(who(&cluster, &["--user", "ann", "--account"]), ["ann"]);
+    drop(sessions);
 }
 
 #[test]

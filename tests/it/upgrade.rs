@@ -11,6 +11,7 @@ use crate::{
     client::{Channel, Client, Method},
     lab::{
         Builder, Cluster, FRONT_UID, Kind, NodeSpec, Process, Store, User, eventually, http_status,
+        metric,
     },
     smtp::Smtp,
 };
@@ -206,6 +207,70 @@ fn a_front_goes_on_when_its_successor_dies() {
     assert_eq!(cluster.front().exit_code(), Some(0));
     visit(&cluster, 5, &users[5]);
     assert!(new.lives());
+}
+
+/// What the running process is told while its successor starts counts for both.
+#[test]
+fn orders_and_reloads_during_an_upgrade_are_not_forgotten() {
+    let users = people();
+    let mut cluster = with(Cluster::usual(), &users);
+    let file = cluster.keep_orders();
+    let (held, moved, kept) = (&users[0], &users[1], &users[2]);
+    assert_eq!((held.node.as_str(), moved.node.as_str()), ("n1", "n2"));
+    let mut session = Client::logged_in(&cluster, Channel::Plain, kept);
+    let stuck = cluster.stuck_successor("front");
+    let (code, out, notes) = cluster.ask(&["hold", &held.name]);
+    assert_eq!(code, Some(0), "{out}{notes}");
+    cluster.write_front(|text| {
+        let at = text.find("\n[[nodes.node]]\nname = \"n2\"").unwrap();
+        text[..at].to_owned()
+    });
+    let (code, out, notes) = cluster.ask(&["reload", "front"]);
+    assert_eq!(code, Some(0), "{out}{notes}");
+    let _new = stuck.go_on();
+    session.command("LOGOUT").ok();
+    drop(session);
+    assert_eq!(cluster.front().exit_code(), Some(0));
+    eventually("the new one has read its configuration again", || {
+        metric(
+            cluster.front_admin(),
+            "pigeonair_reloads_total{result=\"ok\"}",
+        ) == Some(1.0)
+    });
+    let mut client = Client::connect(&cluster, Channel::Implicit);
+    for user in [held, moved] {
+        let refused = client.login(Method::Login, &user.name, &user.password);
+        refused.no("UNAVAILABLE");
+    }
+    assert!(fs::read_to_string(file).unwrap().contains(&held.name));
+    imap(&cluster, kept, Channel::Implicit);
+}
+
+/// Who knows many is not replaced by one that would know nobody.
+#[test]
+fn a_front_that_serves_from_memory_is_not_replaced_by_one_that_has_none() {
+    let users = people();
+    // Servers that need no directory.
+    let builder = Cluster::build()
+        .node(NodeSpec::new("n1", Kind::Exec))
+        .node(NodeSpec::new("n2", Kind::Exec));
+    let mut cluster = with(builder, &users);
+    imap(&cluster, &users[0], Channel::Implicit);
+    cluster.slapd().process.stop();
+    let (code, out, notes) = cluster.upgrade("front", &[], &[]);
+    assert_eq!((code, out.as_str()), (Some(69), ""), "{notes}");
+    for words in [
+        "could not serve: directory is not reachable",
+        "the running one (pid ",
+    ] {
+        assert!(notes.contains(words), "{notes}");
+    }
+    imap(&cluster, &users[0], Channel::Implicit);
+    cluster.slapd().restart();
+    let new = cluster.successor("front", &[]);
+    let mut old = cluster.front.replace(new).unwrap();
+    assert_eq!(old.exit_code(), Some(0));
+    imap(&cluster, &users[0], Channel::Implicit);
 }
 
 /// With `upgrade_drain_timeout` and `drain_timeout`; whether it is told to end.

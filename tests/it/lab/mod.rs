@@ -855,6 +855,17 @@ impl Cluster {
         path.to_str().unwrap().to_owned()
     }
 
+    /// Starts the front anew with a file that keeps orders.
+    pub(crate) fn keep_orders(&mut self) -> PathBuf {
+        let folder = self.path("front/orders");
+        fs::create_dir(&folder).unwrap();
+        chown(&folder, Some(self.front_uid), Some(self.front_uid)).unwrap();
+        let file = folder.join("orders.json");
+        let line = format!("[admin]\norders_file = \"{}\"\n", file.display());
+        self.change_front(|text| text.replace("[admin]\n", &line));
+        file
+    }
+
     /// Has a node read its configuration again: exit code of the command, and what it wrote.
     pub(crate) fn reload_node(&self, name: &str) -> (Option<i32>, String, String) {
         let command = ["reload", "node", "--config"];

@@ -6,6 +6,7 @@ use std::{
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    thread,
 };
 
 use super::{Cluster, Process, eventually};
@@ -64,10 +65,7 @@ impl Cluster {
         eventually("it has asked", || {
             self.log_of(name).matches("handing over to").count() > before
         });
-        Stuck {
-            child,
-            _reader: reader,
-        }
+        Stuck { child, reader }
     }
 
     /// Puts the same program in the place of the one that processes were started with, as a package would.
@@ -141,10 +139,28 @@ impl Cluster {
 pub(crate) struct Stuck {
     child: Child,
     /// Closed, it would end the wait.
-    _reader: OwnedFd,
+    reader: OwnedFd,
+}
+
+/// One that does.
+#[derive(Debug)]
+pub(crate) struct Unstuck(Child);
+
+impl Drop for Unstuck {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Stuck {
+    /// Its words are read, and it goes on.
+    pub(crate) fn go_on(self) -> Unstuck {
+        let mut words = File::from(self.reader);
+        thread::spawn(move || std::io::copy(&mut words, &mut std::io::sink()));
+        Unstuck(self.child)
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
