@@ -257,7 +257,7 @@ fn one_machine(grown: &mut Growth) -> Balancer {
     let accounts = crate::lab::accounts_toml(&grown.people);
     machine.write("/etc/pigeonair/accounts.toml", 0o640, Some(UID), &accounts);
     site.install_keys("node1", &["local"]);
-    site.install_certificate("node1", "/etc/pigeonair", UID);
+    site.install_certificate("node1", "/etc/pigeonair/mail.example.org", UID);
     // The front makes sockets there, and the node binds its own before it gives up root's rights.
     machine.run("chown pigeonair: /run/pigeonair");
     let program = site.program();

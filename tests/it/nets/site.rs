@@ -409,18 +409,20 @@ impl Site {
             Some(UID),
             SERVICE_PASSWORD,
         );
-        self.install_certificate(name, "/etc/pigeonair", UID);
+        self.install_certificate(name, "/etc/pigeonair/mail.example.org", UID);
         machine.run("chown pigeonair: /run/pigeonair");
     }
 
     pub(super) fn install_certificate(&self, name: &str, folder: &str, group: u32) {
+        let machine = self.machine(name);
+        machine.run(&format!("install -d -m 0755 {folder}"));
         for (file, here, mode) in [
             ("server.pem", "fullchain.pem", 0o644),
             ("server.key", "privkey.pem", 0o640),
         ] {
             let text = fs::read_to_string(self.path("certificates").join(file)).unwrap();
             let path = format!("{folder}/{here}");
-            self.machine(name).write(&path, mode, Some(group), &text);
+            machine.write(&path, mode, Some(group), &text);
         }
     }
 
