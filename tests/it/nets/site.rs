@@ -410,7 +410,10 @@ impl Site {
             SERVICE_PASSWORD,
         );
         self.install_certificate(name, "/etc/pigeonair/mail.example.org", UID);
-        machine.run("chown pigeonair: /run/pigeonair");
+        machine.run(
+            "chown pigeonair: /run/pigeonair
+            install -d -m 0700 -o pigeonair -g pigeonair /var/lib/pigeonair",
+        );
     }
 
     pub(super) fn install_certificate(&self, name: &str, folder: &str, group: u32) {
