@@ -115,6 +115,12 @@ impl Folder {
             fs::write(&path, content).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         }
+        // As the samples name them.
+        let by_name = folder.0.path().join("mail.example.org");
+        fs::create_dir(&by_name).unwrap();
+        for name in ["fullchain.pem", "privkey.pem"] {
+            fs::copy(folder.0.path().join(name), by_name.join(name)).unwrap();
+        }
         let latin1 = folder.0.path().join("latin1.password");
         fs::write(&latin1, b"p\xe4ssword").unwrap();
         fs::set_permissions(&latin1, fs::Permissions::from_mode(0o600)).unwrap();

@@ -65,6 +65,29 @@ fn examples_in_the_samples_are_valid() {
     }
 }
 
+/// As `docs/deploying.md` joins them for a machine that has both processes.
+#[test]
+fn the_samples_of_both_processes_make_one_file() {
+    let [proxy, node] = ["config/proxy.toml", "config/node.toml"].map(of_the_project);
+    let (_, node) = node.split_once("\n[acceptor]\n").unwrap();
+    let config = Folder::new().read(&format!("{proxy}\n[acceptor]\n{node}"), None);
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(config.front.is_some() && config.node.is_some());
+}
+
+#[test]
+fn certificates_are_where_the_hook_of_the_manual_puts_them() {
+    let hook = "\nto=/etc/pigeonair/$(basename \"$RENEWED_LINEAGE\")\n";
+    assert!(of_the_project("docs/manual.md").contains(hook));
+    for sample in ["config/proxy.toml", "config/single.toml"] {
+        let text = of_the_project(sample);
+        for file in ["fullchain.pem", "privkey.pem"] {
+            let path = format!(" = \"/etc/pigeonair/mail.example.org/{file}\"");
+            assert!(text.contains(&path), "{sample}: {file}");
+        }
+    }
+}
+
 #[test]
 fn the_sample_of_accounts_names_the_keys_of_an_account() {
     let text: String = of_the_project("config/accounts.toml")

@@ -257,9 +257,12 @@ fn one_machine(grown: &mut Growth) -> Balancer {
     let accounts = crate::lab::accounts_toml(&grown.people);
     machine.write("/etc/pigeonair/accounts.toml", 0o640, Some(UID), &accounts);
     site.install_keys("node1", &["local"]);
-    site.install_certificate("node1", "/etc/pigeonair", UID);
+    site.install_certificate("node1", "/etc/pigeonair/mail.example.org", UID);
     // The front makes sockets there, and the node binds its own before it gives up root's rights.
-    machine.run("chown pigeonair: /run/pigeonair");
+    machine.run(
+        "chown pigeonair: /run/pigeonair
+        install -d -m 0700 -o pigeonair -g pigeonair /var/lib/pigeonair",
+    );
     let program = site.program();
     let check = [&program, "check", "--config", "/etc/pigeonair/node.toml"];
     let said = String::from_utf8(site.machine("node1").ask(&check).stdout).unwrap();

@@ -85,6 +85,11 @@ fn the_samples_fit_the_fronts() {
         assert!(proxy.contains("#idle_timeout = \"35m\""));
         assert!(sample.contains("lvs_timeouts tcp 2400 ") && 2400 > 35 * 60);
     }
+    // The other balancer keeps a connection for as long since it was told of it.
+    let balancer = include_str!("../../../config/keepalived/balancer-sysctl.conf");
+    let every = "\nnet.ipv4.vs.sync_refresh_period = 240\n";
+    assert!(balancer.contains(every) && 2400 > 35 * 60 + 240);
+    assert!(balancer.contains("\nnet.ipv4.vs.sync_threshold = 3 0\n"));
 }
 
 #[test]
@@ -92,7 +97,7 @@ fn settings_of_proxies_and_balancers_are_taken() {
     let mut site = site();
     let machine = site.machine("balancer");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/keepalived");
-    for name in ["proxy-sysctl.conf", "balancer-sysctl.conf"] {
+    for name in ["proxy-sysctl.conf", "balancer-nat-sysctl.conf"] {
         let text = fs::read_to_string(folder.join(name)).unwrap();
         machine.write("/etc/sysctl.d/60-pigeonair.conf", 0o644, None, &text);
         machine.run("sysctl -q -p /etc/sysctl.d/60-pigeonair.conf");

@@ -14,16 +14,15 @@ fn people() -> [User; 3] {
     ]
 }
 
-/// What stands before the samples' lines.
+/// The sample of slapd.conf with the lines that it includes.
 fn slapd_conf(lines: &str) -> String {
-    let schemas = ["core", "cosine", "nis", "inetorgperson", "misc"];
-    let schemas = schemas.map(|name| format!("include /etc/ldap/schema/{name}.schema\n"));
-    format!(
-        "{}modulepath /usr/lib/ldap\nmoduleload back_mdb\nTLSCertificateFile /etc/ldap/tls/fullchain.pem\n\
-         TLSCertificateKeyFile /etc/ldap/tls/privkey.pem\n\ndatabase mdb\nsuffix {BASE}\n\
-         rootdn cn=admin,{BASE}\nrootpw \"{}\"\ndirectory /var/lib/ldap-test/data\n\n{lines}",
-        schemas.concat(),
-        super::site::ADMIN_PASSWORD,
+    let password = format!("rootpw \"{}\"", super::site::ADMIN_PASSWORD);
+    adapt(
+        include_str!("../../../config/openldap/slapd.conf"),
+        &[
+            ("rootpw secret", &password),
+            ("include /etc/ldap/pigeonair.conf", lines),
+        ],
     )
 }
 
@@ -62,12 +61,15 @@ fn site() -> Site {
     site.add("proxy1", Side::Servers, 11);
     let provider = slapd_conf(include_str!("../../../config/openldap/provider.conf"));
     site.start_ldap_as("ldap", 5, &provider);
-    let replica = format!(
-        "dn: cn=replica,ou=services,{BASE}\nobjectClass: organizationalRole\n\
-         objectClass: simpleSecurityObject\ncn: replica\nuserPassword: {SERVICE_PASSWORD}\n"
+    let password = format!("userPassword: {SERVICE_PASSWORD}");
+    let tree = adapt(
+        include_str!("../../../config/openldap/tree.ldif"),
+        &[("userPassword: secret", &password)],
     );
-    site.fill_directory(&people()[..2]);
-    site.change_directory("ldapadd", &replica);
+    site.change_directory("ldapadd", &tree);
+    for user in &people()[..2] {
+        site.add_account(user);
+    }
     let credentials = format!("credentials={SERVICE_PASSWORD}");
     let replica = adapt(
         include_str!("../../../config/openldap/replica.conf"),

@@ -227,7 +227,7 @@ impl Site {
     /// Starts slapd with this configuration on a machine of its own; its database is empty.
     pub(super) fn start_ldap_as(&mut self, name: &str, last: u8, configuration: &str) {
         let machine = self.add(name, Side::Servers, last);
-        machine.run("mkdir -p /var/lib/ldap-test/data /etc/ldap/tls");
+        machine.run("mkdir -p /var/lib/ldap-test/data /var/lib/ldap/example.org /run/slapd");
         self.install_certificate(name, "/etc/ldap/tls", 0);
         let path = "/etc/ldap/slapd.conf";
         self.machine(name).write(path, 0o600, None, configuration);
@@ -409,18 +409,23 @@ impl Site {
             Some(UID),
             SERVICE_PASSWORD,
         );
-        self.install_certificate(name, "/etc/pigeonair", UID);
-        machine.run("chown pigeonair: /run/pigeonair");
+        self.install_certificate(name, "/etc/pigeonair/mail.example.org", UID);
+        machine.run(
+            "chown pigeonair: /run/pigeonair
+            install -d -m 0700 -o pigeonair -g pigeonair /var/lib/pigeonair",
+        );
     }
 
     pub(super) fn install_certificate(&self, name: &str, folder: &str, group: u32) {
+        let machine = self.machine(name);
+        machine.run(&format!("install -d -m 0755 {folder}"));
         for (file, here, mode) in [
             ("server.pem", "fullchain.pem", 0o644),
             ("server.key", "privkey.pem", 0o640),
         ] {
             let text = fs::read_to_string(self.path("certificates").join(file)).unwrap();
             let path = format!("{folder}/{here}");
-            self.machine(name).write(&path, mode, Some(group), &text);
+            machine.write(&path, mode, Some(group), &text);
         }
     }
 
@@ -535,21 +540,11 @@ impl Drop for Site {
     }
 }
 
-/// `config/node.toml` for a node, with POP3 and every key.
+/// `config/node.toml` for a node, with every key.
 fn node_toml(name: &str) -> String {
     let text = adapt(
         include_str!("../../../config/node.toml"),
-        &[
-            ("name = \"node1\"", &format!("name = \"{name}\"")),
-            (
-                "#   [acceptor.pop3]\n#   kind = \"login\"",
-                "[acceptor.pop3]\nkind = \"login\"",
-            ),
-            (
-                "#   server = \"127.0.0.1:10110\"",
-                "server = \"127.0.0.1:10110\"\nmaster_user = \"acceptor\"\nmaster_password_file = \"/etc/pigeonair/master.password\"",
-            ),
-        ],
+        &[("name = \"node1\"", &format!("name = \"{name}\""))],
     );
     let mut keys = String::new();
     for key in PROXIES.iter().filter(|key| **key != "proxy1") {
