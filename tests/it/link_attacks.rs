@@ -617,7 +617,7 @@ fn a_handshake_that_is_cut_leaves_nothing_behind() {
     for tls in [false, true] {
         let mut cluster = build(tls)
             .acceptor("max_unproven = 64")
-            .nodes("ready_links = 0")
+            .nodes("ready_links = 0\nprobe_every = \"off\"")
             .start();
         served(&cluster);
         let node = cluster.link_address("n1");
