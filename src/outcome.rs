@@ -62,6 +62,8 @@ pub enum Blame {
     Client,
     /// The LDAP server or accounts file, or what it says.
     Directory,
+    /// What the directory holds of this one account.
+    Entry,
     /// This process or its configuration.
     Local,
     /// A storage node or its real server.
@@ -77,6 +79,7 @@ impl Blame {
             Self::Administrator => "administrator",
             Self::Client => "client",
             Self::Directory => "directory",
+            Self::Entry => "entry",
             Self::Local => "local",
             Self::Node => "node",
             Self::Policy => "policy",
@@ -208,6 +211,8 @@ impl Report {
         }
         match failure.blame {
             Blame::Administrator | Blame::Client => line!(info),
+            // Whoever types its name has it written, so it wakes nobody up.
+            Blame::Entry => line!(warn),
             Blame::Directory | Blame::Local | Blame::Node | Blame::Policy => line!(error),
         }
         self.failure = Some(failure);

@@ -1,12 +1,21 @@
 //! HTTP for a few peers on this machine, over TCP or a Unix socket.
 //!
-//! Limits: on each listener 32 connections at one time (more are closed unanswered), one request on each, 10 seconds
-//! for all of it (60 on a Unix socket), 8 KiB of header, 8 KiB of body. RFC 9110, RFC 9112.
+//! Limits: on each listener 32 connections at one time, one request on each, 10 seconds for all of it (60 on a Unix
+//! socket), 8 KiB of header, 8 KiB of body. RFC 9110, RFC 9112. When all places are taken, the first connection that has not
+//! asked anything yet makes room, so that nobody keeps monitors out by being silent; where all have asked, who comes is
+//! closed unanswered.
 //!
 //! A connection that fails ends alone, unlogged; when accepting fails (no file descriptors left), the next try waits
 //! a moment.
 
-use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    future::Future,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::{
@@ -19,7 +28,8 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, UnixListener, unix::UCred},
-    sync::Semaphore,
+    sync::oneshot,
+    task::yield_now,
     time::{sleep, timeout},
 };
 
@@ -29,7 +39,7 @@ pub(super) type Response = hyper::Response<Full<Bytes>>;
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
-pub(super) const MAX_CONNECTIONS: usize = 32;
+const MAX_CONNECTIONS: usize = 32;
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of a command, which may have to wait for files or the directory.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
@@ -88,7 +98,7 @@ where
     A: Fn(Request<Incoming>, Option<UCred>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Places::default());
     let limit = match listener {
         Listener::Tcp(_) => CONNECTION_TIMEOUT,
         Listener::Unix(_) => COMMAND_TIMEOUT,
@@ -98,16 +108,90 @@ where
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+        let Some((place, sent_away)) = places.enter() else {
             continue;
         };
         let answer = answer.clone();
         tasks.background("admin connection", async move {
-            let answered = connection(stream, move |request| answer(request, peer));
-            // Whoever is that slow is not a monitor.
-            let _ = timeout(limit, answered).await;
-            drop(permit);
+            let answered = connection(stream, |request| {
+                place.asks();
+                answer(request, peer)
+            });
+            tokio::select! {
+                // Whoever is that slow is not a monitor.
+                _ = timeout(limit, answered) => {}
+                _ = sent_away => {}
+            }
         });
+        // What it has sent already is read before the next one takes a place.
+        yield_now().await;
+    }
+}
+
+/// The connections of a listener.
+#[derive(Default)]
+struct Places(Mutex<Present>);
+
+#[derive(Default)]
+struct Present {
+    next: u64,
+    /// By when they came.
+    connections: BTreeMap<u64, Connection>,
+}
+
+struct Connection {
+    has_asked: bool,
+    /// Dropped to send it away.
+    _stays: oneshot::Sender<()>,
+}
+
+/// A connection's place, until dropped.
+struct Place {
+    places: Arc<Places>,
+    number: u64,
+}
+
+impl Places {
+    /// A place, and what ends when it is needed for another; none if all have asked something.
+    fn enter(self: &Arc<Self>) -> Option<(Place, oneshot::Receiver<()>)> {
+        let mut present = self.lock();
+        if present.connections.len() >= MAX_CONNECTIONS {
+            let mut connections = present.connections.iter();
+            let (first, _) = connections.find(|(_, connection)| !connection.has_asked)?;
+            let first = *first;
+            present.connections.remove(&first);
+        }
+        let number = present.next;
+        present.next = number.wrapping_add(1);
+        let (stays, sent_away) = oneshot::channel();
+        let connection = Connection {
+            has_asked: false,
+            _stays: stays,
+        };
+        present.connections.insert(number, connection);
+        let places = Arc::clone(self);
+        Some((Place { places, number }, sent_away))
+    }
+
+    /// Every change under it is whole.
+    fn lock(&self) -> MutexGuard<'_, Present> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Its request has come: it keeps its place.
+    fn asks(&self) {
+        let mut present = self.places.lock();
+        if let Some(connection) = present.connections.get_mut(&self.number) {
+            connection.has_asked = true;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.lock().connections.remove(&self.number);
     }
 }
 
@@ -166,4 +250,91 @@ pub(super) fn not_allowed(methods: &'static str) -> Response {
     let methods = HeaderValue::from_static(methods);
     response.headers_mut().insert(ALLOW, methods);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        sync::Semaphore,
+    };
+
+    use super::*;
+
+    /// A server whose answers wait until `gate` lets them; `asked` gets a permit of each request.
+    async fn start(asked: &Arc<Semaphore>, gate: &Arc<Semaphore>, tasks: &Tasks) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (asked, gate) = (Arc::clone(asked), Arc::clone(gate));
+        let answer = move |_, _| {
+            let gate = Arc::clone(&gate);
+            asked.add_permits(1);
+            async move {
+                let _passed = gate.acquire().await.unwrap();
+                response(StatusCode::OK, TEXT, "ok\n".to_owned())
+            }
+        };
+        let serving = serve(Listener::Tcp(listener), answer, tasks.clone());
+        tasks.background("server", serving);
+        address
+    }
+
+    async fn ask(stream: &mut TcpStream) {
+        let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+    }
+
+    async fn heard(mut stream: TcpStream) -> String {
+        let mut answer = Vec::new();
+        // One that was sent away may be reset.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_is_silent_makes_room_for_who_asks() {
+        let [asked, gate] = [0, 1].map(|permits| Arc::new(Semaphore::new(permits)));
+        let tasks = Tasks::new();
+        let address = start(&asked, &gate, &tasks).await;
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS + 3 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            // Nor does half of a request keep a place.
+            stream.write_all(b"GET / HTT").await.unwrap();
+            silent.push(stream);
+        }
+        for _ in 0..100 {
+            let mut monitor = TcpStream::connect(address).await.unwrap();
+            ask(&mut monitor).await;
+            assert!(heard(monitor).await.ends_with("ok\n"));
+        }
+        // Those that were there first have left, one for each.
+        assert_eq!(heard(silent.remove(0)).await, "");
+        let mut last = silent.pop().unwrap();
+        last.write_all(b"P/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert!(heard(last).await.ends_with("ok\n"));
+    }
+
+    #[tokio::test]
+    async fn who_has_asked_is_answered_and_who_finds_no_place_is_closed() {
+        let [asked, gate] = [0, 0].map(|permits| Arc::new(Semaphore::new(permits)));
+        let tasks = Tasks::new();
+        let address = start(&asked, &gate, &tasks).await;
+        let mut waiting = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            ask(&mut stream).await;
+            waiting.push(stream);
+            asked.acquire().await.unwrap().forget();
+        }
+        let over = TcpStream::connect(address).await.unwrap();
+        assert_eq!(heard(over).await, "");
+        gate.add_permits(1);
+        for stream in waiting {
+            assert!(heard(stream).await.ends_with("ok\n"));
+        }
+    }
 }

@@ -11,7 +11,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use super::{http::MAX_CONNECTIONS, *};
+use super::*;
 use crate::{
     directory::{
         AddressSettings, CacheSettings, Directory, FileSettings, Settings as Accounts, Source,
@@ -136,26 +136,6 @@ async fn a_connection_carries_one_request() {
     let (_, header, body) = server.ask(&twice).await;
     assert!(header.contains("connection: close"), "{header}");
     assert_eq!(body, "ok\n");
-}
-
-#[tokio::test]
-async fn too_many_connections_are_closed_unanswered() {
-    let server = Server::start().await;
-    let mut held = Vec::new();
-    for _ in 0..MAX_CONNECTIONS {
-        held.push(TcpStream::connect(server.address).await.unwrap());
-    }
-    // Accepted in order: when this one is closed, those before it were counted.
-    let mut over = TcpStream::connect(server.address).await.unwrap();
-    assert_eq!(over.read(&mut [0; 1]).await.unwrap_or(0), 0);
-    let mut first = held.swap_remove(0);
-    first
-        .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .unwrap();
-    let mut answer = String::new();
-    first.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.ends_with("ok\n"), "{answer}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,8 @@ const RECENT: usize = 8;
 /// A count ends at so many times its limit: it must drain in a time that a person can wait for.
 const FULL: f32 = 4.0;
 
-/// What a repeated wrong password counts for its network: a phone that asks each minute may go on, a flood may not.
+/// What a repeated wrong password counts for its network, and for its account where that is known: a phone that asks each
+/// minute may go on, a flood may not.
 const REPEATED: f32 = 0.05;
 
 /// How a failed login is answered.
@@ -271,24 +272,25 @@ impl Try<'_> {
         }
         // What is typed shows in the delay, and not whose it is: that would tell who is there.
         let mut before = 0.0_f32;
+        let here = if is_repeated { REPEATED } else { 1.0 };
         failures.networks.row(network, now, |level| {
             before = before.max(failures.network.drained(*level, now));
-            let count = if is_repeated { REPEATED } else { 1.0 };
-            failures.network.add(level, count, now);
+            failures.network.add(level, here, now);
         });
         for account in self.names() {
             let known = self.hashes.known(network, account);
             let limit = failures.account;
-            let count = f32::from(u8::from(!is_repeated));
+            let everywhere = f32::from(u8::from(!is_repeated));
             failures.accounts.row(account, now, |row| {
                 if account == self.login {
                     before = before.max(limit.drained(row.failed, now));
                 }
-                limit.add(&mut row.failed, count, now);
+                limit.add(&mut row.failed, everywhere, now);
             });
+            // The network's count does not hold it.
             failures
                 .known
-                .peek(known, |known| limit.add(&mut known.failed, count, now));
+                .peek(known, |known| limit.add(&mut known.failed, here, now));
         }
         let after = failures.delay(before);
         Failed { after, is_repeated }

@@ -5,7 +5,7 @@
 //!                 └─ no ─> a guest ─> room for guests? ─ no ─> one of the largest network leaves
 //! login ─> begin ─> known here? ─ yes ─> its own count ──────────────┐
 //!             └─ no ─> the network's count, the account's count ─────┴─ too many? ─> held: "try later", unasked
-//!             └─> directory ─> wrong ─> failed: counted, unless it is the same wrong password again; answered later each time
+//!             └─> directory ─> wrong, or nobody can say ─> failed: counted, and hardly if it is the same password again; answered later each time
 //!                        ├───> right, but too late: others have failed meanwhile, or by another spelling ─> answered as wrong
 //!                        └───> right ─> succeeded: this account is known in this network from now on
 //! ```
@@ -15,9 +15,9 @@
 //! uses up an account's or a network's failures does not keep the owner's own devices out.
 //!
 //! Failures are counted in leaky buckets: a count of so many per window drains evenly, so nobody is ever locked out for
-//! good, and a guesser gets no more than the limit and then one try each window/limit. Tries under way count as failures until
-//! they end, and what is known of failures is looked at once more before anybody is let in, so a thousand at once are no way
-//! around it. What somebody typed and whom the directory knows by it are both counted: other spellings of a name are no other
+//! good, and a guesser gets no more than the limit and then one try each window/limit. Tries under way by a name that is not known
+//! where they come from count as failures of that name until they end; whatever the name, what is known of failures is looked at once more
+//! before anybody is let in, so a thousand at once are no way around it. What somebody typed and whom the directory knows by it are both counted: other spellings of a name are no other
 //! account; but what is answered, and when, hangs on what was typed alone, so that nobody learns who is there.
 //!
 //! Limits: all tables have a fixed size and forget what is lightest (`table`): a million addresses cost no more memory than
@@ -48,7 +48,8 @@ use crate::{metrics::Metrics, net::Quiet, secret::Secret};
 use crowd::{Crowd, Limits};
 use failures::Failures;
 
-/// What runs on this machine, as a webmail may, has its own defence.
+/// What runs on this machine, as a webmail may, has its own defence: it is one client for all its users, so a count of its failures,
+/// or of an account's there, would let one user lock out others. Whoever has a shell here is trusted as well.
 const LOOPBACK: [IpNet; 2] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),

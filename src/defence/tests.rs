@@ -239,6 +239,23 @@ async fn a_flood_of_the_same_wrong_password_is_held_in_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flood_of_the_same_wrong_password_is_held_where_the_account_is_known_too() {
+    let defence = defence(Settings::default());
+    defence.begin(ip(HOME), "ann").unwrap().succeeded();
+    let flood = || (0..10_000).find_map(|_| fail(&defence, ip(HOME), "ann", "old").err());
+    assert_eq!(flood(), Some(Held::Account));
+    // Elsewhere it is not counted, and here it is forgotten like all others.
+    assert!(defence.begin(ip(ATTACKER), "ann").is_ok());
+    advance(Duration::from_secs(3600)).await;
+    // A phone that asks each minute is not a flood.
+    for _ in 0..1440 {
+        fail(&defence, ip(HOME), "ann", "old").unwrap();
+        advance(Duration::from_secs(60)).await;
+    }
+    defence.begin(ip(HOME), "ann").unwrap().succeeded();
+}
+
+#[tokio::test(start_paused = true)]
 async fn trusted_networks_are_neither_counted_nor_held() {
     let settings = Settings {
         trusted: vec!["192.0.2.0/24".parse().unwrap()],

@@ -126,7 +126,10 @@ pub(super) fn permit(orders: &Orders, account: &AccountName, node: &Node) -> Res
 
 fn not_found(error: &LookupError) -> Failure {
     let (cause, blame) = match error {
-        LookupError::Ambiguous | LookupError::Entry(_) => (Cause::Misconfigured, Blame::Directory),
+        // The second is of logins alone, as most of those below.
+        LookupError::Ambiguous | LookupError::NotNow(_) | LookupError::Entry(_) => {
+            (Cause::Misconfigured, Blame::Entry)
+        }
         LookupError::Unavailable(_) => (Cause::DirectoryDown, Blame::Directory),
         LookupError::Wrong(Wrong::Disabled) => (Cause::AccountDisabled, Blame::Client),
         // All but the last are of logins alone.

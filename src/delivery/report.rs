@@ -183,7 +183,10 @@ impl Report {
         }
         match (verdict, failure.map(|failure| failure.blame)) {
             (Verdict::Delivered(_), _) => line!(info, "message delivered"),
-            (_, Some(Blame::Directory | Blame::Local | Blame::Node | Blame::Policy)) => {
+            (
+                _,
+                Some(Blame::Directory | Blame::Entry | Blame::Local | Blame::Node | Blame::Policy),
+            ) => {
                 line!(error, "message not delivered");
             }
             (_, Some(Blame::Administrator | Blame::Client) | None) => {
@@ -221,6 +224,7 @@ pub(super) fn refused(
     }
     match failure.blame {
         Blame::Administrator | Blame::Client => line!(info),
+        Blame::Entry => line!(warn),
         Blame::Directory | Blame::Local | Blame::Node | Blame::Policy => line!(error),
     }
 }

@@ -59,7 +59,10 @@ impl Inner {
             Ok(found) => self.admit(found, proof, visit, deadline).await,
             Err(error) => Err(error.clone()),
         };
-        let refused = matches!(answer, Err(LookupError::Wrong(_) | LookupError::Entry(_)));
+        let refused = matches!(
+            answer,
+            Err(LookupError::Entry(_) | LookupError::NotNow(_) | LookupError::Wrong(_))
+        );
         let Ok(found) = found else {
             return from_memory(origin, answer);
         };
@@ -213,32 +216,44 @@ impl Inner {
         visit: Visit,
         deadline: Instant,
     ) -> Result<Admitted, LookupError> {
-        match found.account.login {
-            Status::Allowed => {}
-            Status::Refused => return Err(Wrong::Disabled.into()),
-            Status::TryLater => {
-                let text = format!("{}: its status says: not now", found.id);
-                return Err(LookupError::Entry(text));
-            }
+        if found.account.login == Status::Refused {
+            return Err(Wrong::Disabled.into());
         }
         found.account.access.check(visit)?;
-        let Proof::Password(password) = proof else {
-            return Ok(self.admitted(found, visit));
-        };
+        if let Proof::Password(password) = proof {
+            self.verify(found, password, deadline).await?;
+        }
+        // A refusal sounds like a wrong password, this does not: so it is for those alone who have the right one.
+        if found.account.login == Status::TryLater {
+            return Err(LookupError::NotNow(found.id.clone()));
+        }
+        Ok(Admitted {
+            account: Arc::clone(&found.account),
+            watch: self.live.watch(found, visit),
+        })
+    }
+
+    /// Whether it is the account's password.
+    async fn verify(
+        &self,
+        found: &Found,
+        password: &Secret,
+        deadline: Instant,
+    ) -> Result<(), LookupError> {
         if self.cache.is_proven(found, password).await {
-            return Ok(self.admitted(found, visit));
+            return Ok(());
         }
         match &self.accounts {
             Accounts::Ldap(ldap) if ldap.verifies() => {
                 let was_proven = self.cache.was_proven(found, password).await;
                 if was_proven && ldap.is_away() {
                     self.memory.serves(true);
-                    return Ok(self.admitted(found, visit));
+                    return Ok(());
                 }
                 match Box::pin(ldap.bind(found, password, deadline)).await {
                     Err(LookupError::Unavailable(_)) if was_proven && ldap.is_away() => {
                         self.memory.serves(true);
-                        return Ok(self.admitted(found, visit));
+                        return Ok(());
                     }
                     Err(error) => {
                         if was_proven {
@@ -254,14 +269,7 @@ impl Inner {
             }
         }
         self.cache.prove(found, password).await;
-        Ok(self.admitted(found, visit))
-    }
-
-    fn admitted(&self, found: &Found, visit: Visit) -> Admitted {
-        Admitted {
-            account: Arc::clone(&found.account),
-            watch: self.live.watch(found, visit),
-        }
+        Ok(())
     }
 
     async fn check(

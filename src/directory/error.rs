@@ -11,6 +11,9 @@ pub enum LookupError {
     /// The entry lacks an attribute or has one with a bad value.
     #[error("entry is not usable: {0}")]
     Entry(String),
+    /// The account is who it says, but its status is "try later". Nobody hears that without the password.
+    #[error("{0}: its status says: not now")]
+    NotNow(String),
     /// The directory did not answer in time, or not sensibly.
     #[error("directory is not available: {0}")]
     Unavailable(String),

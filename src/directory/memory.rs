@@ -49,9 +49,12 @@ pub(super) fn from_memory<T>(
     answer: Result<T, LookupError>,
 ) -> Result<T, LookupError> {
     match answer {
-        Err(LookupError::Wrong(_) | LookupError::Entry(_) | LookupError::Ambiguous)
-            if origin == Origin::Memory =>
-        {
+        Err(
+            LookupError::Ambiguous
+            | LookupError::Entry(_)
+            | LookupError::NotNow(_)
+            | LookupError::Wrong(_),
+        ) if origin == Origin::Memory => {
             let text = "no server answers, and memory alone refuses nobody";
             Err(LookupError::Unavailable(text.to_owned()))
         }

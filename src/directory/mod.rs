@@ -7,7 +7,7 @@
 //! directory's own name, never by what was typed.
 //!
 //! ```text
-//! login -> cache -> source (search) -> entry -> may it log in? -> proven a moment ago? -> source (bind, or hash) -> account
+//! login -> cache -> source (search) -> entry -> may it log in? -> proven a moment ago? -> source (bind, or hash) -> now? -> account
 //! address -> rules (domain, detail) -> cache -> source (search by another filter) -> entry -> account
 //! ```
 //!
@@ -448,6 +448,7 @@ impl Directory {
             Ok(_) => "ok",
             Err(LookupError::Ambiguous) => "ambiguous",
             Err(LookupError::Entry(_)) => "entry",
+            Err(LookupError::NotNow(_)) => "not-now",
             Err(LookupError::Unavailable(_)) => "unavailable",
             Err(LookupError::Wrong(_)) => "wrong",
         };

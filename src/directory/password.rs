@@ -112,7 +112,7 @@ pub(super) enum CheckError {
     /// No core was free in time.
     #[error("verifying the password took too long")]
     Late,
-    /// No value matched, and at least one could not be read.
+    /// No value could be read.
     #[error(transparent)]
     Stored(StoredError),
 }
@@ -335,7 +335,8 @@ impl Checker {
         }
     }
 
-    /// Whether `password` matches any of `values`.
+    /// Whether `password` matches any of `values`. One that can be read is enough to say that it does not: whoever guesses would
+    /// otherwise be told "try later" for as long as somebody has a value of another program beside it.
     pub(super) async fn check(
         &self,
         values: &[Secret],
@@ -346,15 +347,16 @@ impl Checker {
             return Err(CheckError::Stored(StoredError::Many));
         }
         let mut slow = Vec::new();
-        let mut unreadable = None;
+        let (mut can_be_read, mut unreadable) = (false, None);
         for value in values {
             match Stored::parse(value.expose()) {
                 Ok(stored) if stored.is_slow() => slow.push(Arc::new(stored)),
                 Ok(stored) if stored.matches(password.expose()) => return Ok(true),
-                Ok(_) => {}
+                Ok(_) => can_be_read = true,
                 Err(error) => unreadable = Some(error),
             }
         }
+        can_be_read |= !slow.is_empty();
         if let Some(first) = slow.first() {
             *self.lock_decoy() = Some(Arc::clone(first));
             if self.check_slow(slow, password.clone(), deadline).await? {
@@ -363,7 +365,10 @@ impl Checker {
         } else {
             self.pretend(password, deadline).await?;
         }
-        unreadable.map_or(Ok(false), |error| Err(CheckError::Stored(error)))
+        match unreadable {
+            Some(error) if !can_be_read => Err(CheckError::Stored(error)),
+            _ => Ok(false),
+        }
     }
 
     /// Takes the time that a slow verification takes, its turn included, for a login that is refused without one. Does
@@ -562,9 +567,20 @@ mod tests {
         let other = Secret::new(b"other".to_vec());
         let both = secrets(&["{SASL}x", SECRET[0], SECRET[10]]);
         assert_eq!(checker.check(&both, &password, soon).await, Ok(true));
-        // One value cannot be read: nobody can say that the password is wrong.
+        // One that can be read is enough to say that it is wrong, wherever it stands.
+        for values in [
+            &["{SASL}x", SECRET[0], SECRET[10]][..],
+            &["{SASL}x", SECRET[0]],
+            &[SECRET[10], "{CRYPT}$1$salt$x"],
+            &["{SASL}x", "{CRYPT}!"],
+        ] {
+            let checked = checker.check(&secrets(values), &other, soon).await;
+            assert_eq!(checked, Ok(false), "{values:?}");
+        }
+        // Where there is none, nobody can say so.
+        let unreadable = secrets(&["{SASL}x", "{CRYPT}$1$salt$x"]);
         assert_eq!(
-            checker.check(&both, &other, soon).await,
+            checker.check(&unreadable, &other, soon).await,
             Err(CheckError::Stored(StoredError::Scheme))
         );
         let slow = secrets(&["{CRYPT}!", SECRET[10]]);

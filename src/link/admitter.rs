@@ -5,7 +5,7 @@
 //!          at most `max_unproven`       within `prove_timeout`       within `idle_limit`
 //! ```
 //!
-//! One address gets half of the quota, so that no single host can keep the fronts out.
+//! In the quota somebody makes room for who comes (`unproven`), so that nobody who only waits can keep the fronts out.
 //!
 //! Whoever fails is closed without a word; the one exception is a proven peer with a malformed context, which gets its
 //! verdict. Who may connect at all (`[acceptor] from`, the peers of a Unix socket) is decided before, and whether a
@@ -14,14 +14,7 @@
 //! Exactly the link's records are read from the stream: what follows `open` is the client's. On failure: an
 //! [`AdmitError`] for counter and log; [`AdmitError::is_ordinary`] tells the ends that are nobody's fault.
 
-use std::{
-    collections::HashMap,
-    future::Future,
-    io,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{future::Future, io, net::IpAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use rustls::ServerConfig;
@@ -34,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     AdmitSettings,
     tls::{self, SetupError},
+    unproven::Unproven,
     wire::{WireError, nonce, read_exactly, read_record, write},
 };
 use crate::{
@@ -85,7 +79,7 @@ pub enum AdmitError {
     /// The peer left before it had proven itself, as a health check does.
     #[error("the peer closed the connection before it was proven")]
     Closed(#[source] Option<io::Error>),
-    /// Too many unproven peers at this moment, in all or from this address.
+    /// Had to make room: there were too many unproven peers, in all or from this network.
     #[error("too many peers that have not proven themselves")]
     Crowded,
     /// A proven dialer did not open its link in time.
@@ -221,14 +215,19 @@ impl Inner {
         tls: bool,
         peer: Option<IpAddr>,
     ) -> Result<Admitted, AdmitError> {
-        let place = self.unproven.enter(peer).ok_or(AdmitError::Crowded)?;
+        let mut place = self.unproven.enter(peer);
         let end = Instant::now() + self.settings.prove_timeout;
-        let (stream, proven) = before(end, AdmitError::TimedOut, async {
+        let proving = before(end, AdmitError::TimedOut, async {
             let (mut stream, channel) = self.secure(stream, tls).await?;
             let proven = self.prove(&mut stream, channel, peer).await?;
             Ok((stream, proven))
-        })
-        .await?;
+        });
+        let (stream, proven) = tokio::select! {
+            // Whoever has proven itself by now may stay.
+            biased;
+            proven = proving => proven?,
+            () = place.sent_away() => return Err(AdmitError::Crowded),
+        };
         drop(place);
         self.open(stream, proven).await
     }
@@ -333,80 +332,6 @@ impl Inner {
                 Err(AdmitError::Refused(error))
             }
         }
-    }
-}
-
-// === Unproven ===
-
-/// The quota of unproven peers.
-#[derive(Debug)]
-struct Unproven {
-    max: usize,
-    present: Mutex<Present>,
-}
-
-#[derive(Debug, Default)]
-struct Present {
-    all: usize,
-    /// Of each address that has any.
-    by_address: HashMap<IpAddr, usize>,
-}
-
-/// A peer's place in the quota, until dropped.
-struct Place<'a> {
-    unproven: &'a Unproven,
-    peer: Option<IpAddr>,
-}
-
-impl Unproven {
-    fn new(max: usize) -> Self {
-        Self {
-            max,
-            present: Mutex::default(),
-        }
-    }
-
-    /// A place for a peer from an address; from none, a Unix socket, all of them are for everybody whose uid was let in.
-    fn enter(&self, peer: Option<IpAddr>) -> Option<Place<'_>> {
-        let mut present = self.lock();
-        if present.all >= self.max {
-            return None;
-        }
-        if let Some(address) = peer {
-            let count = present.by_address.get(&address).copied().unwrap_or(0);
-            if count >= self.max.div_ceil(2) {
-                return None;
-            }
-            present.by_address.insert(address, count.saturating_add(1));
-        }
-        present.all = present.all.saturating_add(1);
-        Some(Place {
-            unproven: self,
-            peer,
-        })
-    }
-
-    fn leave(&self, peer: Option<IpAddr>) {
-        let mut present = self.lock();
-        present.all = present.all.saturating_sub(1);
-        let Some(address) = peer else { return };
-        if let Some(count) = present.by_address.get_mut(&address) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                present.by_address.remove(&address);
-            }
-        }
-    }
-
-    /// Every change under the lock is whole, whoever panics.
-    fn lock(&self) -> MutexGuard<'_, Present> {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.unproven.leave(self.peer);
     }
 }
 

@@ -32,6 +32,7 @@ mod prober;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod unproven;
 mod wire;
 
 use std::time::Duration;
@@ -107,7 +108,7 @@ pub struct AdmitSettings {
     pub node: NodeName,
     /// The keys it knows.
     pub keys: Vec<NodeKey>,
-    /// Unproven peers at one time, at most half of them from one address; default 256.
+    /// Unproven peers at one time, at most half of them from one address or IPv6 prefix of 64 bits; default 256.
     pub max_unproven: usize,
     /// Until a peer is proven; default 5 s.
     pub prove_timeout: Duration,

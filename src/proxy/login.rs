@@ -2,6 +2,10 @@
 //!
 //! Each step either gives the next one what it needs or a [`Failure`] that says whose doing it was: a node that is away
 //! is never a wrong password, and a wrong password is never "try later".
+//!
+//! An account that nobody can verify a password of, since its entry is broken or two match, is the one exception: nobody is told that
+//! a password is wrong which may be right, so all hear "try later"; but no sooner than a wrong one would be answered, and it
+//! counts as one. So nothing is gained by trying, and whoever tries on is held.
 
 use std::{sync::Arc, time::Duration};
 
@@ -231,8 +235,9 @@ async fn authenticate(
         Some(same) if *same == credentials.login => true,
         Some(other) => match parts.directory.find(other).await {
             Ok(found) => found.name == admitted.account.name,
-            Err(LookupError::Wrong(_)) => false,
-            Err(error) => return Err(lookup_failure(&error).into()),
+            Err(error @ LookupError::Unavailable(_)) => return Err(lookup_failure(&error).into()),
+            // Whatever is the matter with it: it is not for others to know.
+            Err(_) => false,
         },
     };
     if authorized {
@@ -282,24 +287,22 @@ async fn verify(
     let timer = timer(parts, Stage::Authenticate);
     let answer = directory.authenticate(login, password, visit).await;
     drop(timer);
-    let finding = settle(directory, credentials, &mut tried, answer).await;
-    match finding {
-        Ok(admitted) => {
-            tell(parts, &attempt, Finding::Right);
-            tried.succeeded();
-            Ok(admitted)
-        }
-        Err(mut failure) if failure.blame == Blame::Client => {
-            tell(parts, &attempt, Finding::Wrong);
-            let Failed { after, is_repeated } = tried.failed(password);
-            if is_repeated {
-                failure.reason += AGAIN;
-            }
-            Err(Denied { failure, after })
-        }
-        // Nobody knows whether it was right.
-        Err(failure) => Err(failure.into()),
+    let (finding, settled) = settle(directory, credentials, &mut tried, answer).await;
+    let Some(finding) = finding else {
+        return Ok(settled?);
+    };
+    tell(parts, &attempt, finding);
+    if finding == Finding::Right {
+        tried.succeeded();
+        return Ok(settled?);
     }
+    settled.map_err(|mut failure| {
+        let Failed { after, is_repeated } = tried.failed(password);
+        if is_repeated {
+            failure.reason += AGAIN;
+        }
+        Denied { failure, after }
+    })
 }
 
 fn tell(parts: &Parts, attempt: &Attempt<'_>, finding: Finding) {
@@ -308,37 +311,41 @@ fn tell(parts: &Parts, attempt: &Attempt<'_>, finding: Finding) {
     }
 }
 
-/// Finds out whose login it was, and lets nobody in for whom it is too late.
+/// Finds out whose login it was, and lets nobody in for whom it is too late; and what the try is taken for: nothing while the
+/// directory is away.
 async fn settle(
     directory: &Directory,
     credentials: &Credentials,
     tried: &mut Try<'_>,
     answer: Result<Admitted, LookupError>,
-) -> Result<Admitted, Failure> {
-    match answer {
-        Ok(admitted) => {
-            tried.is_of(admitted.account.name.as_str());
-            if !tried.is_too_late() {
-                return Ok(admitted);
-            }
-            // Whoever has guessed it hears what he has heard of the others.
-            Err(Failure {
-                stage: Stage::Authenticate,
-                blame: Blame::Client,
-                denial: Denial::BadCredentials,
-                reason: "right, but too many logins of this account have failed".to_owned(),
-            })
-        }
-        Err(error) => {
-            if let LookupError::Wrong(wrong) = error
-                && wrong != Wrong::Unknown
-                && let Ok(account) = directory.find(&credentials.login).await
-            {
-                tried.is_of(account.name.as_str());
-            }
-            Err(lookup_failure(&error))
-        }
+) -> (Option<Finding>, Result<Admitted, Failure>) {
+    let account = match &answer {
+        Ok(admitted) => Some(Arc::clone(&admitted.account)),
+        Err(LookupError::Ambiguous | LookupError::Unavailable(_))
+        | Err(LookupError::Wrong(Wrong::Unknown)) => None,
+        Err(_) => directory.find(&credentials.login).await.ok(),
+    };
+    if let Some(account) = account {
+        tried.is_of(account.name.as_str());
     }
+    let finding = match &answer {
+        Ok(_) | Err(LookupError::NotNow(_)) => Some(Finding::Right),
+        Err(LookupError::Ambiguous | LookupError::Entry(_) | LookupError::Wrong(_)) => {
+            Some(Finding::Wrong)
+        }
+        Err(LookupError::Unavailable(_)) => None,
+    };
+    if finding == Some(Finding::Right) && tried.is_too_late() {
+        // Whoever has guessed it hears what he has heard of the others.
+        let failure = Failure {
+            stage: Stage::Authenticate,
+            blame: Blame::Client,
+            denial: Denial::BadCredentials,
+            reason: "right, but too many logins of this account have failed".to_owned(),
+        };
+        return (Some(Finding::Wrong), Err(failure));
+    }
+    (finding, answer.map_err(|error| lookup_failure(&error)))
 }
 
 /// Nothing was guessed: the name stands in a certificate that was verified.
@@ -373,9 +380,10 @@ fn held(parts: &Parts, held: Held) -> Denied {
 fn lookup_failure(error: &LookupError) -> Failure {
     let (blame, denial) = match error {
         LookupError::Wrong(_) => (Blame::Client, Denial::BadCredentials),
-        LookupError::Ambiguous | LookupError::Entry(_) | LookupError::Unavailable(_) => {
-            (Blame::Directory, Denial::Unavailable)
+        LookupError::Ambiguous | LookupError::Entry(_) | LookupError::NotNow(_) => {
+            (Blame::Entry, Denial::Unavailable)
         }
+        LookupError::Unavailable(_) => (Blame::Directory, Denial::Unavailable),
     };
     Failure {
         stage: Stage::Authenticate,

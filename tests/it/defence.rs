@@ -87,6 +87,65 @@ fn guessers_are_held_and_owners_are_not() {
     }
 }
 
+/// Whoever types the name of an account that is not served for now, or whose entry is broken, gets no further by it.
+#[test]
+fn an_account_that_cannot_be_served_is_no_way_around_the_counts() {
+    let ann = User::new("ann", "n1", 20001);
+    let later = User::new("later", "n1", 20002).status("maintenance");
+    let broken = User::new("broken", "n1", 20003).home("a\u{1}b");
+    let twins = ["castor", "pollux"].map(|name| User::new(name, "n1", 20004));
+    let twin = twins[0].address();
+    let people = [&ann, &later, &broken, &twins[0], &twins[1]];
+    let cluster = people
+        .iter()
+        .fold(Cluster::usual(), |builder, user| builder.user(user))
+        .proxy("failure_delay = \"5ms\"\nmax_attempts = 1000")
+        .proxy("[proxy.defence]\ntrusted_networks = []\nmax_failure_delay = \"5ms\"")
+        .proxy("max_failures_per_account = 5")
+        .start();
+    const NOT_NOW: &str = "NO [UNAVAILABLE] Your mailbox is not reachable";
+    // That it is there is for its owner alone to hear, and to him it counts as no failure.
+    for turn in 0..4 {
+        let guess = turn.to_string();
+        assert_starts(&login(&cluster, GUESSER, &later.name, &guess), WRONG);
+        let reply = login(&cluster, OWNER, &later.name, &later.password);
+        assert_starts(&reply, NOT_NOW);
+    }
+    for _ in 0..10 {
+        let reply = login(&cluster, OWNER, &later.name, &later.password);
+        assert_starts(&reply, NOT_NOW);
+    }
+    // Nobody can say that these are wrong; so they are counted, however right one of them may be.
+    for name in [&broken.name, &twin] {
+        for guess in ["1", "2", "3", "4", &broken.password] {
+            assert_starts(&login(&cluster, GUESSER, name, guess), NOT_NOW);
+        }
+        assert_starts(&login(&cluster, GUESSER, name, "5"), HELD);
+    }
+    let log = cluster.front_log();
+    for reason in [
+        "its status says: not now",
+        "homeDirectory is empty, too long or has a control character",
+        "more than one entry matches",
+    ] {
+        let is_told = |line: &str| {
+            line.contains("WARN login failed ")
+                && line.contains(" blame=entry denial=unavailable ")
+                && line.contains(reason)
+        };
+        assert!(log.lines().any(is_told), "{reason}: {log}");
+    }
+    assert!(!log.contains("ERROR"), "{log}");
+    // And it is no other's business who tries to be whom.
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let mut client = Client::connect_from(OWNER, cluster.imap());
+    for other in [&broken.name, &twin, "nobody"] {
+        let response = STANDARD.encode(format!("{other}\0{}\0{}", ann.name, ann.password));
+        let reply = client.command(&format!("AUTHENTICATE PLAIN {response}"));
+        assert_starts(&reply.status, "NO [AUTHORIZATIONFAILED]");
+    }
+}
+
 #[test]
 fn a_device_with_an_old_password_locks_nobody_out() {
     let (cluster, ann, _) = cluster("max_failures_per_network = 5\nmax_failures_per_account = 3");

@@ -617,7 +617,7 @@ fn a_handshake_that_is_cut_leaves_nothing_behind() {
     for tls in [false, true] {
         let mut cluster = build(tls)
             .acceptor("max_unproven = 64")
-            .nodes("ready_links = 0")
+            .nodes("ready_links = 0\nprobe_every = \"off\"")
             .start();
         served(&cluster);
         let node = cluster.link_address("n1");
@@ -663,7 +663,7 @@ fn shared_address() -> String {
 }
 
 #[test]
-fn one_address_cannot_keep_the_fronts_out() {
+fn squatters_cannot_keep_the_fronts_out() {
     for tls in [false, true] {
         let cluster = build(tls)
             .acceptor("max_unproven = 8")
@@ -671,14 +671,18 @@ fn one_address_cannot_keep_the_fronts_out() {
             .nodes("ready_links = 0")
             .start();
         let (node, source) = (cluster.link_address("n1"), fresh_address());
-        // Half of the places, and not one more.
-        let squatters: Vec<Wire> = (0..4).map(|_| Wire::dial(&source, node, tls)).collect();
+        // Half of the places, and not one more: the first of them makes room for the fifth.
+        let mut squatters: Vec<Wire> = (0..4).map(|_| Wire::dial(&source, node, tls)).collect();
         let before = (handshakes(&cluster, "n1", "crowded"), shed(&cluster, "n1"));
-        let mut heard = Vec::new();
-        let _ = dial_from(&source, node).read_to_end(&mut heard);
-        assert_eq!(heard, b"");
+        squatters.push(Wire::dial(&source, node, tls));
         let expected = ("crowded", "too many peers");
         denied(&cluster, &source, before, expected);
+        let _ = squatters[0].stream.read_to_end(&mut Vec::new());
+        served(&cluster);
+        // Nor can many that have few each, however many come: who waits longest makes room.
+        for _ in 0..20 {
+            squatters.push(Wire::dial(&fresh_address(), node, tls));
+        }
         served(&cluster);
         drop(squatters);
         served(&cluster);

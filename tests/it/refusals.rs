@@ -54,6 +54,28 @@ fn wrong_password_unknown_user_and_disabled_account_sound_the_same() {
     client.command("SELECT INBOX").ok();
 }
 
+/// What cannot be said to be wrong is said no sooner than what can.
+#[test]
+fn a_broken_entry_is_answered_no_sooner_than_a_wrong_password() {
+    let broken = User::new("broken", "n1", 20001).home("a\u{1}b");
+    let later = User::new("later", "n1", 20002).status("maintenance");
+    let cluster = Cluster::usual().user(&broken).user(&later).start();
+    let mut client = Client::connect(&cluster, Channel::Implicit);
+    for (name, answer) in [
+        (&broken.name, "UNAVAILABLE"),
+        (&later.name, "AUTHENTICATIONFAILED"),
+    ] {
+        let start = Instant::now();
+        client
+            .login(Method::PlainInitial, name, "not the password")
+            .no(answer);
+        assert!(
+            start.elapsed() >= Duration::from_millis(290),
+            "{name}: told too early"
+        );
+    }
+}
+
 #[test]
 fn too_many_tries_end_the_connection() {
     let (cluster, [ann, ..]) = cluster();

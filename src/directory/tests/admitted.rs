@@ -9,6 +9,7 @@ async fn admit(directory: &Directory, login: &str, visit: Visit) -> String {
         Ok(admitted) => format!("ok {}", admitted.account.name),
         Err(LookupError::Ambiguous) => "ambiguous".to_owned(),
         Err(LookupError::Entry(_)) => "entry".to_owned(),
+        Err(LookupError::NotNow(_)) => "not now".to_owned(),
         Err(LookupError::Unavailable(_)) => "unavailable".to_owned(),
         Err(LookupError::Wrong(wrong)) => wrong.to_string(),
     }
@@ -30,7 +31,7 @@ async fn the_status_counts_in_ldap() {
                 ("carl", "unknown user"),
                 ("gone", "account may not log in"),
                 ("twin", "ambiguous"),
-                ("odd", "entry"),
+                ("odd", "not now"),
             ] {
                 // The second answer is the cache's, where there is one.
                 for _ in 0..2 {
@@ -55,6 +56,10 @@ async fn who_may_log_in_again_is_let_in_at_once() {
     );
     slapd.replace("gone", "employeeType", "active").await;
     assert_eq!(admit(&directory, "gone", VISIT).await, "ok gone");
+    assert_eq!(admit(&directory, "odd", VISIT).await, "not now");
+    assert_eq!(log_in(&directory, "odd", "secret").await, "not now");
+    slapd.replace("odd", "employeeType", "active").await;
+    assert_eq!(log_in(&directory, "odd", "secret").await, "ok odd");
 }
 
 #[tokio::test]
@@ -114,7 +119,7 @@ async fn status_protocols_and_networks_count_in_a_file() {
         ("ann", visit(pop3, "::1"), "ok ann"),
         ("bob", visit(imap, "::1"), "unknown user"),
         ("gone", visit(imap, "::1"), "account may not log in"),
-        ("later", visit(imap, "::1"), "entry"),
+        ("later", visit(imap, "::1"), "not now"),
         ("imap", visit(imap, "::1"), "ok imap"),
         (
             "imap",

@@ -9,6 +9,7 @@ async fn owner(directory: &Directory, address: &str) -> String {
         Ok(account) => format!("{} {:?}", account.name, account.delivery),
         Err(LookupError::Ambiguous) => "ambiguous".to_owned(),
         Err(LookupError::Entry(text)) => format!("entry {text}"),
+        Err(LookupError::NotNow(_)) => "not now".to_owned(),
         Err(LookupError::Unavailable(_)) => "unavailable".to_owned(),
         Err(LookupError::Wrong(wrong)) => wrong.to_string(),
     }

@@ -333,13 +333,14 @@ impl Ask {
             (_, Err(LookupError::Wrong(wrong))) => wrong.to_string(),
             // An entry is called otherwise in each.
             (_, Err(LookupError::Entry(text))) => text.split_once(": ").unwrap().1.to_owned(),
+            (_, Err(LookupError::NotNow(_))) => NOT_NOW.to_owned(),
             (_, Err(error)) => error.to_string(),
         }
     }
 }
 
 const DISABLED: &str = "account may not log in";
-const NOT_NOW: &str = "its status says: not now";
+const NOT_NOW: &str = "not now";
 const PROTOCOL: &str = "account may not use this protocol";
 const NETWORK: &str = "account may not log in from this network";
 const WRONG: &str = "wrong password";
@@ -373,6 +374,9 @@ const LOGINS: &[(Ask, &str)] = &[
     (LogIn("off", ""), WRONG),
     (LogIn("noaccess", "secret"), DISABLED),
     (LogIn("later", "secret"), NOT_NOW),
+    // Whoever has not got its password does not hear that there is an account.
+    (LogIn("later", "wrong"), WRONG),
+    (LogIn("later", ""), WRONG),
     (From("imap", Imap, "192.0.2.1"), "ok imap"),
     (From("imap", Pop3, "192.0.2.1"), PROTOCOL),
     (From("ann", Pop3, "192.0.2.1"), "ok ann"),

@@ -4,7 +4,8 @@
 //! is a pipe of which the server itself holds both ends and which does not block: when this process goes away, the server
 //! neither gets SIGPIPE nor waits for a reader. Lines go to the log as they come.
 //!
-//! It ends no server: when a [`Server`] is dropped, its process lives on. The session is counted until the process has exited.
+//! It ends no session: when a [`Server`] is dropped, its process lives on. The session is counted until the process has exited.
+//! One that was started on trial alone can be killed.
 //!
 //! Limits: 1 KiB of a line, the rest of it is left out; 100 lines at once and 10 a second after that, what is more is
 //! counted and left out. A line that has not ended when the server has is a line.

@@ -58,7 +58,8 @@ pub struct Context {
     pub home: String,
     /// The account's quota in octets, if the directory gives one.
     pub quota: Option<u64>,
-    /// How many fronts this session has passed, to stop loops.
+    /// How many fronts this session has passed. A node takes any number; Dovecot hears from it, with the kind `login`, how many
+    /// more proxies it may be passed on by.
     pub hops: u8,
 }
 
