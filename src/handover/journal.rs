@@ -18,7 +18,9 @@
 //!
 //! A process that takes another's place is given that very lock. Both then add lines to the one file, each reads what the
 //! other adds, and nobody writes it anew until the successor is alone: each holds a shared lock on the file itself, so
-//! whoever gets that for itself is. The predecessor lets go of `FILE.lock` when it has been replaced.
+//! whoever gets that for itself is. Who asks for it is without the shared one for a moment, and what is opened before the
+//! file is replaced would be the old one: so all of that is done by one at a time, who has `FILE.turn`. The predecessor lets
+//! go of `FILE.lock` when it has been replaced.
 //!
 //! It does not know which sessions live: that is asked of the kernel ([`super::witness`]). Limits: none of its own, a
 //! line per session. When a line can't be written the session goes on, the log says so once, and the whole file is
@@ -31,7 +33,7 @@ use std::{
     io::{self, Write as _},
     os::{
         fd::OwnedFd,
-        unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+        unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
 };
@@ -49,9 +51,6 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Lines about ended sessions that may stand in the file before it is written anew, beside as many as live.
 const SPARE_LINES: usize = 1000;
-
-/// How often the file may be replaced while it is opened.
-const MAX_OPENINGS: u32 = 8;
 
 /// Why sessions can't be written down.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +97,9 @@ pub(super) struct Journal {
     shared: Option<Shared>,
 }
 
+/// Nobody else opens the file for adding, asks whether it is alone, or replaces the file while this is there.
+struct Turn(File);
+
 /// What is known of the lines of a file to which two processes add.
 #[derive(Debug, Default)]
 struct Shared {
@@ -120,16 +122,16 @@ impl Journal {
             path: path.to_owned(),
             source,
         };
+        let boot = fs::read_to_string(BOOT_ID).map_err(failed)?;
+        let boot = boot.trim().to_owned();
+        if let Some(lock) = lock.map(File::from) {
+            return Self::share(path, boot, lock).map_err(failed);
+        }
         if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
             fs::DirBuilder::new()
                 .mode(0o755)
                 .create(folder)
                 .map_err(failed)?;
-        }
-        let boot = fs::read_to_string(BOOT_ID).map_err(failed)?;
-        let boot = boot.trim().to_owned();
-        if let Some(lock) = lock {
-            return Self::share(path, boot, lock.into()).map_err(failed);
         }
         let lock = create(&beside(path, "lock")).map_err(failed)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -205,12 +207,16 @@ impl Journal {
         Ok(String::from_utf8_lossy(&octets).into_owned())
     }
 
-    /// Whether no other process has the file open.
-    fn is_alone(&self) -> bool {
+    /// The turn, if no other process has the file open: none will until the turn is over.
+    fn alone(&self) -> io::Result<Option<Turn>> {
+        let turn = Turn::open(&self.path)?;
+        if flock(&turn.0, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
         let is_alone = flock(&self.file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        // Failing that, the shared lock may have been lost.
-        let _ = flock(&self.file, FlockOperation::NonBlockingLockShared);
-        is_alone
+        // Nobody can have taken it meanwhile: that takes the turn.
+        flock(&self.file, FlockOperation::NonBlockingLockShared)?;
+        Ok(is_alone.then_some(turn))
     }
 
     /// What makes the file this process's, for its successor.
@@ -221,9 +227,13 @@ impl Journal {
 
     /// The last look at what another process has added, if that has gone.
     pub(super) fn last_news(&mut self) -> Vec<Record> {
-        if self.shared.is_none() || self.lock.is_none() || !self.is_alone() {
+        if self.shared.is_none() || self.lock.is_none() {
             return Vec::new();
         }
+        // What can't be told now is asked again with the next sweep.
+        let Ok(Some(_turn)) = self.alone() else {
+            return Vec::new();
+        };
         let news = self.news();
         self.shared = None;
         news
@@ -252,15 +262,26 @@ impl Journal {
         }
     }
 
-    /// Whether it should be written anew, with so many sessions alive.
-    pub(super) fn is_due(&self, alive: usize) -> bool {
-        let is_long = self.lines > alive.saturating_mul(2).saturating_add(SPARE_LINES);
-        // While another process has the file, it is not replaced.
-        self.lock.is_some() && self.shared.is_none() && (self.is_torn || is_long) && self.is_alone()
+    /// Writes it anew with those that are alive, if that is due and no other process has it open.
+    pub(super) fn tidy<'r>(&mut self, alive: impl ExactSizeIterator<Item = &'r Record>) {
+        if !self.is_due(alive.len()) {
+            return;
+        }
+        match self.alone() {
+            Ok(Some(_turn)) => self.rewrite(alive),
+            Ok(None) => {}
+            Err(error) => self.tear(&error),
+        }
     }
 
-    /// Writes it anew.
-    pub(super) fn rewrite<'r>(&mut self, alive: impl ExactSizeIterator<Item = &'r Record>) {
+    /// Whether it should be written anew, with so many sessions alive.
+    fn is_due(&self, alive: usize) -> bool {
+        let is_long = self.lines > alive.saturating_mul(2).saturating_add(SPARE_LINES);
+        // While another process has the file, it is not replaced.
+        self.lock.is_some() && self.shared.is_none() && (self.is_torn || is_long)
+    }
+
+    fn rewrite<'r>(&mut self, alive: impl ExactSizeIterator<Item = &'r Record>) {
         let lines = alive.len();
         match replace(&self.path, &self.boot, alive) {
             Ok(file) => {
@@ -277,6 +298,15 @@ impl Journal {
             tracing::error!(%error, path = %self.path.display(), "sessions are not written down: after a restart they do not count");
         }
         self.is_torn = true;
+    }
+}
+
+// === impl Turn ===
+
+impl Turn {
+    /// Not taken yet.
+    fn open(path: &Path) -> io::Result<Self> {
+        create(&beside(path, "turn")).map(Self)
     }
 }
 
@@ -305,15 +335,12 @@ fn replace<'r>(
 
 /// Opens the file that others have open, and will not replace from now on.
 fn attach(path: &Path) -> io::Result<File> {
-    for _ in 0..MAX_OPENINGS {
-        let file = for_lines().open(path)?;
-        // Whoever replaces it has a lock of its own for that moment.
-        flock(&file, FlockOperation::LockShared)?;
-        if fs::metadata(path)?.ino() == file.metadata()?.ino() {
-            return Ok(file);
-        }
-    }
-    Err(io::Error::other("it is replaced again and again"))
+    let turn = Turn::open(path)?;
+    // Nobody has it for longer than it takes to write the file.
+    flock(&turn.0, FlockOperation::LockExclusive)?;
+    let file = for_lines().open(path)?;
+    flock(&file, FlockOperation::LockShared)?;
+    Ok(file)
 }
 
 /// Each line in one write, behind whatever is there.
@@ -478,16 +505,16 @@ mod tests {
         let (_folder, path) = folder();
         let (mut journal, _) = Journal::open(&path, None).unwrap();
         let records = records();
+        let lines = || fs::read_to_string(&path).unwrap().lines().count();
         for _ in 0..SPARE_LINES + 2 {
-            assert!(!journal.is_due(1));
             journal.add(&records[0]);
         }
-        assert!(!journal.is_due(1));
+        journal.tidy(records[..1].iter());
+        assert_eq!(lines(), SPARE_LINES + 3);
         journal.add(&records[0]);
-        assert!(journal.is_due(1));
-        journal.rewrite(records[..1].iter());
+        journal.tidy(records[..1].iter());
+        assert_eq!(lines(), 2);
         assert!(!journal.is_due(1));
-        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
 
         // A file that can't be written is tried again as a whole.
         fs::create_dir(beside(&path, "new")).unwrap();
@@ -495,11 +522,12 @@ mod tests {
         assert!(journal.is_due(usize::MAX));
         journal.add(&records[0]);
         fs::remove_dir(beside(&path, "new")).unwrap();
-        journal.rewrite(records.iter());
+        journal.tidy(records.iter());
         assert!(!journal.is_due(2));
         drop(journal);
         assert_eq!(reopen(&path).1, records);
     }
+
     #[test]
     fn a_successor_shares_it_until_it_is_alone() {
         let (_folder, path) = folder();
@@ -519,7 +547,10 @@ mod tests {
         for _ in 0..SPARE_LINES * 2 {
             old.add(&records[1]);
         }
-        assert!(!new.is_due(0) && !old.is_due(0));
+        let length = fs::metadata(&path).unwrap().len();
+        new.tidy([].iter());
+        old.tidy([].iter());
+        assert_eq!(fs::metadata(&path).unwrap().len(), length);
         old.release();
         old.add(&records[1]);
         drop(old);
@@ -535,5 +566,38 @@ mod tests {
         assert!(matches!(error, JournalError::InUse { .. }), "{error}");
         drop(new);
         reopen(&path);
+    }
+
+    /// However what both do falls together: what a successor adds is in the file, and it knows that it is not alone.
+    #[test]
+    fn it_is_not_replaced_under_a_successor() {
+        const ROUNDS: usize = 200;
+        let (_folder, path) = folder();
+        let records = records();
+        for _ in 0..ROUNDS {
+            let (mut old, _) = reopen(&path);
+            let lock = old.lock().unwrap();
+            let start = std::sync::Barrier::new(2);
+            let mut new = std::thread::scope(|scope| {
+                let successor = scope.spawn(|| {
+                    start.wait();
+                    let (mut new, _) = Journal::open(&path, lock).unwrap();
+                    for _ in 0..20 {
+                        new.last_news();
+                    }
+                    new
+                });
+                start.wait();
+                for _ in 0..20 {
+                    old.is_torn = true;
+                    old.tidy(records[..1].iter());
+                }
+                successor.join().unwrap()
+            });
+            assert!(new.shared.is_some(), "takes itself to be alone");
+            new.add(&records[1]);
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.contains(&records[1].to_string()), "{text}");
+        }
     }
 }
