@@ -22,6 +22,8 @@
 //! file is replaced would be the old one: so all of that is done by one at a time, who has `FILE.turn`. The predecessor lets
 //! go of `FILE.lock` when it has been replaced.
 //!
+//! A file that was removed is written anew with the next sweep of the process that has it alone.
+//!
 //! It does not know which sessions live: that is asked of the kernel ([`super::witness`]). Limits: none of its own, a
 //! line per session. When a line can't be written the session goes on, the log says so once, and the whole file is
 //! tried anew with the next sweep.
@@ -33,7 +35,7 @@ use std::{
     io::{self, Write as _},
     os::{
         fd::OwnedFd,
-        unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
+        unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
 };
@@ -278,7 +280,17 @@ impl Journal {
     fn is_due(&self, alive: usize) -> bool {
         let is_long = self.lines > alive.saturating_mul(2).saturating_add(SPARE_LINES);
         // While another process has the file, it is not replaced.
-        self.lock.is_some() && self.shared.is_none() && (self.is_torn || is_long)
+        self.lock.is_some()
+            && self.shared.is_none()
+            && (self.is_torn || is_long || !self.is_in_place())
+    }
+
+    /// Whether the file is still there by its name.
+    fn is_in_place(&self) -> bool {
+        match (fs::metadata(&self.path), self.file.metadata()) {
+            (Ok(there), Ok(own)) => is_same(&there, &own),
+            _ => false,
+        }
     }
 
     fn rewrite<'r>(&mut self, alive: impl ExactSizeIterator<Item = &'r Record>) {
@@ -341,6 +353,10 @@ fn attach(path: &Path) -> io::Result<File> {
     let file = for_lines().open(path)?;
     flock(&file, FlockOperation::LockShared)?;
     Ok(file)
+}
+
+fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 /// Each line in one write, behind whatever is there.
@@ -526,6 +542,19 @@ mod tests {
         assert!(!journal.is_due(2));
         drop(journal);
         assert_eq!(reopen(&path).1, records);
+    }
+
+    #[test]
+    fn it_is_written_anew_when_it_was_removed() {
+        let (_folder, path) = folder();
+        let (mut journal, _) = Journal::open(&path, None).unwrap();
+        let records = records();
+        fs::remove_file(&path).unwrap();
+        journal.tidy(records[..1].iter());
+        journal.add(&records[1]);
+        // A successor finds it, and all that is in it.
+        let lock = journal.lock().unwrap();
+        assert_eq!(Journal::open(&path, lock).unwrap().1, records);
     }
 
     #[test]
