@@ -20,7 +20,7 @@
 //! other adds, and nobody writes it anew until the successor is alone: each holds a shared lock on the file itself, so
 //! whoever gets that for itself is. Who asks for it is without the shared one for a moment, and what is opened before the
 //! file is replaced would be the old one: so all of that is done by one at a time, who has `FILE.turn`. The predecessor lets
-//! go of `FILE.lock` when it has been replaced.
+//! go of `FILE.lock` when it has been replaced. A successor with another file would know of no session, and is refused.
 //!
 //! A file that was removed is written anew with the next sweep of the process that has it alone.
 //!
@@ -62,6 +62,14 @@ pub enum JournalError {
         "{path} is in use by another process (expected a sessions_file of its own for each node)"
     )]
     InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The process before this one has another.
+    #[error(
+        "{path} is not the sessions_file of the process whose place this one is to take (expected the same; another needs a start)"
+    )]
+    Foreign {
         /// The file.
         path: PathBuf,
     },
@@ -127,6 +135,11 @@ impl Journal {
         let boot = fs::read_to_string(BOOT_ID).map_err(failed)?;
         let boot = boot.trim().to_owned();
         if let Some(lock) = lock.map(File::from) {
+            if !is_lock_of(&lock, path).map_err(failed)? {
+                return Err(JournalError::Foreign {
+                    path: path.to_owned(),
+                });
+            }
             return Self::share(path, boot, lock).map_err(failed);
         }
         if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
@@ -353,6 +366,16 @@ fn attach(path: &Path) -> io::Result<File> {
     let file = for_lines().open(path)?;
     flock(&file, FlockOperation::LockShared)?;
     Ok(file)
+}
+
+/// Whether this is the lock of that file. A lock whose own file was removed can't be told from others.
+fn is_lock_of(lock: &File, path: &Path) -> io::Result<bool> {
+    let own = lock.metadata()?;
+    match fs::metadata(beside(path, "lock")) {
+        Ok(there) => Ok(own.nlink() == 0 || is_same(&there, &own)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(own.nlink() == 0),
+        Err(error) => Err(error),
+    }
 }
 
 fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
@@ -628,5 +651,21 @@ mod tests {
             let text = fs::read_to_string(&path).unwrap();
             assert!(text.contains(&records[1].to_string()), "{text}");
         }
+    }
+
+    #[test]
+    fn a_successor_has_the_same_file() {
+        let (folder, path) = folder();
+        let (old, _) = Journal::open(&path, None).unwrap();
+        let other = folder.path().join("run/other");
+        let foreign = || {
+            let error = Journal::open(&other, old.lock().unwrap()).unwrap_err();
+            assert!(matches!(error, JournalError::Foreign { .. }), "{error}");
+        };
+        foreign();
+        // One that is there from another time is no better.
+        drop(reopen(&other));
+        foreign();
+        assert!(Journal::open(&path, old.lock().unwrap()).is_ok());
     }
 }
