@@ -8,12 +8,17 @@
 //! | visitors, who log in and out | "unavailable" while a node is away; never a connection refused, reset or cut |
 //! | an MTA | "try again"; what was accepted is there in the end |
 //!
-//! In the end the front has no more descriptors than in the beginning, and hardly more memory. What was done is printed, with
-//! the seed; `PIGEONAIR_SOAK_SEED` repeats it. It takes a quarter of a minute, with `PIGEONAIR_FULL` four minutes.
+//! Each process is measured against itself: when it has settled, and again after some events, before it ends or is replaced, or at
+//! the end. It has no more descriptors then, and hardly more memory. Nodes that were replaced end by themselves, while mail goes on;
+//! fronts do when their sessions have. What was done is printed, with the most that a process grew by and the seed;
+//! `PIGEONAIR_SOAK_SEED` repeats it. It takes half a minute, with `PIGEONAIR_FULL` four minutes and a half.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    sync::{
+        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -26,12 +31,27 @@ use crate::{
 
 /// Between two signs of life of a session that stays.
 const PAUSE: Duration = Duration::from_millis(50);
-/// What memory may grow by, beside what an allocator keeps.
+/// Descriptors that come and go: sessions of two who return, links that are ready or kept, connections to LDAP.
+const SLACK: u64 = 8;
+/// How often what takes no time is done in one event. A descriptor that is lost each time is seen behind it, even where as many of
+/// those that come and go have gone.
+const TIMES: usize = 20;
+/// A process has settled when it has had the same descriptors in so many looks, one after the other.
+const LOOKS: usize = 25;
+/// What memory may grow by.
 const GROWTH: u64 = 24 << 20;
 
+fn is_full() -> bool {
+    std::env::var_os("PIGEONAIR_FULL").is_some()
+}
+
 fn duration() -> Duration {
-    let is_full = std::env::var_os("PIGEONAIR_FULL").is_some();
-    Duration::from_secs(if is_full { 240 } else { 15 })
+    Duration::from_secs(if is_full() { 240 } else { 15 })
+}
+
+/// How many events a process lives through before one may end it.
+fn life() -> usize {
+    if is_full() { 20 } else { 3 }
 }
 
 /// Numbers by chance, the same for the same seed.
@@ -71,6 +91,8 @@ struct Place {
 #[derive(Default)]
 struct Seen {
     over: AtomicBool,
+    /// Had by each who is on the way, or by whoever wants nobody to be.
+    road: RwLock<()>,
     /// By visitor and MTA: how often all went well.
     well: [AtomicUsize; 4],
     /// "Unavailable", "try again".
@@ -84,6 +106,16 @@ struct Seen {
 impl Seen {
     fn is_over(&self) -> bool {
         self.over.load(SeqCst)
+    }
+
+    /// Nobody rests while somebody comes.
+    fn come(&self) -> RwLockReadGuard<'_, ()> {
+        self.road.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Visitors and MTA have left, and come again when this is over.
+    fn rest(&self) -> RwLockWriteGuard<'_, ()> {
+        self.road.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn went_well(&self, number: usize) {
@@ -147,6 +179,7 @@ fn return_always(place: Place, user: &User, seen: &Seen) {
 
 fn visit(place: Place, number: usize, user: &User, seen: &Seen) {
     while !seen.is_over() {
+        let _road = seen.come();
         let came = if number == 0 {
             visit_pop3(place, user)
         } else {
@@ -192,6 +225,7 @@ fn visit_pop3(place: Place, user: &User) -> bool {
 /// One message for both at a time.
 fn bring_mail(place: Place, users: &[User; 2], seen: &Seen) {
     while !seen.is_over() {
+        let _road = seen.come();
         let mut mta = Smtp::connect(place.lmtp);
         mta.command("LHLO mta.example.org").says("250");
         mta.command("MAIL FROM:<sender@example.net>").says("250");
@@ -235,6 +269,44 @@ fn bring_mail(place: Place, users: &[User; 2], seen: &Seen) {
     }
 }
 
+// === what processes have ===
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    descriptors: u64,
+    memory: u64,
+}
+
+impl Held {
+    /// What a process has once it has settled.
+    fn by(process: &Process) -> Self {
+        let (mut last, mut looks) = (0, 0);
+        eventually("it has settled", || {
+            let now = process.descriptors();
+            looks = if now == last { looks + 1 } else { 0 };
+            last = now;
+            looks >= LOOKS
+        });
+        Self {
+            descriptors: last,
+            memory: process.status("VmRSS")[0].parse::<u64>().unwrap() << 10,
+        }
+    }
+}
+
+/// A process since it was measured first.
+#[derive(Clone, Copy)]
+struct Life {
+    first: Held,
+    events: usize,
+}
+
+/// The processes that are measured.
+const MEASURED: [&str; 3] = ["front", "n1", "n2"];
+const FRONT: usize = 0;
+const N1: usize = 1;
+const N2: usize = 2;
+
 // === what happens ===
 
 /// What happens to a cluster, and what is left over of it.
@@ -243,29 +315,118 @@ struct Night<'a> {
     /// The second LDAP server.
     replica: &'a mut Slapd,
     held: &'a User,
+    seen: &'a Seen,
+    /// Those that run.
+    lives: [Life; 3],
+    /// By which they grew the most, in descriptors and octets, and how many were measured.
+    worst: [(u64, u64, usize); 3],
     /// Those that were replaced, and may still have sessions.
     fronts: Vec<Process>,
     /// The same; links that fronts have ready keep them for a while.
     nodes: Vec<Process>,
     attempts: u32,
+    idle_limit: u32,
     drains: usize,
+    happened: [usize; EVENTS.len()],
 }
 
-type Event = (&'static str, fn(&mut Night<'_>));
+/// What it is, whose end it is, and how it is done.
+type Event = (&'static str, Option<usize>, fn(&mut Night<'_>));
 
 const EVENTS: [Event; 9] = [
-    ("the front reloads", |night| night.reload_front()),
-    ("a node reloads", |night| night.reload_node()),
-    ("the front is replaced", |night| night.replace_front()),
-    ("a node is replaced", |night| night.replace_node()),
-    ("a node restarts", |night| night.restart_node()),
-    ("a node is killed", |night| night.kill_node()),
-    ("a node is drained", |night| night.drain_node()),
-    ("an account is held", |night| night.hold_account()),
-    ("LDAP servers go and come", |night| night.lose_directory()),
+    ("the front reloads", None, |night| night.reload_front()),
+    ("nodes reload", None, |night| night.reload_nodes()),
+    ("the front is replaced", Some(FRONT), |night| {
+        night.replace_front()
+    }),
+    ("a node is replaced", Some(N1), |night| night.replace_node()),
+    ("a node restarts", Some(N1), |night| night.restart_node()),
+    ("a node is killed", Some(N2), |night| night.kill_node()),
+    ("a node is drained", None, |night| night.drain_node()),
+    ("an account is held", None, |night| night.hold_account()),
+    ("LDAP servers go and come", None, |night| {
+        night.lose_directory()
+    }),
 ];
 
-impl Night<'_> {
+const NODE_IS_REPLACED: usize = 3;
+
+impl<'a> Night<'a> {
+    /// Measures all processes first.
+    fn new(
+        cluster: &'a mut Cluster,
+        replica: &'a mut Slapd,
+        held: &'a User,
+        seen: &'a Seen,
+    ) -> Self {
+        let _rest = seen.rest();
+        let lives = [FRONT, N1, N2].map(|number| Life {
+            first: Held::by(process(cluster, number)),
+            events: 0,
+        });
+        Self {
+            lives,
+            cluster,
+            replica,
+            held,
+            seen,
+            worst: [(0, 0, 0); 3],
+            fronts: Vec::new(),
+            nodes: Vec::new(),
+            attempts: 3,
+            idle_limit: 10,
+            drains: 0,
+            happened: [0; EVENTS.len()],
+        }
+    }
+
+    /// One event, if it may be now: who has just begun does not end.
+    fn choose(&self, dice: &mut Dice) -> usize {
+        loop {
+            let number = dice.throw(EVENTS.len());
+            let ends = EVENTS[number].1;
+            if ends.is_none_or(|number| self.lives[number].events >= life()) {
+                return number;
+            }
+        }
+    }
+
+    /// Measures a process first.
+    fn begin(&mut self, number: usize) {
+        let _rest = self.seen.rest();
+        let first = Held::by(process(self.cluster, number));
+        self.lives[number] = Life { first, events: 0 };
+    }
+
+    /// Measures it again.
+    fn measure(&mut self, number: usize) {
+        let Life { first, events } = self.lives[number];
+        let name = MEASURED[number];
+        let _rest = self.seen.rest();
+        let process = process(self.cluster, number);
+        let last = Held::by(process);
+        eprintln!("{name} after {events} events: {first:?}, now {last:?}");
+        let most = first.descriptors + SLACK;
+        eventually(&format!("{name} has {most} descriptors at most"), || {
+            process.descriptors() <= most
+        });
+        assert!(last.memory <= first.memory + GROWTH, "{name}");
+        let (descriptors, memory, times) = &mut self.worst[number];
+        *descriptors = last
+            .descriptors
+            .saturating_sub(first.descriptors)
+            .max(*descriptors);
+        *memory = last.memory.saturating_sub(first.memory).max(*memory);
+        *times += 1;
+    }
+
+    /// Nodes that were replaced end although mail goes on: it comes to the others.
+    fn nodes_end(&mut self) {
+        for node in &mut self.nodes {
+            assert_eq!(node.exit_code(), Some(0));
+        }
+    }
+
     #[track_caller]
     fn command(&self, arguments: &[&str]) {
         let (code, out, notes) = self.cluster.ask(arguments);
@@ -273,17 +434,28 @@ impl Night<'_> {
     }
 
     fn reload_front(&mut self) {
-        let before = format!("max_attempts = {}", self.attempts);
-        self.attempts = if self.attempts == 3 { 4 } else { 3 };
-        let after = format!("max_attempts = {}", self.attempts);
-        self.cluster
-            .write_front(|text| text.replacen(&before, &after, 1));
-        self.command(&["reload", "front"]);
+        for _ in 0..TIMES {
+            let before = format!("max_attempts = {}", self.attempts);
+            self.attempts = if self.attempts == 3 { 4 } else { 3 };
+            let after = format!("max_attempts = {}", self.attempts);
+            self.cluster
+                .write_front(|text| text.replacen(&before, &after, 1));
+            self.command(&["reload", "front"]);
+        }
     }
 
-    fn reload_node(&mut self) {
-        let (code, out, notes) = self.cluster.reload_node("n1");
-        assert_eq!(code, Some(0), "{out}{notes}");
+    fn reload_nodes(&mut self) {
+        for _ in 0..TIMES {
+            let before = idle_limit(self.idle_limit);
+            self.idle_limit = if self.idle_limit == 10 { 11 } else { 10 };
+            let after = idle_limit(self.idle_limit);
+            for node in ["n1", "n2"] {
+                self.cluster
+                    .write_node(node, |text| text.replacen(&before, &after, 1));
+                let (code, out, notes) = self.cluster.reload_node(node);
+                assert_eq!(code, Some(0), "{out}{notes}");
+            }
+        }
     }
 
     fn replace_front(&mut self) {
@@ -308,14 +480,18 @@ impl Night<'_> {
     }
 
     fn drain_node(&mut self) {
-        self.drains += 1;
-        self.command(&["drain", "node", "n2", "--within", "0s"]);
-        self.command(&["undrain", "node", "n2"]);
+        for _ in 0..TIMES {
+            self.drains += 1;
+            self.command(&["drain", "node", "n2", "--within", "0s"]);
+            self.command(&["undrain", "node", "n2"]);
+        }
     }
 
     fn hold_account(&mut self) {
-        self.command(&["hold", &self.held.name, "--keep-sessions"]);
-        self.command(&["release", &self.held.name]);
+        for _ in 0..TIMES {
+            self.command(&["hold", &self.held.name, "--keep-sessions"]);
+            self.command(&["release", &self.held.name]);
+        }
     }
 
     /// The first of the two, then both come back in turn.
@@ -327,18 +503,27 @@ impl Night<'_> {
     }
 }
 
-fn memory(process: &Process) -> u64 {
-    process.status("VmRSS")[0].parse::<u64>().unwrap() << 10
+fn process(cluster: &mut Cluster, number: usize) -> &Process {
+    match MEASURED[number] {
+        "front" => cluster.front(),
+        node => cluster.node(node).acceptor(),
+    }
+}
+
+/// For links that fronts have ready: so long may a node live that was replaced.
+fn idle_limit(seconds: u32) -> String {
+    format!("idle_limit = \"{seconds}s\"")
 }
 
 /// Nobody is on, and fronts that were replaced have ended.
-fn settle(cluster: &mut Cluster, replaced: &mut Vec<Process>) {
+fn settle(cluster: &mut Cluster, replaced: &mut [Process]) {
     let admin = cluster.front_admin();
     eventually("nobody is on", || {
-        let open = metric(admin, "pigeonair_connections_open");
-        replaced.retain_mut(Process::lives);
-        open == Some(0.0) && replaced.is_empty()
+        metric(admin, "pigeonair_connections_open") == Some(0.0)
     });
+    for front in replaced {
+        assert_eq!(front.exit_code(), Some(0));
+    }
 }
 
 fn people() -> Vec<User> {
@@ -365,6 +550,7 @@ fn cluster(users: &[User]) -> (Cluster, Slapd) {
         .link_tls(false)
         .delivery("")
         .proxy("max_attempts = 3")
+        .acceptor(&idle_limit(10))
         // They are no replicas of each other, so what one says of entries is news to whoever has heard the other.
         .directory("[directory.follow]\nby = \"off\"");
     let builder = users.iter().fold(builder, Builder::user);
@@ -401,15 +587,18 @@ fn go_on(seen: &Seen, is_broken: impl Fn() -> bool) {
     });
 }
 
-/// Lets things happen for a while, under load; how often each did.
-fn spend(
-    night: &mut Night<'_>,
-    place: Place,
-    users: &[User],
-    seen: &Seen,
-) -> [usize; EVENTS.len()] {
-    let mut happened = [0; EVENTS.len()];
-    let mut dice = Dice::new();
+/// Lets things happen for a while, under load.
+fn spend<'a>(
+    cluster: &'a mut Cluster,
+    replica: &'a mut Slapd,
+    users: &'a [User],
+    seen: &'a Seen,
+) -> Night<'a> {
+    let place = Place {
+        imap: cluster.imap(),
+        pop3: cluster.pop3(),
+        lmtp: cluster.lmtp(),
+    };
     let user = |number: usize| &users[number];
     let recipients = [user(7).clone(), user(8).clone()];
     thread::scope(|scope| {
@@ -428,18 +617,44 @@ fn spend(
         ];
         let _over = Over(seen);
         let is_broken = || threads.iter().any(thread::ScopedJoinHandle::is_finished);
-        go_on(seen, is_broken);
-        let start = Instant::now();
-        while start.elapsed() < duration() {
-            let number = dice.throw(EVENTS.len());
-            let (what, happen) = EVENTS[number];
-            eprintln!("{:6.1} s: {what}", start.elapsed().as_secs_f64());
-            happen(night);
-            happened[number] += 1;
-            go_on(seen, is_broken);
+        let go_on = || go_on(seen, is_broken);
+        go_on();
+        let mut night = Night::new(cluster, replica, &users[6], seen);
+        happen(&mut night, &go_on);
+        night
+    })
+}
+
+/// One event after the other, and everybody goes on.
+fn happen(night: &mut Night<'_>, go_on: &dyn Fn()) {
+    let mut dice = Dice::new();
+    let start = Instant::now();
+    let mut happen = |night: &mut Night<'_>, number: usize| {
+        let (what, ends, happen) = EVENTS[number];
+        eprintln!("{:6.1} s: {what}", start.elapsed().as_secs_f64());
+        if let Some(number) = ends {
+            night.measure(number);
         }
-    });
-    happened
+        happen(night);
+        night.happened[number] += 1;
+        go_on();
+        for life in &mut night.lives {
+            life.events += 1;
+        }
+        if let Some(number) = ends {
+            night.begin(number);
+        }
+    };
+    while start.elapsed() < duration() {
+        let number = night.choose(&mut dice);
+        happen(night, number);
+    }
+    // So that there is one in any case.
+    happen(night, NODE_IS_REPLACED);
+    night.nodes_end();
+    for number in [FRONT, N1, N2] {
+        night.measure(number);
+    }
 }
 
 /// What was accepted is there, and nothing that was not offered.
@@ -468,34 +683,19 @@ fn days_and_nights() {
     for user in &users {
         assert!(visit_imap(place, user) && visit_pop3(place, user));
     }
-    settle(&mut cluster, &mut Vec::new());
-    let before = (cluster.front().descriptors(), memory(cluster.front()));
     let seen = Seen::default();
-    let mut night = Night {
-        cluster: &mut cluster,
-        replica: &mut replica,
-        held: &users[6],
-        fronts: Vec::new(),
-        nodes: Vec::new(),
-        attempts: 3,
-        drains: 0,
-    };
-    let happened = spend(&mut night, place, &users, &seen);
-    let (drains, mut fronts, nodes) = (night.drains, night.fronts, night.nodes);
-    report(&happened, &seen);
+    let night = spend(&mut cluster, &mut replica, &users, &seen);
+    report(&night);
+    let (drains, mut fronts) = (night.drains, night.fronts);
     let closed = seen.closed.load(SeqCst);
     assert!(closed <= 2 * drains, "{closed} closed in {drains} drains");
     mail_is_there(&cluster, &users[7..], &seen);
     settle(&mut cluster, &mut fronts);
-    let after = (cluster.front().descriptors(), memory(cluster.front()));
-    eprintln!("descriptors and memory before {before:?}, after {after:?}");
-    assert!(after.0 <= before.0 + 8, "{before:?} {after:?}");
-    assert!(after.1 <= before.1 + GROWTH, "{before:?} {after:?}");
-    drop(nodes);
 }
 
-fn report(happened: &[usize], seen: &Seen) {
-    for ((what, _), times) in EVENTS.iter().zip(happened) {
+fn report(night: &Night<'_>) {
+    let seen = night.seen;
+    for ((what, ..), times) in EVENTS.iter().zip(night.happened) {
         eprintln!("{times:4} times {what}");
     }
     let well: Vec<_> = seen.well.iter().map(|it| it.load(SeqCst)).collect();
@@ -504,4 +704,9 @@ fn report(happened: &[usize], seen: &Seen) {
         seen.later.load(SeqCst),
         seen.closed.load(SeqCst)
     );
+    for (name, (descriptors, memory, times)) in MEASURED.iter().zip(night.worst) {
+        eprintln!(
+            "{name}, measured {times} times: at most {descriptors} descriptors and {memory} octets more"
+        );
+    }
 }
