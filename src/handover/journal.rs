@@ -295,15 +295,17 @@ impl Journal {
         // While another process has the file, it is not replaced.
         self.lock.is_some()
             && self.shared.is_none()
-            && (self.is_torn || is_long || !self.is_in_place())
+            && (self.is_torn || is_long || self.is_removed())
     }
 
-    /// Whether the file is still there by its name.
-    fn is_in_place(&self) -> bool {
-        match (fs::metadata(&self.path), self.file.metadata()) {
+    /// Whether somebody has removed the file, and no other process has made one of that name.
+    fn is_removed(&self) -> bool {
+        let is_there = match (fs::metadata(&self.path), self.file.metadata()) {
             (Ok(there), Ok(own)) => is_same(&there, &own),
             _ => false,
-        }
+        };
+        let is_ours = |lock| matches!(is_lock_of(lock, &self.path), Ok(true));
+        !is_there && self.lock.as_ref().is_some_and(is_ours)
     }
 
     fn rewrite<'r>(&mut self, alive: impl ExactSizeIterator<Item = &'r Record>) {
@@ -368,11 +370,11 @@ fn attach(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Whether this is the lock of that file. A lock whose own file was removed can't be told from others.
+/// Whether this is the lock of that file. One that was removed itself is, as long as there is no other.
 fn is_lock_of(lock: &File, path: &Path) -> io::Result<bool> {
     let own = lock.metadata()?;
     match fs::metadata(beside(path, "lock")) {
-        Ok(there) => Ok(own.nlink() == 0 || is_same(&there, &own)),
+        Ok(there) => Ok(is_same(&there, &own)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(own.nlink() == 0),
         Err(error) => Err(error),
     }
@@ -578,6 +580,15 @@ mod tests {
         // A successor finds it, and all that is in it.
         let lock = journal.lock().unwrap();
         assert_eq!(Journal::open(&path, lock).unwrap().1, records);
+
+        // But not in the place of another process's.
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(beside(&path, "lock")).unwrap();
+        let (mut other, _) = Journal::open(&path, None).unwrap();
+        journal.tidy([].iter());
+        other.add(&records[0]);
+        drop(other);
+        assert_eq!(reopen(&path).1, records[..1]);
     }
 
     #[test]
