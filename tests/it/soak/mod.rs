@@ -141,12 +141,12 @@ fn happen(night: &mut Night<'_>, go_on: &dyn Fn()) {
     let mut dice = Dice::new();
     let start = Instant::now();
     let happen = |night: &mut Night<'_>, number: usize| {
-        let (what, ends, happen) = EVENTS[number];
+        let (what, ends, act) = EVENTS[number];
         eprintln!("{:6.1} s: {what}", start.elapsed().as_secs_f64());
         if let Some(number) = ends {
             night.measure(number);
         }
-        happen(night);
+        act(night);
         night.happened[number] += 1;
         go_on();
         for life in &mut night.lives {
