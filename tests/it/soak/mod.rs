@@ -11,7 +11,7 @@
 //! Each process is measured against itself: when it has settled, and again after some events, before it ends or is replaced, or at
 //! the end. It has no more descriptors then, and hardly more memory. Nodes that were replaced end by themselves, while mail goes on;
 //! fronts do when their sessions have. What was done is printed, with the most that a process grew by and the seed;
-//! `PIGEONAIR_SOAK_SEED` repeats it. It takes half a minute, with `PIGEONAIR_FULL` four minutes and a half.
+//! `PIGEONAIR_SOAK_SEED` repeats it. It takes half a minute, with `PIGEONAIR_FULL` four and a half.
 
 mod night;
 mod visitors;

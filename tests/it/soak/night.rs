@@ -10,8 +10,9 @@ const SLACK: u64 = 8;
 const TIMES: usize = 20;
 /// A process has settled when it has had the same descriptors in so many looks, one after the other.
 const LOOKS: usize = 25;
-/// What memory may grow by.
-const GROWTH: u64 = 24 << 20;
+/// What memory may grow by. On two cores it is 2 MiB: what a process has not used in its first moments, and what each thread's
+/// allocator keeps for the next time. There are more threads where there are more cores.
+const GROWTH: u64 = 16 << 20;
 
 /// How many events a process lives through before one may end it.
 fn life() -> usize {
