@@ -18,7 +18,11 @@
 //!
 //! A process that takes another's place is given that very lock. Both then add lines to the one file, each reads what the
 //! other adds, and nobody writes it anew until the successor is alone: each holds a shared lock on the file itself, so
-//! whoever gets that for itself is. The predecessor lets go of `FILE.lock` when it has been replaced.
+//! whoever gets that for itself is. Who asks for it is without the shared one for a moment, and what is opened before the
+//! file is replaced would be the old one: so all of that is done by one at a time, who has `FILE.turn`. The predecessor lets
+//! go of `FILE.lock` when it has been replaced. A successor with another file would know of no session, and is refused.
+//!
+//! A file that was removed is written anew with the next sweep of the process that has it alone.
 //!
 //! It does not know which sessions live: that is asked of the kernel ([`super::witness`]). Limits: none of its own, a
 //! line per session. When a line can't be written the session goes on, the log says so once, and the whole file is
@@ -50,9 +54,6 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Lines about ended sessions that may stand in the file before it is written anew, beside as many as live.
 const SPARE_LINES: usize = 1000;
 
-/// How often the file may be replaced while it is opened.
-const MAX_OPENINGS: u32 = 8;
-
 /// Why sessions can't be written down.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -61,6 +62,14 @@ pub enum JournalError {
         "{path} is in use by another process (expected a sessions_file of its own for each node)"
     )]
     InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The process before this one has another.
+    #[error(
+        "{path} is not the sessions_file of the process whose place this one is to take (expected the same; another needs a start)"
+    )]
+    Foreign {
         /// The file.
         path: PathBuf,
     },
@@ -98,6 +107,9 @@ pub(super) struct Journal {
     shared: Option<Shared>,
 }
 
+/// Nobody else opens the file for adding, asks whether it is alone, or replaces the file while this is there.
+struct Turn(File);
+
 /// What is known of the lines of a file to which two processes add.
 #[derive(Debug, Default)]
 struct Shared {
@@ -120,16 +132,21 @@ impl Journal {
             path: path.to_owned(),
             source,
         };
+        let boot = fs::read_to_string(BOOT_ID).map_err(failed)?;
+        let boot = boot.trim().to_owned();
+        if let Some(lock) = lock.map(File::from) {
+            if !is_lock_of(&lock, path).map_err(failed)? {
+                return Err(JournalError::Foreign {
+                    path: path.to_owned(),
+                });
+            }
+            return Self::share(path, boot, lock).map_err(failed);
+        }
         if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
             fs::DirBuilder::new()
                 .mode(0o755)
                 .create(folder)
                 .map_err(failed)?;
-        }
-        let boot = fs::read_to_string(BOOT_ID).map_err(failed)?;
-        let boot = boot.trim().to_owned();
-        if let Some(lock) = lock {
-            return Self::share(path, boot, lock.into()).map_err(failed);
         }
         let lock = create(&beside(path, "lock")).map_err(failed)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -205,12 +222,16 @@ impl Journal {
         Ok(String::from_utf8_lossy(&octets).into_owned())
     }
 
-    /// Whether no other process has the file open.
-    fn is_alone(&self) -> bool {
+    /// The turn, if no other process has the file open: none will until the turn is over.
+    fn alone(&self) -> io::Result<Option<Turn>> {
+        let turn = Turn::open(&self.path)?;
+        if flock(&turn.0, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
         let is_alone = flock(&self.file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        // Failing that, the shared lock may have been lost.
-        let _ = flock(&self.file, FlockOperation::NonBlockingLockShared);
-        is_alone
+        // Nobody can have taken it meanwhile: that takes the turn.
+        flock(&self.file, FlockOperation::NonBlockingLockShared)?;
+        Ok(is_alone.then_some(turn))
     }
 
     /// What makes the file this process's, for its successor.
@@ -221,9 +242,13 @@ impl Journal {
 
     /// The last look at what another process has added, if that has gone.
     pub(super) fn last_news(&mut self) -> Vec<Record> {
-        if self.shared.is_none() || self.lock.is_none() || !self.is_alone() {
+        if self.shared.is_none() || self.lock.is_none() {
             return Vec::new();
         }
+        // What can't be told now is asked again with the next sweep.
+        let Ok(Some(_turn)) = self.alone() else {
+            return Vec::new();
+        };
         let news = self.news();
         self.shared = None;
         news
@@ -252,15 +277,38 @@ impl Journal {
         }
     }
 
-    /// Whether it should be written anew, with so many sessions alive.
-    pub(super) fn is_due(&self, alive: usize) -> bool {
-        let is_long = self.lines > alive.saturating_mul(2).saturating_add(SPARE_LINES);
-        // While another process has the file, it is not replaced.
-        self.lock.is_some() && self.shared.is_none() && (self.is_torn || is_long) && self.is_alone()
+    /// Writes it anew with those that are alive, if that is due and no other process has it open.
+    pub(super) fn tidy<'r>(&mut self, alive: impl ExactSizeIterator<Item = &'r Record>) {
+        if !self.is_due(alive.len()) {
+            return;
+        }
+        match self.alone() {
+            Ok(Some(_turn)) => self.rewrite(alive),
+            Ok(None) => {}
+            Err(error) => self.tear(&error),
+        }
     }
 
-    /// Writes it anew.
-    pub(super) fn rewrite<'r>(&mut self, alive: impl ExactSizeIterator<Item = &'r Record>) {
+    /// Whether it should be written anew, with so many sessions alive.
+    fn is_due(&self, alive: usize) -> bool {
+        let is_long = self.lines > alive.saturating_mul(2).saturating_add(SPARE_LINES);
+        // While another process has the file, it is not replaced.
+        self.lock.is_some()
+            && self.shared.is_none()
+            && (self.is_torn || is_long || self.is_removed())
+    }
+
+    /// Whether somebody has removed the file, and no other process has made one of that name.
+    fn is_removed(&self) -> bool {
+        let is_there = match (fs::metadata(&self.path), self.file.metadata()) {
+            (Ok(there), Ok(own)) => is_same(&there, &own),
+            _ => false,
+        };
+        let is_ours = |lock| matches!(is_lock_of(lock, &self.path), Ok(true));
+        !is_there && self.lock.as_ref().is_some_and(is_ours)
+    }
+
+    fn rewrite<'r>(&mut self, alive: impl ExactSizeIterator<Item = &'r Record>) {
         let lines = alive.len();
         match replace(&self.path, &self.boot, alive) {
             Ok(file) => {
@@ -277,6 +325,15 @@ impl Journal {
             tracing::error!(%error, path = %self.path.display(), "sessions are not written down: after a restart they do not count");
         }
         self.is_torn = true;
+    }
+}
+
+// === impl Turn ===
+
+impl Turn {
+    /// Not taken yet.
+    fn open(path: &Path) -> io::Result<Self> {
+        create(&beside(path, "turn")).map(Self)
     }
 }
 
@@ -305,15 +362,26 @@ fn replace<'r>(
 
 /// Opens the file that others have open, and will not replace from now on.
 fn attach(path: &Path) -> io::Result<File> {
-    for _ in 0..MAX_OPENINGS {
-        let file = for_lines().open(path)?;
-        // Whoever replaces it has a lock of its own for that moment.
-        flock(&file, FlockOperation::LockShared)?;
-        if fs::metadata(path)?.ino() == file.metadata()?.ino() {
-            return Ok(file);
-        }
+    let turn = Turn::open(path)?;
+    // Nobody has it for longer than it takes to write the file.
+    flock(&turn.0, FlockOperation::LockExclusive)?;
+    let file = for_lines().open(path)?;
+    flock(&file, FlockOperation::LockShared)?;
+    Ok(file)
+}
+
+/// Whether this is the lock of that file. One that was removed itself is, as long as there is no other.
+fn is_lock_of(lock: &File, path: &Path) -> io::Result<bool> {
+    let own = lock.metadata()?;
+    match fs::metadata(beside(path, "lock")) {
+        Ok(there) => Ok(is_same(&there, &own)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(own.nlink() == 0),
+        Err(error) => Err(error),
     }
-    Err(io::Error::other("it is replaced again and again"))
+}
+
+fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 /// Each line in one write, behind whatever is there.
@@ -478,16 +546,16 @@ mod tests {
         let (_folder, path) = folder();
         let (mut journal, _) = Journal::open(&path, None).unwrap();
         let records = records();
+        let lines = || fs::read_to_string(&path).unwrap().lines().count();
         for _ in 0..SPARE_LINES + 2 {
-            assert!(!journal.is_due(1));
             journal.add(&records[0]);
         }
-        assert!(!journal.is_due(1));
+        journal.tidy(records[..1].iter());
+        assert_eq!(lines(), SPARE_LINES + 3);
         journal.add(&records[0]);
-        assert!(journal.is_due(1));
-        journal.rewrite(records[..1].iter());
+        journal.tidy(records[..1].iter());
+        assert_eq!(lines(), 2);
         assert!(!journal.is_due(1));
-        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
 
         // A file that can't be written is tried again as a whole.
         fs::create_dir(beside(&path, "new")).unwrap();
@@ -495,11 +563,34 @@ mod tests {
         assert!(journal.is_due(usize::MAX));
         journal.add(&records[0]);
         fs::remove_dir(beside(&path, "new")).unwrap();
-        journal.rewrite(records.iter());
+        journal.tidy(records.iter());
         assert!(!journal.is_due(2));
         drop(journal);
         assert_eq!(reopen(&path).1, records);
     }
+
+    #[test]
+    fn it_is_written_anew_when_it_was_removed() {
+        let (_folder, path) = folder();
+        let (mut journal, _) = Journal::open(&path, None).unwrap();
+        let records = records();
+        fs::remove_file(&path).unwrap();
+        journal.tidy(records[..1].iter());
+        journal.add(&records[1]);
+        // A successor finds it, and all that is in it.
+        let lock = journal.lock().unwrap();
+        assert_eq!(Journal::open(&path, lock).unwrap().1, records);
+
+        // But not in the place of another process's.
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(beside(&path, "lock")).unwrap();
+        let (mut other, _) = Journal::open(&path, None).unwrap();
+        journal.tidy([].iter());
+        other.add(&records[0]);
+        drop(other);
+        assert_eq!(reopen(&path).1, records[..1]);
+    }
+
     #[test]
     fn a_successor_shares_it_until_it_is_alone() {
         let (_folder, path) = folder();
@@ -519,7 +610,10 @@ mod tests {
         for _ in 0..SPARE_LINES * 2 {
             old.add(&records[1]);
         }
-        assert!(!new.is_due(0) && !old.is_due(0));
+        let length = fs::metadata(&path).unwrap().len();
+        new.tidy([].iter());
+        old.tidy([].iter());
+        assert_eq!(fs::metadata(&path).unwrap().len(), length);
         old.release();
         old.add(&records[1]);
         drop(old);
@@ -535,5 +629,54 @@ mod tests {
         assert!(matches!(error, JournalError::InUse { .. }), "{error}");
         drop(new);
         reopen(&path);
+    }
+
+    /// However what both do falls together: what a successor adds is in the file, and it knows that it is not alone.
+    #[test]
+    fn it_is_not_replaced_under_a_successor() {
+        const ROUNDS: usize = 200;
+        let (_folder, path) = folder();
+        let records = records();
+        for _ in 0..ROUNDS {
+            let (mut old, _) = reopen(&path);
+            let lock = old.lock().unwrap();
+            let start = std::sync::Barrier::new(2);
+            let mut new = std::thread::scope(|scope| {
+                let successor = scope.spawn(|| {
+                    start.wait();
+                    let (mut new, _) = Journal::open(&path, lock).unwrap();
+                    for _ in 0..20 {
+                        new.last_news();
+                    }
+                    new
+                });
+                start.wait();
+                for _ in 0..20 {
+                    old.is_torn = true;
+                    old.tidy(records[..1].iter());
+                }
+                successor.join().unwrap()
+            });
+            assert!(new.shared.is_some(), "takes itself to be alone");
+            new.add(&records[1]);
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.contains(&records[1].to_string()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_successor_has_the_same_file() {
+        let (folder, path) = folder();
+        let (old, _) = Journal::open(&path, None).unwrap();
+        let other = folder.path().join("run/other");
+        let foreign = || {
+            let error = Journal::open(&other, old.lock().unwrap()).unwrap_err();
+            assert!(matches!(error, JournalError::Foreign { .. }), "{error}");
+        };
+        foreign();
+        // One that is there from another time is no better.
+        drop(reopen(&other));
+        foreign();
+        assert!(Journal::open(&path, old.lock().unwrap()).is_ok());
     }
 }

@@ -263,9 +263,7 @@ impl Sessions {
         self.learn(Journal::last_news);
         if let Some(book) = &self.book {
             let Book { journal, living } = &mut *lock(book);
-            if journal.is_due(living.len()) {
-                journal.rewrite(living.values());
-            }
+            journal.tidy(living.values());
         }
     }
 

@@ -14,7 +14,8 @@
 //! passed more than [`MAX_HOPS`] deliveries goes in circles.
 //!
 //! Limits: size and recipients of a message, time for each step ([`Settings`]); links by the gate. When the process stops, links
-//! between messages are closed, and messages under way get the time of the drain. What is closed so had no dot, or
+//! between messages are closed, and messages under way get the time of the drain. When another process has taken its place, a link
+//! is closed once it has brought a message, so that the next one comes to that process. What is closed so had no dot, or
 //! has its answers.
 
 mod header;
@@ -117,6 +118,8 @@ struct Link {
     reception: Reception<Target>,
     /// The connection to the node's server, if that is how messages are stored.
     server: Option<Transfer>,
+    /// It has brought what it was opened for.
+    has_served: bool,
     /// Who opened it.
     session: SessionId,
     key_id: KeyId,
@@ -215,6 +218,7 @@ impl Mailstore {
         let mut link = Link {
             reception: Reception::new(stream, lmtp.clone(), *timeouts),
             server: None,
+            has_served: false,
             session,
             key_id,
         };
@@ -223,6 +227,8 @@ impl Mailstore {
                 biased;
                 // The front has sent nothing of a message that it could not bring to another link.
                 () = part.tasks().stopped() => break Ok(Closed::Quit),
+                // For its first message it is not a kept one, which the front would replace.
+                () = part.tasks().replaced(), if link.has_served => break Ok(Closed::Quit),
                 event = link.reception.next() => event,
             };
             let went_on = match event {
@@ -231,6 +237,7 @@ impl Mailstore {
                     Ok(())
                 }
                 Ok(Event::Begin(envelope)) => {
+                    link.has_served = true;
                     // Boxed: a link between messages need not have room for one.
                     Box::pin(self.inner.message(&mut link, envelope)).await
                 }

@@ -484,6 +484,33 @@ fn a_program_of_the_same_version_that_was_built_anew_takes_the_place() {
     assert_eq!(out, RELOADED);
 }
 
+/// Where sessions are written down is between a process and its successor; without that nobody would know of the first one's.
+#[test]
+fn a_node_is_not_replaced_by_one_with_another_sessions_file() {
+    let users = people();
+    let mut cluster = with(Cluster::usual(), &users);
+    let other = format!(
+        "sessions_file = \"{}\"\n",
+        cluster.node_file("n1", "other").display()
+    );
+    cluster.write_node("n1", |text| {
+        let is_other = |line: &&str| !line.starts_with("sessions_file");
+        let lines: Vec<_> = text.lines().filter(is_other).collect();
+        let text = lines.join("\n") + "\n";
+        text.replacen("[acceptor]\n", &format!("[acceptor]\n{other}"), 1)
+    });
+    let mut vain = cluster.begin_successor("n1", &[]);
+    assert_eq!(vain.exit_code(), Some(78));
+    assert!(
+        vain.log()
+            .contains("is not the sessions_file of the process"),
+        "{}",
+        vain.log()
+    );
+    assert!(cluster.node("n1").acceptor().lives());
+    imap(&cluster, &users[0], Channel::Plain);
+}
+
 /// Nodes are replaced one after the other while everybody comes and goes, and all sessions count in the last of them.
 fn nodes(builder: Builder, given_away: bool) {
     let users = people();

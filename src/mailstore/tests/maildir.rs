@@ -305,6 +305,39 @@ async fn a_stop_closes_idle_links_and_lets_messages_end() {
     assert_eq!((lab.mail("u1").len(), lab.mail("u2").len()), (1, 1));
 }
 
+/// Kept links are closed, so that the next message comes to the successor; a link that was opened for a message brings it.
+#[tokio::test]
+async fn who_is_replaced_closes_links_that_have_brought_a_message() {
+    let lab = Lab::new();
+    let mailstore = mailstore(&lab);
+    let links = [(); 3].map(|()| mailstore.link());
+    let [(kept, serve_kept), (busy, serve_busy), (fresh, serve_fresh)] = links;
+    let work = async {
+        let mut kept = greet(Stream::Unix(kept)).await.unwrap();
+        let heard = send(&mut kept, envelope(&["u1@a.example"]), MAIL).await;
+        assert_eq!(heard, [STORED]);
+        let mut busy = greet(Stream::Unix(busy)).await.unwrap();
+        let begun = busy.begin(envelope(&["u2@a.example"])).await;
+        assert!(matches!(begun, Ok(Begun::Data)));
+        lab.tasks.retire();
+        assert!(kept.begin(envelope(&["u1@a.example"])).await.is_err());
+        assert_eq!(kept.broken(), [Fate::Broken]);
+        busy.body(MAIL).await.unwrap();
+        let heard = busy.finish().await.unwrap();
+        assert_eq!(heard.into_iter().map(codes).next().unwrap(), STORED);
+        assert!(busy.begin(envelope(&["u2@a.example"])).await.is_err());
+        // Ready at this process, and opened when that was replaced.
+        let mut fresh = greet(Stream::Unix(fresh)).await.unwrap();
+        let heard = send(&mut fresh, envelope(&["u3@a.example"]), MAIL).await;
+        assert_eq!(heard, [STORED]);
+        assert!(fresh.begin(envelope(&["u3@a.example"])).await.is_err());
+    };
+    let all = Box::pin(async { join!(work, serve_kept, serve_busy, serve_fresh) });
+    timeout(PATIENCE, all).await.expect("out of patience");
+    let counts = ["u1", "u2", "u3"].map(|user| lab.mail(user).len());
+    assert_eq!(counts, [1, 1, 1]);
+}
+
 #[tokio::test]
 async fn a_spool_that_fails_is_an_answer() {
     let lab = Lab::new();
