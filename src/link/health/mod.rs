@@ -101,7 +101,7 @@ struct State {
     began: Instant,
     /// In a row: of the link, and of the prober's logins.
     failures: [u32; 2],
-    /// Probes that failed in a row.
+    /// Probes that failed in a row, in the trouble that there is.
     failed_probes: u32,
     last_error: Option<String>,
     last_probe: Option<Duration>,
@@ -315,9 +315,10 @@ impl Health {
 
     fn failed(&self, error: &LinkError) {
         let mut state = self.lock();
+        // While it is down the next try has its time, which nobody hurries who failed late.
+        let was_down = matches!(state.phase, Phase::Down(_));
         self.count(&mut state, Outage::Everything, chain(error));
-        // A prober that knows already has a time of its own.
-        if state.failed_probes == 0 {
+        if !was_down {
             state.probe_by(Instant::now() + BACK_OFF_FIRST);
         }
         drop(state);
@@ -401,6 +402,8 @@ impl Health {
         state.probe_at = if is_soon {
             Some(now + back_off(state.failed_probes, random))
         } else {
+            // There is no trouble just now: the next outage begins with the first wait.
+            state.failed_probes = 0;
             regular
         };
     }

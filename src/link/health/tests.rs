@@ -196,6 +196,33 @@ async fn a_node_that_is_not_probed_is_tried_all_the_same_while_it_is_down() {
     assert!(health.probe_at().is_none());
 }
 
+/// Those that brought it back may have known nothing of logins.
+#[tokio::test(start_paused = true)]
+async fn a_node_is_tried_in_each_outage_whatever_probes_found_before() {
+    for probe_every in [None, Some(Duration::from_secs(3600))] {
+        for back in [|| Err(ProbeError::Undecided), no_login] {
+            let health = health_with(HealthSettings {
+                probe_every,
+                probe_login_counts: false,
+                ..HealthSettings::default()
+            });
+            for _ in 0..3 {
+                (0..3).for_each(|_| fail(&health));
+                assert_eq!(health.report().state, NodeState::Down);
+                assert!(until_probe(&health) <= BACK_OFF_FIRST);
+                // Nor are the waits as long as they were at the end of another outage.
+                probe(&health, lost());
+                assert!(until_probe(&health) <= BACK_OFF_FIRST);
+                for _ in 0..8 {
+                    probe(&health, lost());
+                }
+                probe(&health, back());
+                assert_eq!(health.report().state, NodeState::Rising);
+            }
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_happens_behind_open_asks_for_a_probe_and_closes_nothing() {
     let health = health();
