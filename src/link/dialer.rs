@@ -116,7 +116,8 @@ impl Dialer {
         if let Some(before) = before {
             before.probers.token().cancel();
             for (name, dial) in before.dials.iter() {
-                if !self.dials.contains_key(name) {
+                let next = self.dials.get(name);
+                if !next.is_some_and(|next| Arc::ptr_eq(&next.health, &dial.health)) {
                     dial.health.forget();
                 }
             }

@@ -26,7 +26,7 @@ mod tests;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -77,8 +77,6 @@ pub(super) enum Errand {
 pub(super) struct Health {
     node: NodeName,
     metrics: Metrics,
-    /// Once it is seen.
-    gauge: OnceLock<IntGauge>,
     /// Up, and nothing has failed since it last succeeded.
     is_calm: AtomicBool,
     state: Mutex<State>,
@@ -95,6 +93,8 @@ pub(super) struct Health {
 #[derive(Debug)]
 struct State {
     settings: HealthSettings,
+    /// While it is seen: one that is not, since another has taken its place, is for clients from before, and silent.
+    gauge: Option<IntGauge>,
     phase: Phase,
     is_trying: bool,
     since: Timestamp,
@@ -137,10 +137,10 @@ impl Health {
         Self {
             node: node.clone(),
             metrics: metrics.clone(),
-            gauge: OnceLock::new(),
             is_calm: AtomicBool::new(true),
             state: Mutex::new(State {
                 settings,
+                gauge: None,
                 phase: Phase::Up,
                 is_trying: false,
                 since: this_second(),
@@ -163,9 +163,8 @@ impl Health {
     pub(super) fn adopt(&self, settings: HealthSettings) {
         let mut state = self.lock();
         let gauges = &self.metrics.node_up;
-        self.gauge
-            .get_or_init(|| gauges.with_label_values(&[self.node.as_str()]));
-        self.show(!matches!(state.phase, Phase::Down(_)));
+        state.gauge = Some(gauges.with_label_values(&[self.node.as_str()]));
+        state.show(!matches!(state.phase, Phase::Down(_)));
         state.settings = settings;
         let probe_at = settings.probe_every.map(|every| Instant::now() + every);
         state.probe_at = match (state.probe_at, probe_at) {
@@ -176,14 +175,9 @@ impl Health {
         self.probe_moved.notify_one();
     }
 
-    fn show(&self, is_up: bool) {
-        if let Some(gauge) = self.gauge.get() {
-            gauge.set(i64::from(is_up));
-        }
-    }
-
-    /// Is not to be seen any more: the node is gone from the table, or another one.
+    /// Is not to be seen any more: the node is gone from the table, or reached otherwise, of which another one knows.
     pub(super) fn forget(&self) {
+        self.lock().gauge = None;
         // It fails if that was done before.
         let _ = self
             .metrics
@@ -427,12 +421,13 @@ impl Health {
             Phase::Up
         };
         state.turned();
-        self.show(true);
         self.settle(state);
         if has_slow_start {
             self.risen.notify_one();
         }
-        tracing::info!(node = %self.node, down_s = down_for.as_secs(), "node is up again");
+        if state.show(true) {
+            tracing::info!(node = %self.node, down_s = down_for.as_secs(), "node is up again");
+        }
     }
 
     /// The link is well, whatever is behind it.
@@ -441,7 +436,9 @@ impl Health {
         state.failures = [0, logins];
         if matches!(state.phase, Phase::Down(Outage::Everything)) {
             state.phase = Phase::Down(Outage::Logins);
-            tracing::info!(node = %self.node, "node can be reached again, but serves no logins");
+            if state.show(false) {
+                tracing::info!(node = %self.node, "node can be reached again, but serves no logins");
+            }
         }
     }
 
@@ -462,7 +459,9 @@ impl Health {
             Phase::Down(Outage::Everything) => false,
         };
         if is_enough && is_news {
-            tracing::error!(node = %self.node, outage = outage.as_str(), reason, "node is down");
+            if state.show(false) {
+                tracing::error!(node = %self.node, outage = outage.as_str(), reason, "node is down");
+            }
             if let Phase::Rising { line, .. } = &state.phase {
                 line.close();
             }
@@ -470,7 +469,6 @@ impl Health {
                 state.turned();
             }
             state.phase = Phase::Down(outage);
-            self.show(false);
         }
         state.last_error = Some(reason);
         self.settle(state);
@@ -523,6 +521,14 @@ impl Health {
 }
 
 impl State {
+    /// Shows whether it is up, if it is seen; whether it is.
+    fn show(&self, is_up: bool) -> bool {
+        if let Some(gauge) = &self.gauge {
+            gauge.set(i64::from(is_up));
+        }
+        self.gauge.is_some()
+    }
+
     fn refusal(&self, errand: Errand) -> Option<LinkError> {
         match &self.phase {
             Phase::Down(outage) if outage.concerns(errand) => Some(LinkError::Down {

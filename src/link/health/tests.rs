@@ -62,6 +62,10 @@ async fn enter(health: &Health, errand: Errand) -> Result<Option<OwnedSemaphoreP
     health.admit(errand, PATIENCE).await
 }
 
+fn shown(health: &Health) -> i64 {
+    health.lock().gauge.as_ref().unwrap().get()
+}
+
 fn until_probe(health: &Health) -> Duration {
     health.probe_at().unwrap() - Instant::now()
 }
@@ -118,10 +122,10 @@ async fn three_failures_in_a_row_and_nothing_less_end_it() {
         assert!(health.is_calm());
     }
     for _ in 0..3 {
-        assert_eq!(health.gauge.get().unwrap().get(), 1);
+        assert_eq!(shown(&health), 1);
         fail(&health);
     }
-    assert_eq!(health.gauge.get().unwrap().get(), 0);
+    assert_eq!(shown(&health), 0);
     let report = health.report();
     assert_eq!(
         (report.state, report.outage),
@@ -151,7 +155,7 @@ async fn while_it_is_down_the_prober_alone_decides() {
     let report = health.report();
     assert_eq!((report.state, report.outage), (NodeState::Rising, None));
     assert_eq!(report.last_probe, Some(Duration::from_millis(7)));
-    assert_eq!(health.gauge.get().unwrap().get(), 1);
+    assert_eq!(shown(&health), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -348,7 +352,7 @@ async fn an_outage_in_the_middle_of_a_slow_start_ends_the_line() {
         }
     });
     assert!(matches!(waiting, Err(LinkError::Down { .. })));
-    assert_eq!(health.gauge.get().unwrap().get(), 0);
+    assert_eq!(shown(&health), 0);
     health.widen();
     assert_eq!(health.report().state, NodeState::Down);
 }
@@ -376,7 +380,7 @@ async fn a_probe_login_that_fails_keeps_logins_out_and_lets_mail_through() {
         open(&health, Errand::Mail);
     }
     assert_eq!(health.report().outage, Some(Outage::Logins));
-    assert_eq!(health.gauge.get().unwrap().get(), 0);
+    assert_eq!(shown(&health), 0);
     let refusal = enter(&health, Errand::Login).await.unwrap_err();
     assert!(
         refusal.to_string().ends_with(": probe login: nobody there"),

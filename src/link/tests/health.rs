@@ -186,6 +186,42 @@ async fn a_successor_knows_what_was_known_of_the_same_nodes() {
     );
 }
 
+/// Who was there before the key changed goes on with the old one, which the node does not take any more.
+#[tokio::test]
+async fn what_is_found_out_with_a_key_from_before_is_not_shown() {
+    let mut server = Server::start(Over::Plain, node_settings()).await;
+    let old = Node {
+        key: Key::new([8; 32]),
+        ..server.node()
+    };
+    let front = Front::new(old, dial_settings());
+    let table = nodes::Settings {
+        nodes: vec![server.node()],
+        default: None,
+    };
+    let (metrics, tasks) = (front.metrics.clone(), front.tasks.clone());
+    let before = Some(&front.dialer);
+    let next = Dialer::after(before, &table, dial_settings(), metrics, tasks).unwrap();
+    next.begin(before);
+    for _ in 0..3 {
+        assert!(matches!(front.fail().await, LinkError::NotProven(_)));
+        server.ended().await.unwrap_err();
+    }
+    assert_eq!(front.state(), NodeState::Down);
+    assert_eq!(next.health()[0].state, NodeState::Up);
+    assert!(front.is_up());
+    let node = server.node();
+    let session = context();
+    let (opened, _) = tokio::join!(next.open(&node, &session), server.answer(ready(), b""));
+    opened.unwrap();
+    // What is found out with the new one is.
+    let health = &next.dial(&node.name).health;
+    let unreachable = LinkError::Unreachable(std::io::ErrorKind::Other.into());
+    let answer = Err::<(), _>(unreachable);
+    (0..3).for_each(|_| health.note(&answer, None));
+    assert!(!front.is_up());
+}
+
 /// A node that is slow over a plain link, at which a crowd arrives in the moment of its return.
 #[tokio::test]
 async fn a_slow_start_opens_four_at_one_time() {
