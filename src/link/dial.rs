@@ -19,7 +19,7 @@ use rustls::ClientConfig;
 use tokio::{
     net::TcpStream,
     sync::Semaphore,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -134,27 +134,34 @@ impl Dial {
         }
     }
 
-    /// Keeps the pool full until it is closed. Of a node that is down it waits for the return.
+    /// Keeps the pool full until it is closed. Of a node that is down it waits for the return, and what was begun before
+    /// that is of no use.
     pub(super) async fn keep(&self) {
+        let mut is_shut = self.health.is_shut();
         loop {
-            let ripe = match self.pool.work().await {
+            let mut ripe = match self.pool.work().await {
                 Work::Closed => return,
                 Work::Missing => None,
                 Work::Ripe(link) => Some(link),
             };
-            let wait = self.pool.back_off(getrandom::u32().unwrap_or_default());
             let attempt = async {
-                if !wait.is_zero() && ripe.is_none() {
-                    sleep(wait).await;
+                if ripe.is_none() {
+                    self.pool.rest(getrandom::u32().unwrap_or_default()).await;
                 }
-                if self.health.opened().await {
-                    self.pool.forgive();
+                if Health::opened(&mut is_shut).await {
+                    self.pool.renew();
+                    ripe.take().into_iter().for_each(Begun::retire);
                 }
-                self.prove_ahead(ripe).await
+                (ripe.is_some(), self.prove_ahead(ripe).await)
             };
             tokio::select! {
-                proven = Box::pin(attempt) => {
-                    self.health.note(&proven, None);
+                (was_begun, proven) = Box::pin(attempt) => {
+                    // One that was begun, the node may have closed in the meantime, however it does now.
+                    if was_begun && proven.is_err() {
+                        self.health.doubt();
+                    } else {
+                        self.health.note(&proven, None);
+                    }
                     match proven {
                         Ok((stream, ready)) => self.pool.put(stream, ready),
                         Err(error) => {

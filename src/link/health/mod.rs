@@ -268,13 +268,17 @@ impl Health {
         }
     }
 
-    /// Waits until it may be dialled; whether that was a wait.
-    pub(super) async fn opened(&self) -> bool {
-        let mut shut = self.is_shut.subscribe();
-        let waits = *shut.borrow_and_update();
-        // It ends with us at the latest, and we are borrowed.
-        let _ = shut.wait_for(|shut| !shut).await;
-        waits
+    /// For a keeper: whether nobody may dial, from now on.
+    pub(super) fn is_shut(&self) -> watch::Receiver<bool> {
+        self.is_shut.subscribe()
+    }
+
+    /// Waits until it may be dialled; whether it has been down since the last time.
+    pub(super) async fn opened(is_shut: &mut watch::Receiver<bool>) -> bool {
+        let was_shut = *is_shut.borrow() || is_shut.has_changed().unwrap_or_default();
+        // It ends with the node's health at the latest, which the keeper has.
+        let _ = is_shut.wait_for(|shut| !shut).await;
+        was_shut
     }
 
     // --- behind it
@@ -320,7 +324,7 @@ impl Health {
     }
 
     /// Lets the prober find out whether it is the node.
-    fn doubt(&self) {
+    pub(super) fn doubt(&self) {
         let mut state = self.lock();
         let now = Instant::now();
         let pause_ends = state.probe_ended.map_or(now, |ended| ended + PROBE_PAUSE);

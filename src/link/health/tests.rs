@@ -427,12 +427,18 @@ async fn logins_that_succeed_outweigh_a_probe_login_that_fails() {
 #[tokio::test(start_paused = true)]
 async fn keepers_wait_for_the_end_of_an_outage() {
     let health = down();
-    let (waited, ()) = tokio::join!(health.opened(), async {
+    let mut is_shut = health.is_shut();
+    let (was_shut, ()) = tokio::join!(Health::opened(&mut is_shut), async {
         tokio::task::yield_now().await;
         probe(&health, Ok(()));
     });
-    assert!(waited);
-    assert!(!health.opened().await);
+    assert!(was_shut);
+    assert!(!Health::opened(&mut is_shut).await);
+    // Nor does one escape them that is over when they look.
+    (0..3).for_each(|_| fail(&health));
+    probe(&health, Ok(()));
+    assert!(Health::opened(&mut is_shut).await);
+    assert!(!Health::opened(&mut is_shut).await);
 }
 
 #[tokio::test(start_paused = true)]

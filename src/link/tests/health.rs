@@ -40,6 +40,21 @@ impl Front {
     }
 }
 
+/// A node that takes one link after the other, and a session over each.
+fn serve(tasks: &Tasks, listener: TcpListener) {
+    let admitter = Admitter::new(node_settings(), Metrics::new().unwrap()).unwrap();
+    tasks.spawn("node", async move {
+        loop {
+            let (stream, peer) = listener.accept().await.unwrap();
+            let admitted = admitter.admit(Stream::Tcp(stream), false, Some(peer.ip()));
+            if let Ok(mut admitted) = admitted.await {
+                let verdict = admitted.verdict(&ready());
+                admitted.stream.write_all(&verdict).await.unwrap();
+            }
+        }
+    });
+}
+
 #[tokio::test]
 async fn a_node_that_is_down_is_dialled_by_the_prober_alone() {
     let (listener, address) = listen().await;
@@ -80,17 +95,7 @@ async fn it_is_found_out_that_a_node_is_back_and_no_login_fails_for_that() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .await
         .unwrap();
-    let admitter = Admitter::new(node_settings(), Metrics::new().unwrap()).unwrap();
-    front.tasks.spawn("node", async move {
-        loop {
-            let (stream, peer) = listener.accept().await.unwrap();
-            let admitted = admitter.admit(Stream::Tcp(stream), false, Some(peer.ip()));
-            if let Ok(mut admitted) = admitted.await {
-                let verdict = admitted.verdict(&ready());
-                admitted.stream.write_all(&verdict).await.unwrap();
-            }
-        }
-    });
+    serve(&front.tasks, listener);
     until(|| front.is_up()).await;
     assert_eq!(front.state(), NodeState::Rising);
     for _ in 0..20 {
@@ -220,6 +225,56 @@ async fn what_is_found_out_with_a_key_from_before_is_not_shown() {
     let answer = Err::<(), _>(unreachable);
     (0..3).for_each(|_| health.note(&answer, None));
     assert!(!front.is_up());
+}
+
+/// A front on a plain link whose first failure puts the node down, with one link begun, its keeper at work, and the node's end.
+async fn with_one_begun(listener: &TcpListener, address: Address) -> (Front, TcpStream) {
+    let settings = DialSettings {
+        ready: 1,
+        health: HealthSettings {
+            down_after: 1,
+            ..unprobed()
+        },
+        ..dial_settings()
+    };
+    let front = Front::new(node_at(address, false), settings);
+    let dial = front.dialer.dial(&front.node.name);
+    dial.pool.refill(|| dial.begin());
+    let (begun, _) = listener.accept().await.unwrap();
+    front
+        .tasks
+        .spawn("keeper", async move { dial.keep().await });
+    (front, begun)
+}
+
+/// As when the node is started anew, so fast that no login has noticed.
+#[tokio::test]
+async fn a_begun_link_whose_node_has_closed_it_does_not_put_the_node_down() {
+    let (listener, address) = listen().await;
+    let (front, begun) = with_one_begun(&listener, address).await;
+    drop(begun);
+    until(|| front.handshakes("not-proven") == 1).await;
+    assert_eq!(front.state(), NodeState::Up);
+}
+
+/// They are dead, if it was the node's; a new one shows how it does now.
+#[tokio::test]
+async fn links_begun_before_an_outage_are_dropped_behind_it() {
+    let (listener, address) = listen().await;
+    let (front, mut begun) = with_one_begun(&listener, address).await;
+    // It is down and back again before the link is ripe.
+    let dial = front.dialer.dial(&front.node.name);
+    let unreachable = LinkError::Unreachable(std::io::ErrorKind::Other.into());
+    dial.health.note(&Err::<(), _>(unreachable), None);
+    assert!(!front.is_up());
+    serve(&front.tasks, listener);
+    until(|| front.is_up()).await;
+    let mut heard = Vec::new();
+    patiently(begun.read_to_end(&mut heard)).await.unwrap();
+    assert!(heard.is_empty());
+    // The prober's, and the one in its place.
+    until(|| front.handshakes("ok") == 2).await;
+    assert_eq!(front.ready(), 1);
 }
 
 /// A node that is slow over a plain link, at which a crowd arrives in the moment of its return.
