@@ -5,7 +5,8 @@
 //! Under TLS `open` waits for `proven`: until then somebody in between could be reading. It never sends a password, and
 //! does not read what follows the verdict.
 //!
-//! Limits: connecting, proving and the verdict have a deadline each ([`DialSettings`]). On failure a [`LinkError`]; it does not
+//! Limits: connecting, proving and the verdict have a deadline each ([`DialSettings`]); [`TURNS`] fresh links under way, who is
+//! over waits for as long as connecting may take. On failure a [`LinkError`]; it does not
 //! ask whether the node is down, nor try anything twice: that is the dialer's.
 
 use std::{
@@ -18,7 +19,7 @@ use std::{
 use rustls::ClientConfig;
 use tokio::{
     net::TcpStream,
-    sync::Semaphore,
+    sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -49,6 +50,11 @@ use crate::{
 /// How long a node may take for `hello` before it hears the preface alone: longer than most round trips.
 const HELLO_PAUSE: Duration = Duration::from_millis(100);
 
+/// Fresh links under way to a node at one time until it is proven, over all workers. A node gives one address 128 of its places
+/// for unproven peers by default, and closes to whoever is over; this leaves room for what is begun, for a prober, and for
+/// another front behind the same address.
+const TURNS: usize = 48;
+
 /// One node, and how to dial it.
 #[derive(Debug)]
 pub(super) struct Dial {
@@ -60,6 +66,8 @@ pub(super) struct Dial {
     pub(super) pool: Pool,
     /// Places for links that were begun, over all workers.
     begun: Arc<Semaphore>,
+    /// For fresh ones, but for the prober's.
+    turns: Arc<Semaphore>,
     pub(super) is_kept: AtomicBool,
     /// Of all workers.
     pub(super) health: Arc<Health>,
@@ -101,6 +109,7 @@ impl Dial {
             tls: (is_tcp && node.tls).then_some(config),
             pool: pool(&node, settings, &metrics),
             begun: Arc::new(Semaphore::new(begun::LIMIT)),
+            turns: Arc::new(Semaphore::new(TURNS)),
             node,
             settings,
             metrics,
@@ -129,6 +138,7 @@ impl Dial {
             metrics: self.metrics.clone(),
             pool: pool(&self.node, self.settings, &self.metrics),
             begun: Arc::clone(&self.begun),
+            turns: Arc::clone(&self.turns),
             is_kept: AtomicBool::new(false),
             health: Arc::clone(&self.health),
         }
@@ -152,7 +162,7 @@ impl Dial {
                     self.pool.renew();
                     ripe.take().into_iter().for_each(Begun::retire);
                 }
-                (ripe.is_some(), self.prove_ahead(ripe).await)
+                (ripe.is_some(), self.prove_in_turn(ripe).await)
             };
             tokio::select! {
                 (was_begun, proven) = Box::pin(attempt) => {
@@ -188,6 +198,24 @@ impl Dial {
                 tracing::debug!(node = %self.node.name, %error, "no connection made ahead");
             })
             .ok()?
+    }
+
+    /// One's turn to dial, to be held until the node is proven.
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, LinkError> {
+        let limit = self.settings.connect_timeout;
+        match timeout(limit, self.turns.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => Err(LinkError::NoTurn),
+        }
+    }
+
+    /// For the pool. One that was begun has its place already.
+    async fn prove_in_turn(&self, begun: Option<Begun>) -> Result<(Stream, Ready), LinkError> {
+        let _turn = match &begun {
+            Some(_) => None,
+            None => Some(self.turn().await?),
+        };
+        self.prove_ahead(begun).await
     }
 
     /// A link that is proven now: one that was begun, or a new one.
@@ -238,7 +266,11 @@ impl Dial {
     }
 
     /// A fresh link, opened.
-    pub(super) async fn open_fresh(&self, body: &OpenBody) -> Result<Opened, LinkError> {
+    pub(super) async fn open_fresh(
+        &self,
+        turn: SemaphorePermit<'_>,
+        body: &OpenBody,
+    ) -> Result<Opened, LinkError> {
         let stream = self.connect().await?;
         let end = Instant::now() + self.settings.prove_timeout;
         let (mut stream, waiting) = self
@@ -259,6 +291,7 @@ impl Dial {
                 Ok((stream, waiting))
             })
             .await?;
+        drop(turn);
         self.hear_verdict(&mut stream, waiting)
             .await
             .map(|opening| Opened { stream, opening })

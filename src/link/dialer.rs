@@ -6,7 +6,7 @@
 //!    \--no--> connect, [TLS], prove ---------> open <------------- once, on a new link -----/
 //! ```
 //!
-//! What comes after an `open` is tried a second time only if nothing at all had come back. On failure a [`LinkError`].
+//! Fresh links are dialled in turn, so many at one time. What comes after an `open` is tried a second time only if nothing at all had come back. On failure a [`LinkError`].
 
 use std::{
     collections::HashMap,
@@ -217,12 +217,17 @@ impl Dialer {
         } else {
             Box::pin(health.admit(errand, dial.settings.connect_timeout)).await?
         };
-        let opened = self.open_now(dial, body).await;
+        let opened = self.open_now(dial, body, errand).await;
         health.note(&opened, Some(errand));
         opened
     }
 
-    async fn open_now(&self, dial: &Arc<Dial>, body: &OpenBody) -> Result<Opened, LinkError> {
+    async fn open_now(
+        &self,
+        dial: &Arc<Dial>,
+        body: &OpenBody,
+        errand: Errand,
+    ) -> Result<Opened, LinkError> {
         self.keep(dial);
         let taken = dial.pool.take();
         let open = pin!(async {
@@ -241,7 +246,7 @@ impl Dialer {
                     answer => return answer,
                 }
             }
-            Box::pin(dial.open_fresh(body)).await
+            Box::pin(open_afresh(dial, body, errand)).await
         });
         // The next login's link is begun while this one waits for the node.
         let refill = || dial.pool.refill(|| dial.begin());
@@ -273,6 +278,15 @@ impl Dialer {
                 () = tasks.retired() => dial.pool.close(),
             }
         });
+    }
+}
+
+/// Opens a fresh link, in turn: the node may be down by then.
+async fn open_afresh(dial: &Dial, body: &OpenBody, errand: Errand) -> Result<Opened, LinkError> {
+    let turn = dial.turn().await?;
+    match dial.health.refusal(errand) {
+        Some(refusal) => Err(refusal),
+        None => dial.open_fresh(turn, body).await,
     }
 }
 

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! What counts is whether the node can be reached and proves itself: at logins, deliveries, links made ahead, and when the
-//! prober asks it. What happens behind `open` may be the account's own doing and closes nothing: it lets the prober ask at
-//! once. A login of the prober's that fails counts for logins alone; mail goes on.
+//! prober asks it. What happens behind `open` may be the account's own doing, and a link that is closed before may be one of too
+//! many at that moment: neither counts, both let the prober ask at once. A login of the prober's that fails counts for
+//! logins alone; mail goes on.
 //!
 //! While a node is down nobody dials it but the prober, one try at a time; everybody else fails at once. A node whose last
 //! answer failed is waited for by [`MOST_WAITING`] at one time, the others fail at once. One that has just come back lets in
@@ -43,7 +44,7 @@ pub(super) use self::attempt::{Attempt, ProbeError};
 pub use self::report::{NodeHealth, NodeState, Outage};
 use super::{
     HealthSettings,
-    error::{LinkError, Sign, Step},
+    error::{LinkError, Sign},
 };
 use crate::{metrics::Metrics, names::NodeName, outcome::chain};
 
@@ -242,7 +243,7 @@ impl Health {
                 Ok(Ok(place)) => return Ok(Some(place)),
                 // The line is closed: it is up, or down again.
                 Ok(Err(_)) => {}
-                Err(_) => return Err(LinkError::TimedOut { step: Step::Line }),
+                Err(_) => return Err(LinkError::NoTurn),
             }
         }
     }
@@ -368,7 +369,7 @@ impl Health {
         };
         match result {
             Ok(()) => self.answered(&mut state),
-            Err(ProbeError::Link(error)) if error.sign() == Sign::Bad => {
+            Err(ProbeError::Link(error)) if matches!(error.sign(), Sign::Bad | Sign::Doubt) => {
                 self.count(&mut state, Outage::Everything, chain(error));
             }
             // Ours, not the node's: nothing is known.

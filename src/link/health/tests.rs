@@ -2,7 +2,10 @@
 
 use std::io;
 
-use super::*;
+use super::{
+    super::error::{NotProven, Step},
+    *,
+};
 use crate::proto::link::Refusal;
 
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -252,6 +255,28 @@ async fn what_happens_behind_open_asks_for_a_probe_and_closes_nothing() {
     }
 }
 
+/// It may have too many before it that have not proven themselves, as when many log in at once.
+#[tokio::test(start_paused = true)]
+async fn that_a_node_has_closed_a_link_is_for_the_prober_to_judge() {
+    let health = health();
+    let closed = [
+        || LinkError::NotProven(NotProven::ClosedAtHello),
+        || LinkError::NotProven(NotProven::ClosedAtProof),
+    ];
+    for error in closed {
+        for _ in 0..5 {
+            health.note(&Err::<(), _>(error()), Some(Errand::Login));
+        }
+        assert!(health.is_calm());
+        assert!(until_probe(&health) <= PROBE_PAUSE);
+        // One that is closed to the prober, too, serves nobody.
+        (0..3).for_each(|_| probe(&health, Err(ProbeError::Link(error()))));
+        assert_eq!(health.report().outage, Some(Outage::Everything));
+        probe(&health, Ok(()));
+        (0..STEPS).for_each(|_| health.widen());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_account_that_is_refused_and_what_is_missing_here_say_nothing() {
     let health = health();
@@ -261,7 +286,7 @@ async fn an_account_that_is_refused_and_what_is_missing_here_say_nothing() {
     for error in [
         LinkError::Unreachable(descriptors),
         LinkError::UnknownNode(NodeName::parse("n").unwrap()),
-        LinkError::TimedOut { step: Step::Line },
+        LinkError::NoTurn,
     ] {
         assert_eq!(error.sign(), Sign::None);
         health.note(&Err::<(), _>(error), Some(Errand::Login));
@@ -301,7 +326,7 @@ async fn a_slow_start_lets_in_twice_as_many_step_by_step() {
             inside.push(enter(&health, Errand::Login).await.unwrap().unwrap());
         }
         let error = enter(&health, Errand::Mail).await.unwrap_err();
-        assert!(matches!(error, LinkError::TimedOut { step: Step::Line }));
+        assert!(matches!(error, LinkError::NoTurn));
         assert!(!health.is_calm());
         // Who stands in line is let in by the next step, first come first served.
         let (first, ()) = tokio::join!(enter(&health, Errand::Mail), async {

@@ -208,10 +208,12 @@ async fn what_is_found_out_with_a_key_from_before_is_not_shown() {
     let before = Some(&front.dialer);
     let next = Dialer::after(before, &table, dial_settings(), metrics, tasks).unwrap();
     next.begin(before);
-    for _ in 0..3 {
-        assert!(matches!(front.fail().await, LinkError::NotProven(_)));
-        server.ended().await.unwrap_err();
-    }
+    let note = |dialer: &Dialer| {
+        let unreachable = LinkError::Unreachable(std::io::ErrorKind::Other.into());
+        let health = &dialer.dial(&front.node.name).health;
+        health.note(&Err::<(), _>(unreachable), None);
+    };
+    (0..3).for_each(|_| note(&front.dialer));
     assert_eq!(front.state(), NodeState::Down);
     assert_eq!(next.health()[0].state, NodeState::Up);
     assert!(front.is_up());
@@ -220,11 +222,60 @@ async fn what_is_found_out_with_a_key_from_before_is_not_shown() {
     let (opened, _) = tokio::join!(next.open(&node, &session), server.answer(ready(), b""));
     opened.unwrap();
     // What is found out with the new one is.
-    let health = &next.dial(&node.name).health;
-    let unreachable = LinkError::Unreachable(std::io::ErrorKind::Other.into());
-    let answer = Err::<(), _>(unreachable);
-    (0..3).for_each(|_| health.note(&answer, None));
+    (0..3).for_each(|_| note(&next));
     assert!(!front.is_up());
+}
+
+/// A node closes to one address when half of its places for unproven peers are taken from there, by default 128.
+#[tokio::test]
+async fn a_burst_of_logins_does_not_crowd_a_node() {
+    for over in [Over::Plain, Over::Tls] {
+        let settings = AdmitSettings {
+            max_unproven: 256,
+            ..node_settings()
+        };
+        let mut server = Server::start(over, settings).await;
+        let front = Front::new(server.node(), dial_settings());
+        let burst = 300;
+        let (sender, mut opened) = mpsc::unbounded_channel();
+        for _ in 0..burst {
+            let (dialer, node, sender) = (front.dialer.clone(), front.node.clone(), sender.clone());
+            front.tasks.spawn("login", async move {
+                let _ = sender.send(dialer.open(&node, &context()).await);
+            });
+        }
+        for _ in 0..burst {
+            server.answer(ready(), b"").await;
+            patiently(opened.recv()).await.unwrap().unwrap();
+        }
+        assert_eq!(server.handshakes("crowded"), 0);
+    }
+}
+
+/// They have waited for their turn while others waited for the node.
+#[tokio::test]
+async fn whoever_waits_for_a_turn_is_told_when_the_node_is_down() {
+    let (listener, address) = listen().await;
+    let front = front(address, unprobed());
+    let (sender, mut failed) = mpsc::unbounded_channel();
+    let crowd = 300;
+    for _ in 0..crowd {
+        let (dialer, node, sender) = (front.dialer.clone(), front.node.clone(), sender.clone());
+        front.tasks.spawn("login", async move {
+            let _ = sender.send(dialer.open(&node, &context()).await);
+        });
+    }
+    let mut told = 0;
+    for _ in 0..crowd {
+        match patiently(failed.recv()).await.unwrap() {
+            Err(LinkError::Down { .. }) => told += 1,
+            Err(LinkError::TimedOut { step: Step::Hello }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    // Some may have had their turn while that was found out.
+    assert!(told > crowd / 2, "{told}");
+    drop(listener);
 }
 
 /// A front on a plain link whose first failure puts the node down, with one link begun, its keeper at work, and the node's end.
@@ -252,8 +303,11 @@ async fn with_one_begun(listener: &TcpListener, address: Address) -> (Front, Tcp
 async fn a_begun_link_whose_node_has_closed_it_does_not_put_the_node_down() {
     let (listener, address) = listen().await;
     let (front, begun) = with_one_begun(&listener, address).await;
+    let reset = socket2::SockRef::from(&begun).set_linger(Some(Duration::ZERO));
+    reset.unwrap();
     drop(begun);
-    until(|| front.handshakes("not-proven") == 1).await;
+    until(|| front.tries() == 1).await;
+    assert_eq!(front.dials(), 0);
     assert_eq!(front.state(), NodeState::Up);
 }
 
