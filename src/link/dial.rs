@@ -118,14 +118,14 @@ impl Dial {
         }
     }
 
-    /// Whether it dials this node like this. Its host names are for others to know.
-    pub(super) fn is_for(&self, node: &Node, settings: DialSettings) -> bool {
+    /// Whether it goes on as it is for this node and these settings. Host names are for others to know.
+    pub(super) fn serves(&self, node: &Node, settings: DialSettings) -> bool {
         let is_same = self.node.is_same(node) && self.node.probe_login == node.probe_login;
         is_same && self.settings == settings
     }
 
-    /// Whether both were made for the same, be they of different workers.
-    pub(super) fn is_of(&self, other: &Self) -> bool {
+    /// Whether one was made [for a worker](Self::for_worker) after the other, or both after a third.
+    pub(super) fn is_copy_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.begun, &other.begun)
     }
 

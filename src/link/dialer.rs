@@ -91,16 +91,18 @@ impl Dialer {
         let tls = Arc::new(tls::client()?);
         let dials = nodes.nodes.iter().map(|node| {
             let known = before.and_then(|before| before.dials.get(&node.name));
-            let same = known.filter(|dial| dial.is_for(node, settings)).cloned();
-            let dial = same.unwrap_or_else(|| {
-                let known = known.filter(|dial| dial.node.is_same(node));
-                let health = known.map(|dial| Arc::clone(&dial.health));
-                let health = health.unwrap_or_else(|| {
-                    Arc::new(Health::new(&node.name, settings.health, &metrics))
-                });
-                let (tls, metrics) = (Arc::clone(&tls), metrics.clone());
-                Arc::new(Dial::new(node.clone(), settings, tls, metrics, health))
-            });
+            let dial = match known {
+                Some(known) if known.serves(node, settings) => Arc::clone(known),
+                known => {
+                    let same_node = known.filter(|known| known.node.is_same(node));
+                    let health = same_node.map_or_else(
+                        || Arc::new(Health::new(&node.name, settings.health, &metrics)),
+                        |known| Arc::clone(&known.health),
+                    );
+                    let (tls, metrics) = (Arc::clone(&tls), metrics.clone());
+                    Arc::new(Dial::new(node.clone(), settings, tls, metrics, health))
+                }
+            };
             (node.name.clone(), dial)
         });
         Ok(Self {
@@ -160,7 +162,7 @@ impl Dialer {
     pub fn for_worker(&self, before: Option<&Self>) -> Self {
         let dials = self.dials.iter().map(|(name, dial)| {
             let known = before.and_then(|before| before.dials.get(name));
-            let same = known.filter(|known| known.is_of(dial)).cloned();
+            let same = known.filter(|known| known.is_copy_of(dial)).cloned();
             let dial = same.unwrap_or_else(|| Arc::new(dial.for_worker()));
             (name.clone(), dial)
         });
