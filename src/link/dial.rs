@@ -5,9 +5,9 @@
 //! Under TLS `open` waits for `proven`: until then somebody in between could be reading. It never sends a password, and
 //! does not read what follows the verdict.
 //!
-//! Limits: connecting, proving and the verdict have a deadline each ([`DialSettings`]); [`TURNS`] fresh links under way, who is
-//! over waits for as long as connecting may take. On failure a [`LinkError`]; it does not
-//! ask whether the node is down, nor try anything twice: that is the dialer's.
+//! Limits: connecting, proving and the verdict have a deadline each ([`DialSettings`]); of fresh links [`TURNS`] are under way, and
+//! who is over waits for as long as connecting may take. On failure a [`LinkError`]; it does not ask whether the node is down,
+//! nor try anything twice: that is the dialer's.
 
 use std::{
     future::Future,

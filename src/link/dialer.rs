@@ -6,7 +6,8 @@
 //!    \--no--> connect, [TLS], prove ---------> open <------------- once, on a new link -----/
 //! ```
 //!
-//! Fresh links are dialled in turn, so many at one time. What comes after an `open` is tried a second time only if nothing at all had come back. On failure a [`LinkError`].
+//! Fresh links are dialled in turn, so many at one time. What comes after an `open` is tried a second time only if nothing at
+//! all had come back. On failure a [`LinkError`].
 
 use std::{
     collections::HashMap,

@@ -14,11 +14,11 @@
 //! does not dial.
 //!
 //! Limits: `ready` links; a link retires at three quarters of the node's idle limit, so that the node never closes one
-//! in the moment that it is taken; one that was begun is ripe after [`RIPE`], and proven or dropped soon, well before the node
-//! gives up on it, unless the node is down: then it is dropped behind that. After trouble (a dial failed, or a link was closed
-//! from the other end before its time) the keeper waits half a second, then doubles up to 30 s, with jitter, until a link is
-//! taken or retires in good health, or the node is back after it was down; nothing is begun meanwhile. On failure: a login
-//! finds the pool empty and dials itself.
+//! in the moment that it is taken; one that was begun is ripe after [`RIPE`], well before the node gives up on it, and is dropped
+//! if the node was down since. Only a keeper that waits for the node comes later, so that a begun link which has died speaks
+//! against nobody. After trouble (a dial failed, or a link was closed from the other end before its time) the keeper waits
+//! half a second, then doubles up to 30 s, with jitter, until a link is taken or retires in good health, or the node is back
+//! after it was down; nothing is begun meanwhile. On failure: a login finds the pool empty and dials itself.
 
 use std::{
     collections::VecDeque,

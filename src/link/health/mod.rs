@@ -17,7 +17,7 @@
 //! [`FIRST_WIDTH`] at one time, then twice as many after each step of `slow_start`; who is over stands in line, first come first
 //! served, sessions and mail alike.
 //!
-//! It costs a login two loads of one flag, unless there is trouble. It dials nobody and spawns nothing. Two lines in the log
+//! It costs a login two or three loads of one flag, unless there is trouble. It dials nobody and spawns nothing. Two lines in the log
 //! for each outage: when it begins, when it ends.
 
 mod attempt;
