@@ -2,11 +2,15 @@
 
 use super::*;
 
-/// A front with these settings for health, else those of all tests.
-fn front(address: Address, health: HealthSettings) -> Front {
+/// A front that probes nobody who is up.
+fn front(address: Address) -> Front {
+    Front::new(node_at(address, false), dial_settings())
+}
+
+/// One that gives up soon on a node that says nothing.
+fn impatient(address: Address) -> Front {
     let settings = DialSettings {
         prove_timeout: SHORT,
-        health,
         ..dial_settings()
     };
     Front::new(node_at(address, false), settings)
@@ -59,7 +63,7 @@ fn serve(tasks: &Tasks, listener: TcpListener) {
 async fn a_node_that_is_down_is_dialled_by_the_prober_alone() {
     let (listener, address) = listen().await;
     drop(listener);
-    let front = front(address, unprobed());
+    let front = front(address);
     let other = front.dialer.for_worker(None);
     for _ in 0..3 {
         assert!(matches!(front.fail().await, LinkError::Unreachable(_)));
@@ -88,7 +92,7 @@ async fn it_is_found_out_that_a_node_is_back_and_no_login_fails_for_that() {
         panic!("no port")
     };
     drop(listener);
-    let front = front(address, unprobed());
+    let front = front(address);
     for _ in 0..3 {
         front.fail().await;
     }
@@ -106,7 +110,7 @@ async fn it_is_found_out_that_a_node_is_back_and_no_login_fails_for_that() {
 #[tokio::test]
 async fn a_node_that_says_nothing_is_known_after_three_logins() {
     let (listener, address) = listen().await;
-    let front = front(address, unprobed());
+    let front = impatient(address);
     for _ in 0..3 {
         let error = front.fail().await;
         assert!(matches!(error, LinkError::TimedOut { step: Step::Hello }));
@@ -136,7 +140,7 @@ async fn nodes_are_probed_without_a_login() {
 #[tokio::test]
 async fn probers_end_with_the_last_dialer() {
     let (_listener, address) = listen().await;
-    let front = front(address, unprobed());
+    let front = front(address);
     let worker = front.dialer.for_worker(None);
     let health = Arc::downgrade(&worker.dial(&front.node.name).health);
     drop(front);
@@ -150,7 +154,7 @@ async fn probers_end_with_the_last_dialer() {
 async fn a_successor_knows_what_was_known_of_the_same_nodes() {
     let (listener, address) = listen().await;
     drop(listener);
-    let front = front(address, unprobed());
+    let front = front(address);
     for _ in 0..3 {
         front.fail().await;
     }
@@ -256,7 +260,7 @@ async fn a_burst_of_logins_does_not_crowd_a_node() {
 #[tokio::test]
 async fn whoever_waits_for_a_turn_is_told_when_the_node_is_down() {
     let (listener, address) = listen().await;
-    let front = front(address, unprobed());
+    let front = impatient(address);
     let (sender, mut failed) = mpsc::unbounded_channel();
     let crowd = 300;
     for _ in 0..crowd {
