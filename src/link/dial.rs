@@ -5,8 +5,9 @@
 //! Under TLS `open` waits for `proven`: until then somebody in between could be reading. It never sends a password, and
 //! does not read what follows the verdict.
 //!
-//! Limits: connecting, proving and the verdict have a deadline each ([`DialSettings`]). On failure a [`LinkError`]; it does not
-//! ask whether the node is down, nor try anything twice: that is the dialer's.
+//! Limits: connecting, proving and the verdict have a deadline each ([`DialSettings`]); of fresh links [`TURNS`] are under way, and
+//! who is over waits for as long as connecting may take. On failure a [`LinkError`]; it does not ask whether the node is down,
+//! nor try anything twice: that is the dialer's.
 
 use std::{
     future::Future,
@@ -18,8 +19,8 @@ use std::{
 use rustls::ClientConfig;
 use tokio::{
     net::TcpStream,
-    sync::Semaphore,
-    time::{Instant, sleep, timeout, timeout_at},
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -49,6 +50,11 @@ use crate::{
 /// How long a node may take for `hello` before it hears the preface alone: longer than most round trips.
 const HELLO_PAUSE: Duration = Duration::from_millis(100);
 
+/// Fresh links under way to a node at one time until it is proven, over all workers. A node gives one network 128 of its places
+/// for unproven peers by default, and has its first peer make room for one that is over; this leaves room for what is begun, for a prober, and for
+/// another front behind the same address.
+const TURNS: usize = 48;
+
 /// One node, and how to dial it.
 #[derive(Debug)]
 pub(super) struct Dial {
@@ -60,6 +66,8 @@ pub(super) struct Dial {
     pub(super) pool: Pool,
     /// Places for links that were begun, over all workers.
     begun: Arc<Semaphore>,
+    /// For fresh ones, but for the prober's.
+    turns: Arc<Semaphore>,
     pub(super) is_kept: AtomicBool,
     /// Of all workers.
     pub(super) health: Arc<Health>,
@@ -101,6 +109,7 @@ impl Dial {
             tls: (is_tcp && node.tls).then_some(config),
             pool: pool(&node, settings, &metrics),
             begun: Arc::new(Semaphore::new(begun::LIMIT)),
+            turns: Arc::new(Semaphore::new(TURNS)),
             node,
             settings,
             metrics,
@@ -109,14 +118,14 @@ impl Dial {
         }
     }
 
-    /// Whether it dials this node like this. Its host names are for others to know.
-    pub(super) fn is_for(&self, node: &Node, settings: DialSettings) -> bool {
+    /// Whether it goes on as it is for this node and these settings. Host names are for others to know.
+    pub(super) fn serves(&self, node: &Node, settings: DialSettings) -> bool {
         let is_same = self.node.is_same(node) && self.node.probe_login == node.probe_login;
         is_same && self.settings == settings
     }
 
-    /// Whether both were made for the same, be they of different workers.
-    pub(super) fn is_of(&self, other: &Self) -> bool {
+    /// Whether one was made [for a worker](Self::for_worker) after the other, or both after a third.
+    pub(super) fn is_copy_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.begun, &other.begun)
     }
 
@@ -129,32 +138,40 @@ impl Dial {
             metrics: self.metrics.clone(),
             pool: pool(&self.node, self.settings, &self.metrics),
             begun: Arc::clone(&self.begun),
+            turns: Arc::clone(&self.turns),
             is_kept: AtomicBool::new(false),
             health: Arc::clone(&self.health),
         }
     }
 
-    /// Keeps the pool full until it is closed. Of a node that is down it waits for the return.
+    /// Keeps the pool full until it is closed. Of a node that is down it waits for the return, and what was begun before
+    /// that is of no use.
     pub(super) async fn keep(&self) {
+        let mut is_shut = self.health.is_shut();
         loop {
-            let ripe = match self.pool.work().await {
+            let mut ripe = match self.pool.work().await {
                 Work::Closed => return,
                 Work::Missing => None,
                 Work::Ripe(link) => Some(link),
             };
-            let wait = self.pool.back_off(getrandom::u32().unwrap_or_default());
             let attempt = async {
-                if !wait.is_zero() && ripe.is_none() {
-                    sleep(wait).await;
+                if ripe.is_none() {
+                    self.pool.rest(getrandom::u32().unwrap_or_default()).await;
                 }
-                if self.health.opened().await {
-                    self.pool.forgive();
+                if Health::opened(&mut is_shut).await {
+                    self.pool.renew();
+                    ripe.take().into_iter().for_each(Begun::retire);
                 }
-                self.prove_ahead(ripe).await
+                (ripe.is_some(), self.prove_in_turn(ripe).await)
             };
             tokio::select! {
-                proven = Box::pin(attempt) => {
-                    self.health.note(&proven, None);
+                (was_begun, proven) = Box::pin(attempt) => {
+                    // One that was begun, the node may have closed in the meantime, however it does now.
+                    if was_begun && proven.is_err() {
+                        self.health.doubt();
+                    } else {
+                        self.health.note(&proven, None);
+                    }
                     match proven {
                         Ok((stream, ready)) => self.pool.put(stream, ready),
                         Err(error) => {
@@ -181,6 +198,24 @@ impl Dial {
                 tracing::debug!(node = %self.node.name, %error, "no connection made ahead");
             })
             .ok()?
+    }
+
+    /// One's turn to dial, to be held until the node is proven.
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, LinkError> {
+        let limit = self.settings.connect_timeout;
+        match timeout(limit, self.turns.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => Err(LinkError::NoTurn),
+        }
+    }
+
+    /// For the pool. One that was begun has its place already.
+    async fn prove_in_turn(&self, begun: Option<Begun>) -> Result<(Stream, Ready), LinkError> {
+        let _turn = match &begun {
+            Some(_) => None,
+            None => Some(self.turn().await?),
+        };
+        self.prove_ahead(begun).await
     }
 
     /// A link that is proven now: one that was begun, or a new one.
@@ -231,7 +266,11 @@ impl Dial {
     }
 
     /// A fresh link, opened.
-    pub(super) async fn open_fresh(&self, body: &OpenBody) -> Result<Opened, LinkError> {
+    pub(super) async fn open_fresh(
+        &self,
+        turn: SemaphorePermit<'_>,
+        body: &OpenBody,
+    ) -> Result<Opened, LinkError> {
         let stream = self.connect().await?;
         let end = Instant::now() + self.settings.prove_timeout;
         let (mut stream, waiting) = self
@@ -252,6 +291,7 @@ impl Dial {
                 Ok((stream, waiting))
             })
             .await?;
+        drop(turn);
         self.hear_verdict(&mut stream, waiting)
             .await
             .map(|opening| Opened { stream, opening })

@@ -6,7 +6,8 @@
 //!    \--no--> connect, [TLS], prove ---------> open <------------- once, on a new link -----/
 //! ```
 //!
-//! What comes after an `open` is tried a second time only if nothing at all had come back. On failure a [`LinkError`].
+//! Fresh links are dialled in turn, so many at one time. What comes after an `open` is tried a second time only if nothing at
+//! all had come back. On failure a [`LinkError`].
 
 use std::{
     collections::HashMap,
@@ -91,16 +92,18 @@ impl Dialer {
         let tls = Arc::new(tls::client()?);
         let dials = nodes.nodes.iter().map(|node| {
             let known = before.and_then(|before| before.dials.get(&node.name));
-            let same = known.filter(|dial| dial.is_for(node, settings)).cloned();
-            let dial = same.unwrap_or_else(|| {
-                let known = known.filter(|dial| dial.node.is_same(node));
-                let health = known.map(|dial| Arc::clone(&dial.health));
-                let health = health.unwrap_or_else(|| {
-                    Arc::new(Health::new(&node.name, settings.health, &metrics))
-                });
-                let (tls, metrics) = (Arc::clone(&tls), metrics.clone());
-                Arc::new(Dial::new(node.clone(), settings, tls, metrics, health))
-            });
+            let dial = match known {
+                Some(known) if known.serves(node, settings) => Arc::clone(known),
+                known => {
+                    let same_node = known.filter(|known| known.node.is_same(node));
+                    let health = same_node.map_or_else(
+                        || Arc::new(Health::new(&node.name, settings.health, &metrics)),
+                        |known| Arc::clone(&known.health),
+                    );
+                    let (tls, metrics) = (Arc::clone(&tls), metrics.clone());
+                    Arc::new(Dial::new(node.clone(), settings, tls, metrics, health))
+                }
+            };
             (node.name.clone(), dial)
         });
         Ok(Self {
@@ -116,7 +119,8 @@ impl Dialer {
         if let Some(before) = before {
             before.probers.token().cancel();
             for (name, dial) in before.dials.iter() {
-                if !self.dials.contains_key(name) {
+                let next = self.dials.get(name);
+                if !next.is_some_and(|next| Arc::ptr_eq(&next.health, &dial.health)) {
                     dial.health.forget();
                 }
             }
@@ -159,7 +163,7 @@ impl Dialer {
     pub fn for_worker(&self, before: Option<&Self>) -> Self {
         let dials = self.dials.iter().map(|(name, dial)| {
             let known = before.and_then(|before| before.dials.get(name));
-            let same = known.filter(|known| known.is_of(dial)).cloned();
+            let same = known.filter(|known| known.is_copy_of(dial)).cloned();
             let dial = same.unwrap_or_else(|| Arc::new(dial.for_worker()));
             (name.clone(), dial)
         });
@@ -216,12 +220,17 @@ impl Dialer {
         } else {
             Box::pin(health.admit(errand, dial.settings.connect_timeout)).await?
         };
-        let opened = self.open_now(dial, body).await;
+        let opened = self.open_now(dial, body, errand).await;
         health.note(&opened, Some(errand));
         opened
     }
 
-    async fn open_now(&self, dial: &Arc<Dial>, body: &OpenBody) -> Result<Opened, LinkError> {
+    async fn open_now(
+        &self,
+        dial: &Arc<Dial>,
+        body: &OpenBody,
+        errand: Errand,
+    ) -> Result<Opened, LinkError> {
         self.keep(dial);
         let taken = dial.pool.take();
         let open = pin!(async {
@@ -240,7 +249,7 @@ impl Dialer {
                     answer => return answer,
                 }
             }
-            Box::pin(dial.open_fresh(body)).await
+            Box::pin(open_afresh(dial, body, errand)).await
         });
         // The next login's link is begun while this one waits for the node.
         let refill = || dial.pool.refill(|| dial.begin());
@@ -272,6 +281,15 @@ impl Dialer {
                 () = tasks.retired() => dial.pool.close(),
             }
         });
+    }
+}
+
+/// Opens a fresh link, in turn: the node may be down by then.
+async fn open_afresh(dial: &Dial, body: &OpenBody, errand: Errand) -> Result<Opened, LinkError> {
+    let turn = dial.turn().await?;
+    match dial.health.refusal(errand) {
+        Some(refusal) => Err(refusal),
+        None => dial.open_fresh(turn, body).await,
     }
 }
 

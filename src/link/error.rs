@@ -53,6 +53,11 @@ pub enum LinkError {
     /// One side speaks TLS, the other does not.
     #[error(transparent)]
     Mismatch(Mismatch),
+    /// Nobody dialled: the turn to do so did not come.
+    #[error(
+        "no turn to dial the node in time: it has just come back, or proves itself slowly to all who log in at once"
+    )]
+    NoTurn,
     /// The node did not prove itself, or did not take our proof.
     #[error("the node is not proven")]
     NotProven(#[source] NotProven),
@@ -105,7 +110,7 @@ pub enum Mismatch {
 pub enum NotProven {
     /// Closed in place of `hello`.
     #[error(
-        "the node closed the link at once: does its [acceptor] `from` allow our address, has it too many unproven peers, does it speak the link at all?"
+        "the node closed the link at once: does its [acceptor] `from` allow our address, does it take more peers at one time (`max_unproven`), does it speak the link at all?"
     )]
     ClosedAtHello,
     /// Closed in place of `proven`: it did not take our proof.
@@ -121,8 +126,6 @@ pub enum NotProven {
 /// What a dialer waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
-    /// One's turn, when it has just come back.
-    Line,
     /// A TCP connection.
     Connect,
     /// The TLS handshake.
@@ -138,7 +141,6 @@ pub enum Step {
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Line => "all who wait for it since it came back",
             Self::Connect => "the connection",
             Self::Tls => "the TLS handshake",
             Self::Hello => "its hello (does it speak the link at all?)",
@@ -153,7 +155,7 @@ impl std::fmt::Display for Step {
 pub(super) enum Sign {
     /// It is not reached, or not proven: whoever it is for.
     Bad,
-    /// It may be the node, or what this very account has behind it.
+    /// It may be the node, or what this very account has behind it, or a crowd before it: the prober finds out.
     Doubt,
     /// It is well.
     Good,
@@ -170,6 +172,7 @@ impl LinkError {
             Self::Down { .. } => "down",
             Self::Lost { .. } => "lost",
             Self::Mismatch(_) => "mismatch",
+            Self::NoTurn => "no-turn",
             Self::NotProven(_) => "not-proven",
             Self::Opening => "opening",
             Self::Random(_) => "random",
@@ -193,6 +196,7 @@ impl LinkError {
             | Self::Down { .. }
             | Self::Lost { .. }
             | Self::Mismatch(_)
+            | Self::NoTurn
             | Self::NotProven(_)
             | Self::Opening
             | Self::Refused(Refusal::Forbidden | Refusal::Unavailable)
@@ -212,6 +216,7 @@ impl LinkError {
             | Self::Down { .. }
             | Self::Lost { .. }
             | Self::Mismatch(_)
+            | Self::NoTurn
             | Self::NotProven(_)
             | Self::Opening
             | Self::Random(_)
@@ -230,17 +235,18 @@ impl LinkError {
             Self::Context(_)
             | Self::Crowded { .. }
             | Self::Down { .. }
+            | Self::NoTurn
             | Self::Random(_)
-            | Self::TimedOut { step: Step::Line }
             | Self::UnknownNode(_) => Sign::None,
             Self::Mismatch(_)
-            | Self::NotProven(_)
+            | Self::NotProven(NotProven::Wrong(_))
             | Self::TimedOut {
                 step: Step::Connect | Step::Tls | Step::Hello | Step::Proven,
             }
             | Self::Tls(_)
             | Self::Unreachable(_) => Sign::Bad,
             Self::Lost { .. }
+            | Self::NotProven(NotProven::ClosedAtHello | NotProven::ClosedAtProof)
             | Self::Opening
             | Self::Refused(Refusal::Unavailable)
             | Self::TimedOut {

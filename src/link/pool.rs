@@ -14,10 +14,11 @@
 //! does not dial.
 //!
 //! Limits: `ready` links; a link retires at three quarters of the node's idle limit, so that the node never closes one
-//! in the moment that it is taken; one that was begun is ripe after [`RIPE`], well before the node gives up on it. After trouble (a
-//! dial failed, or a link was closed from the other end before its time) the keeper waits half a second, then doubles up to
-//! 30 s, with jitter, until a link is taken or retires in good health, or the node is back after it was down; nothing is begun meanwhile. On failure: a login finds
-//! the pool empty and dials itself.
+//! in the moment that it is taken; one that was begun is ripe after [`RIPE`], well before the node gives up on it, and is dropped
+//! if the node was down since. Only a keeper that waits for the node comes later, so that a begun link which has died speaks
+//! against nobody. After trouble (a dial failed, or a link was closed from the other end before its time) the keeper waits
+//! half a second, then doubles up to 30 s, with jitter, until a link is taken or retires in good health, or the node is back
+//! after it was down; nothing is begun meanwhile. On failure: a login finds the pool empty and dials itself.
 
 use std::{
     collections::VecDeque,
@@ -202,20 +203,19 @@ impl Pool {
         state.trouble = state.trouble.saturating_add(1);
     }
 
-    /// Forgets failures: the node is back.
-    pub(super) fn forgive(&self) {
-        self.lock().trouble = 0;
+    /// Forgets failures, and drops what was begun before the node was down: it is back.
+    pub(super) fn renew(&self) {
+        let mut state = self.lock();
+        state.trouble = 0;
+        state.drop_where(|link| matches!(link, Waiting::Begun { .. }));
+        self.count(&mut state);
     }
 
     /// Drops all links, for good.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;
-        for link in state.waiting.drain(..) {
-            if let Waiting::Begun { link, .. } = link {
-                link.retire();
-            }
-        }
+        state.drop_where(|_| true);
         self.count(&mut state);
         drop(state);
         self.changed.notify_one();
@@ -244,8 +244,17 @@ impl Pool {
         self.watch(|_| None).await;
     }
 
+    /// Waits before the next dial, until the trouble is over.
+    pub(super) async fn rest(&self, random: u32) {
+        let end = Instant::now() + self.back_off(random);
+        // A login that takes a link ends it, and begins another, which is ripe soon.
+        while Instant::now() < end && !self.back_off(random).is_zero() {
+            sleep_until(end.min(Instant::now() + RIPE)).await;
+        }
+    }
+
     /// How long to wait before the next dial; `random` spreads the dialers of a cluster over half of it.
-    pub(super) fn back_off(&self, random: u32) -> Duration {
+    fn back_off(&self, random: u32) -> Duration {
         let Some(doublings) = self.lock().trouble.checked_sub(1) else {
             return Duration::ZERO;
         };
@@ -314,6 +323,19 @@ impl Pool {
         state.trouble = state.trouble.saturating_add(1);
         self.count(&mut state);
         Poll::Ready(())
+    }
+}
+
+impl State {
+    /// Drops some links, as not needed.
+    fn drop_where(&mut self, is_over: impl Fn(&Waiting) -> bool) {
+        for link in std::mem::take(&mut self.waiting) {
+            match link {
+                link if !is_over(&link) => self.waiting.push_back(link),
+                Waiting::Begun { link, .. } => link.retire(),
+                Waiting::Proven { .. } => {}
+            }
+        }
     }
 }
 
@@ -397,6 +419,24 @@ mod tests {
         assert!(pool.back_off(0) > Duration::ZERO);
         // Nothing more is begun until the keeper has found out.
         pool.refill(|| panic!("begun"));
+    }
+
+    /// Otherwise what a login begins in that time would not be looked at while the node waits for it.
+    #[tokio::test(start_paused = true)]
+    async fn a_keeper_rests_no_longer_than_there_is_trouble() {
+        let pool = pool();
+        (0..40).for_each(|_| pool.note_failure());
+        let began = Instant::now();
+        pool.rest(0).await;
+        assert!(began.elapsed() >= BACK_OFF_LAST);
+        let began = Instant::now();
+        tokio::join!(pool.rest(0), async {
+            tokio::task::yield_now().await;
+            pool.renew();
+        });
+        assert!(began.elapsed() <= RIPE);
+        pool.rest(0).await;
+        assert!(began.elapsed() <= RIPE);
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,15 +8,16 @@
 //! ```
 //!
 //! What counts is whether the node can be reached and proves itself: at logins, deliveries, links made ahead, and when the
-//! prober asks it. What happens behind `open` may be the account's own doing and closes nothing: it lets the prober ask at
-//! once. A login of the prober's that fails counts for logins alone; mail goes on.
+//! prober asks it. What happens behind `open` may be the account's own doing, and a link that is closed before may be one of too
+//! many at that moment: neither counts, both let the prober ask at once. A login of the prober's that fails counts for
+//! logins alone; mail goes on.
 //!
 //! While a node is down nobody dials it but the prober, one try at a time; everybody else fails at once. A node whose last
 //! answer failed is waited for by [`MOST_WAITING`] at one time, the others fail at once. One that has just come back lets in
 //! [`FIRST_WIDTH`] at one time, then twice as many after each step of `slow_start`; who is over stands in line, first come first
 //! served, sessions and mail alike.
 //!
-//! It costs a login two loads of one flag, unless there is trouble. It dials nobody and spawns nothing. Two lines in the log
+//! It costs a login two or three loads of one flag, unless there is trouble. It dials nobody and spawns nothing. Two lines in the log
 //! for each outage: when it begins, when it ends.
 
 mod attempt;
@@ -26,7 +27,7 @@ mod tests;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -43,7 +44,7 @@ pub(super) use self::attempt::{Attempt, ProbeError};
 pub use self::report::{NodeHealth, NodeState, Outage};
 use super::{
     HealthSettings,
-    error::{LinkError, Sign, Step},
+    error::{LinkError, Sign},
 };
 use crate::{metrics::Metrics, names::NodeName, outcome::chain};
 
@@ -77,8 +78,6 @@ pub(super) enum Errand {
 pub(super) struct Health {
     node: NodeName,
     metrics: Metrics,
-    /// Once it is seen.
-    gauge: OnceLock<IntGauge>,
     /// Up, and nothing has failed since it last succeeded.
     is_calm: AtomicBool,
     state: Mutex<State>,
@@ -95,13 +94,15 @@ pub(super) struct Health {
 #[derive(Debug)]
 struct State {
     settings: HealthSettings,
+    /// While it is seen: one that is not, since another has taken its place, is for clients from before, and silent.
+    gauge: Option<IntGauge>,
     phase: Phase,
     is_trying: bool,
     since: Timestamp,
     began: Instant,
     /// In a row: of the link, and of the prober's logins.
     failures: [u32; 2],
-    /// Probes that failed in a row.
+    /// Probes that failed in a row, in the trouble that there is.
     failed_probes: u32,
     last_error: Option<String>,
     last_probe: Option<Duration>,
@@ -137,10 +138,10 @@ impl Health {
         Self {
             node: node.clone(),
             metrics: metrics.clone(),
-            gauge: OnceLock::new(),
             is_calm: AtomicBool::new(true),
             state: Mutex::new(State {
                 settings,
+                gauge: None,
                 phase: Phase::Up,
                 is_trying: false,
                 since: this_second(),
@@ -163,9 +164,8 @@ impl Health {
     pub(super) fn adopt(&self, settings: HealthSettings) {
         let mut state = self.lock();
         let gauges = &self.metrics.node_up;
-        self.gauge
-            .get_or_init(|| gauges.with_label_values(&[self.node.as_str()]));
-        self.show(!matches!(state.phase, Phase::Down(_)));
+        state.gauge = Some(gauges.with_label_values(&[self.node.as_str()]));
+        state.show(!matches!(state.phase, Phase::Down(_)));
         state.settings = settings;
         let probe_at = settings.probe_every.map(|every| Instant::now() + every);
         state.probe_at = match (state.probe_at, probe_at) {
@@ -176,14 +176,9 @@ impl Health {
         self.probe_moved.notify_one();
     }
 
-    fn show(&self, is_up: bool) {
-        if let Some(gauge) = self.gauge.get() {
-            gauge.set(i64::from(is_up));
-        }
-    }
-
-    /// Is not to be seen any more: the node is gone from the table, or another one.
+    /// Is not to be seen any more: the node is gone from the table, or reached otherwise, of which another one knows.
     pub(super) fn forget(&self) {
+        self.lock().gauge = None;
         // It fails if that was done before.
         let _ = self
             .metrics
@@ -248,7 +243,7 @@ impl Health {
                 Ok(Ok(place)) => return Ok(Some(place)),
                 // The line is closed: it is up, or down again.
                 Ok(Err(_)) => {}
-                Err(_) => return Err(LinkError::TimedOut { step: Step::Line }),
+                Err(_) => return Err(LinkError::NoTurn),
             }
         }
     }
@@ -274,13 +269,17 @@ impl Health {
         }
     }
 
-    /// Waits until it may be dialled; whether that was a wait.
-    pub(super) async fn opened(&self) -> bool {
-        let mut shut = self.is_shut.subscribe();
-        let waits = *shut.borrow_and_update();
-        // It ends with us at the latest, and we are borrowed.
-        let _ = shut.wait_for(|shut| !shut).await;
-        waits
+    /// For a keeper: whether nobody may dial, from now on.
+    pub(super) fn is_shut(&self) -> watch::Receiver<bool> {
+        self.is_shut.subscribe()
+    }
+
+    /// Waits until it may be dialled; whether it has been down since the last time.
+    pub(super) async fn opened(is_shut: &mut watch::Receiver<bool>) -> bool {
+        let was_shut = *is_shut.borrow() || is_shut.has_changed().unwrap_or_default();
+        // It ends with the node's health at the latest, which the keeper has.
+        let _ = is_shut.wait_for(|shut| !shut).await;
+        was_shut
     }
 
     // --- behind it
@@ -315,9 +314,10 @@ impl Health {
 
     fn failed(&self, error: &LinkError) {
         let mut state = self.lock();
+        // While it is down the next try has its time, which nobody hurries who failed late.
+        let was_down = matches!(state.phase, Phase::Down(_));
         self.count(&mut state, Outage::Everything, chain(error));
-        // A prober that knows already has a time of its own.
-        if state.failed_probes == 0 {
+        if !was_down {
             state.probe_by(Instant::now() + BACK_OFF_FIRST);
         }
         drop(state);
@@ -325,7 +325,7 @@ impl Health {
     }
 
     /// Lets the prober find out whether it is the node.
-    fn doubt(&self) {
+    pub(super) fn doubt(&self) {
         let mut state = self.lock();
         let now = Instant::now();
         let pause_ends = state.probe_ended.map_or(now, |ended| ended + PROBE_PAUSE);
@@ -369,7 +369,7 @@ impl Health {
         };
         match result {
             Ok(()) => self.answered(&mut state),
-            Err(ProbeError::Link(error)) if error.sign() == Sign::Bad => {
+            Err(ProbeError::Link(error)) if matches!(error.sign(), Sign::Bad | Sign::Doubt) => {
                 self.count(&mut state, Outage::Everything, chain(error));
             }
             // Ours, not the node's: nothing is known.
@@ -401,6 +401,8 @@ impl Health {
         state.probe_at = if is_soon {
             Some(now + back_off(state.failed_probes, random))
         } else {
+            // There is no trouble just now: the next outage begins with the first wait.
+            state.failed_probes = 0;
             regular
         };
     }
@@ -424,12 +426,13 @@ impl Health {
             Phase::Up
         };
         state.turned();
-        self.show(true);
         self.settle(state);
         if has_slow_start {
             self.risen.notify_one();
         }
-        tracing::info!(node = %self.node, down_s = down_for.as_secs(), "node is up again");
+        if state.show(true) {
+            tracing::info!(node = %self.node, down_s = down_for.as_secs(), "node is up again");
+        }
     }
 
     /// The link is well, whatever is behind it.
@@ -438,7 +441,9 @@ impl Health {
         state.failures = [0, logins];
         if matches!(state.phase, Phase::Down(Outage::Everything)) {
             state.phase = Phase::Down(Outage::Logins);
-            tracing::info!(node = %self.node, "node can be reached again, but serves no logins");
+            if state.show(false) {
+                tracing::info!(node = %self.node, "node can be reached again, but serves no logins");
+            }
         }
     }
 
@@ -459,7 +464,9 @@ impl Health {
             Phase::Down(Outage::Everything) => false,
         };
         if is_enough && is_news {
-            tracing::error!(node = %self.node, outage = outage.as_str(), reason, "node is down");
+            if state.show(false) {
+                tracing::error!(node = %self.node, outage = outage.as_str(), reason, "node is down");
+            }
             if let Phase::Rising { line, .. } = &state.phase {
                 line.close();
             }
@@ -467,7 +474,6 @@ impl Health {
                 state.turned();
             }
             state.phase = Phase::Down(outage);
-            self.show(false);
         }
         state.last_error = Some(reason);
         self.settle(state);
@@ -520,6 +526,14 @@ impl Health {
 }
 
 impl State {
+    /// Shows whether it is up, if it is seen; whether it is.
+    fn show(&self, is_up: bool) -> bool {
+        if let Some(gauge) = &self.gauge {
+            gauge.set(i64::from(is_up));
+        }
+        self.gauge.is_some()
+    }
+
     fn refusal(&self, errand: Errand) -> Option<LinkError> {
         match &self.phase {
             Phase::Down(outage) if outage.concerns(errand) => Some(LinkError::Down {

@@ -2,7 +2,10 @@
 
 use std::io;
 
-use super::*;
+use super::{
+    super::error::{NotProven, Step},
+    *,
+};
 use crate::proto::link::Refusal;
 
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -62,6 +65,10 @@ async fn enter(health: &Health, errand: Errand) -> Result<Option<OwnedSemaphoreP
     health.admit(errand, PATIENCE).await
 }
 
+fn shown(health: &Health) -> i64 {
+    health.lock().gauge.as_ref().unwrap().get()
+}
+
 fn until_probe(health: &Health) -> Duration {
     health.probe_at().unwrap() - Instant::now()
 }
@@ -118,10 +125,10 @@ async fn three_failures_in_a_row_and_nothing_less_end_it() {
         assert!(health.is_calm());
     }
     for _ in 0..3 {
-        assert_eq!(health.gauge.get().unwrap().get(), 1);
+        assert_eq!(shown(&health), 1);
         fail(&health);
     }
-    assert_eq!(health.gauge.get().unwrap().get(), 0);
+    assert_eq!(shown(&health), 0);
     let report = health.report();
     assert_eq!(
         (report.state, report.outage),
@@ -151,7 +158,7 @@ async fn while_it_is_down_the_prober_alone_decides() {
     let report = health.report();
     assert_eq!((report.state, report.outage), (NodeState::Rising, None));
     assert_eq!(report.last_probe, Some(Duration::from_millis(7)));
-    assert_eq!(health.gauge.get().unwrap().get(), 1);
+    assert_eq!(shown(&health), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,6 +203,33 @@ async fn a_node_that_is_not_probed_is_tried_all_the_same_while_it_is_down() {
     assert!(health.probe_at().is_none());
 }
 
+/// Those that brought it back may have known nothing of logins.
+#[tokio::test(start_paused = true)]
+async fn a_node_is_tried_in_each_outage_whatever_probes_found_before() {
+    for probe_every in [None, Some(Duration::from_secs(3600))] {
+        for back in [|| Err(ProbeError::Undecided), no_login] {
+            let health = health_with(HealthSettings {
+                probe_every,
+                probe_login_counts: false,
+                ..HealthSettings::default()
+            });
+            for _ in 0..3 {
+                (0..3).for_each(|_| fail(&health));
+                assert_eq!(health.report().state, NodeState::Down);
+                assert!(until_probe(&health) <= BACK_OFF_FIRST);
+                // Nor are the waits as long as they were at the end of another outage.
+                probe(&health, lost());
+                assert!(until_probe(&health) <= BACK_OFF_FIRST);
+                for _ in 0..8 {
+                    probe(&health, lost());
+                }
+                probe(&health, back());
+                assert_eq!(health.report().state, NodeState::Rising);
+            }
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_happens_behind_open_asks_for_a_probe_and_closes_nothing() {
     let health = health();
@@ -221,6 +255,28 @@ async fn what_happens_behind_open_asks_for_a_probe_and_closes_nothing() {
     }
 }
 
+/// It may have too many before it that have not proven themselves, as when many log in at once.
+#[tokio::test(start_paused = true)]
+async fn that_a_node_has_closed_a_link_is_for_the_prober_to_judge() {
+    let health = health();
+    let closed = [
+        || LinkError::NotProven(NotProven::ClosedAtHello),
+        || LinkError::NotProven(NotProven::ClosedAtProof),
+    ];
+    for error in closed {
+        for _ in 0..5 {
+            health.note(&Err::<(), _>(error()), Some(Errand::Login));
+        }
+        assert!(health.is_calm());
+        assert!(until_probe(&health) <= PROBE_PAUSE);
+        // One that is closed to the prober, too, serves nobody.
+        (0..3).for_each(|_| probe(&health, Err(ProbeError::Link(error()))));
+        assert_eq!(health.report().outage, Some(Outage::Everything));
+        probe(&health, Ok(()));
+        (0..STEPS).for_each(|_| health.widen());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_account_that_is_refused_and_what_is_missing_here_say_nothing() {
     let health = health();
@@ -230,7 +286,7 @@ async fn an_account_that_is_refused_and_what_is_missing_here_say_nothing() {
     for error in [
         LinkError::Unreachable(descriptors),
         LinkError::UnknownNode(NodeName::parse("n").unwrap()),
-        LinkError::TimedOut { step: Step::Line },
+        LinkError::NoTurn,
     ] {
         assert_eq!(error.sign(), Sign::None);
         health.note(&Err::<(), _>(error), Some(Errand::Login));
@@ -270,7 +326,7 @@ async fn a_slow_start_lets_in_twice_as_many_step_by_step() {
             inside.push(enter(&health, Errand::Login).await.unwrap().unwrap());
         }
         let error = enter(&health, Errand::Mail).await.unwrap_err();
-        assert!(matches!(error, LinkError::TimedOut { step: Step::Line }));
+        assert!(matches!(error, LinkError::NoTurn));
         assert!(!health.is_calm());
         // Who stands in line is let in by the next step, first come first served.
         let (first, ()) = tokio::join!(enter(&health, Errand::Mail), async {
@@ -321,7 +377,7 @@ async fn an_outage_in_the_middle_of_a_slow_start_ends_the_line() {
         }
     });
     assert!(matches!(waiting, Err(LinkError::Down { .. })));
-    assert_eq!(health.gauge.get().unwrap().get(), 0);
+    assert_eq!(shown(&health), 0);
     health.widen();
     assert_eq!(health.report().state, NodeState::Down);
 }
@@ -349,7 +405,7 @@ async fn a_probe_login_that_fails_keeps_logins_out_and_lets_mail_through() {
         open(&health, Errand::Mail);
     }
     assert_eq!(health.report().outage, Some(Outage::Logins));
-    assert_eq!(health.gauge.get().unwrap().get(), 0);
+    assert_eq!(shown(&health), 0);
     let refusal = enter(&health, Errand::Login).await.unwrap_err();
     assert!(
         refusal.to_string().ends_with(": probe login: nobody there"),
@@ -396,12 +452,18 @@ async fn logins_that_succeed_outweigh_a_probe_login_that_fails() {
 #[tokio::test(start_paused = true)]
 async fn keepers_wait_for_the_end_of_an_outage() {
     let health = down();
-    let (waited, ()) = tokio::join!(health.opened(), async {
+    let mut is_shut = health.is_shut();
+    let (was_shut, ()) = tokio::join!(Health::opened(&mut is_shut), async {
         tokio::task::yield_now().await;
         probe(&health, Ok(()));
     });
-    assert!(waited);
-    assert!(!health.opened().await);
+    assert!(was_shut);
+    assert!(!Health::opened(&mut is_shut).await);
+    // Nor does one escape them that is over when they look.
+    (0..3).for_each(|_| fail(&health));
+    probe(&health, Ok(()));
+    assert!(Health::opened(&mut is_shut).await);
+    assert!(!Health::opened(&mut is_shut).await);
 }
 
 #[tokio::test(start_paused = true)]
