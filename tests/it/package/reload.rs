@@ -70,7 +70,7 @@ fn mains(machine: &Machine) -> [String; 2] {
     [FRONT, NODE].map(|unit| property(machine, unit, "MainPID"))
 }
 
-fn lives(machine: &Machine, process: &str) -> bool {
+pub(super) fn lives(machine: &Machine, process: &str) -> bool {
     machine.run(&["kill", "-0", process]).code == Some(0)
 }
 
