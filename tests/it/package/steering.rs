@@ -147,7 +147,7 @@ fn a_stop_or_restart_in_the_middle_of_an_upgrade_leaves_no_other_process() {
         // The command has to say what came of it.
         stuck.go_on();
         let now = main_process(&machine);
-        now != before && now != "0" && answers(NODE_ADMIN)
+        ![&before, "0"].contains(&now.as_str()) && answers(NODE_ADMIN)
     });
     assert_eq!(property(&machine, NODE, "NRestarts"), "0");
     assert!(!lives(&machine, &before));
@@ -157,9 +157,10 @@ fn a_stop_or_restart_in_the_middle_of_an_upgrade_leaves_no_other_process() {
     assert!(!answers(NODE_ADMIN));
 }
 
-/// Who hands over is who systemd hears; where it is gone before it could say so, the command does.
+/// Who is gone cannot name the one that serves now, so the command does: systemd ends that one, too, and starts the unit again, as
+/// after every crash. Else it would go on beside all that are started, and have their addresses.
 #[test]
-fn systemd_knows_the_new_process_whose_predecessor_was_killed() {
+fn a_crash_in_the_middle_of_an_upgrade_leaves_no_process_that_systemd_does_not_know() {
     if !is_full() {
         return;
     }
@@ -171,16 +172,14 @@ fn systemd_knows_the_new_process_whose_predecessor_was_killed() {
     let mut stuck = Stuck::begin(&machine);
     let new = successors(&machine);
     machine.run(&["kill", "-KILL", &before]).ok();
-    eventually("systemd knows who serves", || {
+    eventually("a third one serves", || {
         stuck.go_on();
-        main_process(&machine) == new && answers(NODE_ADMIN)
+        let now = main_process(&machine);
+        ![&before, &new, "0"].contains(&now.as_str()) && answers(NODE_ADMIN)
     });
-    eventually("the reload is over", || state(&machine, NODE) == "active\n");
-    assert_eq!(property(&machine, NODE, "NRestarts"), "0");
-    assert_eq!(session.process(), server);
-    assert_ne!(Session::logged_in().process(), server);
-    machine.run(&["systemctl", "stop", NODE]).ok();
-    assert_eq!(state(&machine, NODE), "inactive\n");
-    assert!(!lives(&machine, &new));
+    let named = format!("Supervising process {new} ");
+    assert!(journal(&machine).contains(&named));
+    assert_eq!(property(&machine, NODE, "NRestarts"), "1");
+    assert_eq!(successors(&machine), "");
     assert_eq!(session.process(), server);
 }
