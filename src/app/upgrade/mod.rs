@@ -18,9 +18,9 @@
 //! Unix sockets stay where they are, the one of this conversation too. `record` has the form of what is said.
 //!
 //! The successor is started from outside: a front can't execute a program. Until it has said `ready` it may fail or vanish at
-//! any step, and the predecessor has done nothing that would have to be undone. A predecessor that
-//! was told to stop says so at once, and the successor ends, too: whoever stops a service means both. One that breaks off without a
-//! word is gone, so the successor serves on, and says so; then the command that has started it tells the manager, who must not know less.
+//! any step, and the predecessor has done nothing that would have to be undone. A predecessor that was told to stop says so at
+//! once, and the successor ends, too: whoever stops a service means both. One that breaks off without a word is gone, so the
+//! successor serves on, and says so; whom it can't name to the manager any more, the command does that has started it.
 //!
 //! What is in memory does not change hands: counts of the defence, what is remembered of the directory, counters.
 //!
