@@ -185,6 +185,14 @@ impl Tasks {
         self.leave.is_cancelled() || self.is_stopping()
     }
 
+    /// Ends when [`leave`](Self::leave) or [`stop`](Self::stop) has been called.
+    pub async fn leaving(&self) {
+        tokio::select! {
+            () = self.leave.cancelled() => {}
+            () = self.stopped() => {}
+        }
+    }
+
     /// Tells listeners to stop; what they have accepted is not told, and goes on for as long as it likes.
     pub fn retire(&self) {
         if !self.is_stopping() {

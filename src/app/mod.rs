@@ -55,6 +55,7 @@ use self::{
     workers::Workers,
 };
 pub use self::{
+    notify::name_main,
     sandbox::SandboxError,
     upgrade::{Program, RecordError, Start, TakeError, who_runs},
 };
@@ -481,9 +482,8 @@ impl Process {
         // Whoever asks for a reload from now on hears that it is too late.
         drop(reload);
         if is_replaced {
-            // Nobody is sent here any more, and the service manager listens to the other one.
+            // Nobody is sent here any more.
             leave.pause = Duration::ZERO;
-            self.notifier.fall_silent();
             if !is_told {
                 self.outlive(limit).await;
             }

@@ -8,12 +8,19 @@
 //!                   └─ signal ─> STOPPING=1
 //! ```
 //!
+//! systemd hears the unit's main process, and its control processes, which `pigeonair upgrade` is one of at a reload
+//! (`NotifyAccess=exec`): servers of users run in the node's unit, too, and have nothing to say there. So where a process takes
+//! another's place the one before it says who the main process is, and the command says so again, as the one before may be gone.
+//! The successor is silent until then.
+//!
 //! The socket (`NOTIFY_SOCKET`) is connected before a sandbox is entered: one in the abstract namespace, as containers
 //! have it, would be out of reach from there. Without a manager that listens, all of it does nothing. A message that
 //! cannot be sent is logged and not sent again: what matters is said anew or shows otherwise.
 
 use std::{
-    env, io,
+    env,
+    ffi::{OsStr, OsString},
+    io,
     os::unix::net::UnixDatagram,
     os::{linux::net::SocketAddrExt as _, unix::ffi::OsStrExt as _, unix::net::SocketAddr},
     sync::{
@@ -38,14 +45,14 @@ const SUCCESSOR_WATCHDOG: Duration = Duration::from_secs(30);
 pub(super) struct Notifier {
     socket: Option<Arc<UnixDatagram>>,
     watchdog: Option<Duration>,
-    /// Another process speaks for the service.
+    /// Another process speaks for the service: the one whose place this one is going to take, or the one that has taken its place.
     is_silent: Arc<AtomicBool>,
 }
 
 impl Notifier {
     /// As the environment has it, of a process that starts so.
     pub(super) fn from_environment(start: Start) -> Self {
-        let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
+        let Some(name) = manager() else {
             return Self::default();
         };
         let text = |name| env::var(name).ok();
@@ -53,18 +60,20 @@ impl Notifier {
             Start::Afresh => watchdog(text("WATCHDOG_USEC"), text("WATCHDOG_PID")),
             Start::TakeOver => Some(SUCCESSOR_WATCHDOG),
         };
-        match connect(name.as_bytes()) {
-            Ok(socket) => Self {
-                socket: Some(Arc::new(socket)),
-                watchdog,
-                is_silent: Arc::default(),
-            },
-            Err(error) => {
-                let socket = name.display().to_string();
-                tracing::warn!(socket, %error, "the service manager cannot be told anything (NOTIFY_SOCKET)");
-                Self::default()
-            }
-        }
+        Self::at(name.as_bytes(), start, watchdog).unwrap_or_else(|error| {
+            let socket = name.display().to_string();
+            tracing::warn!(socket, %error, "the service manager cannot be told anything (NOTIFY_SOCKET)");
+            Self::default()
+        })
+    }
+
+    /// Of a process that starts so, to whoever listens there.
+    pub(super) fn at(name: &[u8], start: Start, watchdog: Option<Duration>) -> io::Result<Self> {
+        Ok(Self {
+            socket: Some(Arc::new(connect(name)?)),
+            watchdog,
+            is_silent: Arc::new(AtomicBool::new(start == Start::TakeOver)),
+        })
     }
 
     /// How often it wants to hear that the process is alive, at least; none: not at all.
@@ -77,17 +86,25 @@ impl Notifier {
         self.send(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// This process is the main one of the service now, which the manager must take from others than the main one
-    /// (`NotifyAccess=all`), and this is how often it will hear from it.
-    pub(super) fn is_main(&self) {
-        let process = std::process::id();
-        let microseconds = SUCCESSOR_WATCHDOG.as_micros();
-        self.send(&format!("MAINPID={process}\nWATCHDOG_USEC={microseconds}"));
+    /// Another process takes this one's place: it is the main one of the service from now on, and this one says nothing any more.
+    /// On failure all is as before.
+    pub(super) fn give_way(&self, to: Option<i32>) -> io::Result<()> {
+        let Some(socket) = &self.socket else {
+            return Ok(());
+        };
+        // None, or 0: one of a namespace that this one does not see into.
+        let to = to.filter(|pid| *pid > 0);
+        let to = to.ok_or_else(|| io::Error::other("its process id is not known here"))?;
+        self.is_silent.store(true, Relaxed);
+        let sent = socket.send(format!("MAINPID={to}").as_bytes());
+        self.is_silent.store(sent.is_ok(), Relaxed);
+        sent.map(|_| ())
     }
 
-    /// Another process has taken this one's place: nothing is said any more.
-    pub(super) fn fall_silent(&self) {
-        self.is_silent.store(true, Relaxed);
+    /// This process is the main one of the service now, and this is how often it will be heard.
+    pub(super) fn is_main(&self) {
+        self.is_silent.store(false, Relaxed);
+        self.send(&format!("WATCHDOG=1\n{}", interval()));
     }
 
     /// A reload has begun; `ready` ends it, whatever came of it.
@@ -124,10 +141,33 @@ impl Notifier {
     }
 }
 
+/// Tells the manager of this process, if there is one, that the main process of the service is that one, which has just answered
+/// and will be heard as often as one that took another's place.
+///
+/// # Errors
+///
+/// When it cannot be told.
+pub fn name_main(process: u32) -> io::Result<()> {
+    let Some(name) = manager() else { return Ok(()) };
+    let message = format!("MAINPID={process}\nWATCHDOG=1\n{}", interval());
+    connect(name.as_bytes())?.send(message.as_bytes())?;
+    Ok(())
+}
+
+/// Where the manager listens.
+fn manager() -> Option<OsString> {
+    env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())
+}
+
+/// How often a process that took another's place is heard.
+fn interval() -> String {
+    format!("WATCHDOG_USEC={}", SUCCESSOR_WATCHDOG.as_micros())
+}
+
 fn connect(name: &[u8]) -> io::Result<UnixDatagram> {
     let address = match name {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-        path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path))?,
+        path => SocketAddr::from_pathname(OsStr::from_bytes(path))?,
     };
     let socket = UnixDatagram::unbound()?;
     socket.connect_addr(&address)?;
@@ -171,11 +211,7 @@ mod tests {
                 format!("@{name}").into_bytes(),
             ),
         ] {
-            let notifier = Notifier {
-                socket: Some(Arc::new(connect(&address).unwrap())),
-                watchdog: None,
-                ..Notifier::default()
-            };
+            let notifier = Notifier::at(&address, Start::Afresh, None).unwrap();
             notifier.ready("serving");
             assert_eq!(heard(&listener), "READY=1\nSTATUS=serving");
             notifier.reloading();
@@ -188,14 +224,20 @@ mod tests {
             assert_eq!(heard(&listener), "STATUS=1 session");
             notifier.stopping("bye");
             assert_eq!(heard(&listener), "STOPPING=1\nSTATUS=bye");
-            // One that takes a place says so, and how often it will be heard; one that was replaced says nothing.
-            notifier.is_main();
-            let expected = format!("MAINPID={}\nWATCHDOG_USEC=30000000", std::process::id());
-            assert_eq!(heard(&listener), expected);
-            notifier.fall_silent();
+            // Who it is that takes the place must be known; then it is said, and nothing more.
+            for nobody in [None, Some(0)] {
+                notifier.give_way(nobody).unwrap_err();
+            }
             notifier.alive();
-            listener.set_nonblocking(true).unwrap();
-            assert!(listener.recv(&mut [0; 8]).is_err());
+            assert_eq!(heard(&listener), "WATCHDOG=1");
+            notifier.give_way(Some(4711)).unwrap();
+            assert_eq!(heard(&listener), "MAINPID=4711");
+            notifier.alive();
+            // One that has taken a place says how often it will be heard.
+            notifier.is_main();
+            assert_eq!(heard(&listener), "WATCHDOG=1\nWATCHDOG_USEC=30000000");
+            notifier.alive();
+            assert_eq!(heard(&listener), "WATCHDOG=1");
         }
     }
 
@@ -204,16 +246,29 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let listener = UnixDatagram::bind(&path).unwrap();
-        let socket = connect(path.as_os_str().as_bytes()).unwrap();
-        let notifier = Notifier {
-            socket: Some(Arc::new(socket)),
-            watchdog: None,
-            ..Notifier::default()
-        };
+        let notifier = Notifier::at(path.as_os_str().as_bytes(), Start::Afresh, None).unwrap();
         drop(listener);
         notifier.ready("serving");
+        notifier.give_way(Some(4711)).unwrap_err();
+        assert!(!notifier.is_silent.load(Relaxed));
         Notifier::default().ready("nobody listens");
         assert!(connect(path.as_os_str().as_bytes()).is_err());
+    }
+
+    /// What it says before would be a complaint of the manager's.
+    #[test]
+    fn who_takes_a_place_is_silent_until_it_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let listener = UnixDatagram::bind(&path).unwrap();
+        let name = path.as_os_str().as_bytes();
+        let notifier = Notifier::at(name, Start::TakeOver, None).unwrap();
+        notifier.alive();
+        notifier.is_main();
+        let interval = "WATCHDOG=1\nWATCHDOG_USEC=30000000";
+        assert_eq!(heard(&listener), interval);
+        notifier.ready("serving");
+        assert_eq!(heard(&listener), "READY=1\nSTATUS=serving");
     }
 
     #[test]

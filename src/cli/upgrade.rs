@@ -5,25 +5,35 @@
 //!                                              └> asks again and again: who runs? ─> it ─> 0
 //! ```
 //!
+//! Once it serves, the service manager is told who is the main process now. The one before has said so, unless it was gone by then:
+//! a manager that has started this command waits for its end, also when the main process ends meanwhile.
+//!
 //! With `--or-reload` a process of this very program is not replaced but reads its configuration again, and so is one that
 //! cannot be replaced: what a service manager calls a reload.
 //!
 //! The program that is started is this one: whoever has installed a new one runs the new one's `upgrade`. It gets the
 //! configuration, standard error and environment of this command, reads nothing from standard input, and is in a
-//! process group of its own, so that what ends the command at a terminal does not end it.
+//! process group of its own, so that what ends the command at a terminal later does not end it.
 //!
-//! Limits: `--wait`. When it has passed, the new process is ended; the running one goes on, as always when this fails.
+//! Limits: `--wait`. When it has passed, or at SIGINT or SIGTERM, the new process is ended; the running one goes on, as always when
+//! this fails. A service manager that stops the service sends SIGTERM, maybe to this command and the process that served before
+//! alone: so then the new one ends even if it has just begun to serve.
 
 use std::{
     io::{self, Write},
     os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    thread,
     time::{Duration, Instant},
 };
 
 use clap::Args;
+use rustix::process::{Pid, Signal};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{self, SignalKind},
+    time::sleep,
+};
 
 use super::{DEFAULT_CONFIG, Failed, Process, print, reload};
 use crate::{
@@ -58,6 +68,12 @@ pub enum NotUpgraded {
     /// It can't be started.
     #[error("cannot start the new process")]
     Start(#[source] io::Error),
+    /// Whoever has started it wants no more of it.
+    #[error("told to end: the new {process} was ended")]
+    Told {
+        /// Which.
+        process: &'static str,
+    },
     /// It took too long.
     #[error("the new {process} did not serve within {} s and was ended; the running one (pid {pid}) goes on", wait.as_secs())]
     TimedOut {
@@ -107,6 +123,7 @@ pub(super) fn run(
         return reload::run(options.process, &options.config, out, notes);
     }
     let (pid, program) = running.map_err(NotUpgraded::Nobody)?;
+    let mut signals = Signals::catch().map_err(NotUpgraded::Start)?;
     let mut new = start(options).map_err(NotUpgraded::Start)?;
     let started = Instant::now();
     let process = options.process.as_str();
@@ -125,9 +142,18 @@ pub(super) fn run(
             .into());
         }
         let now = who();
-        if let Ok((found, serves)) = &now
-            && *found == new.id()
-        {
+        let serves = now.as_ref().ok().filter(|(found, _)| *found == new.id());
+        if signals.is_stopped || (signals.is_interrupted && serves.is_none()) {
+            stop(&mut new, serves.is_some());
+            return Err(NotUpgraded::Told { process }.into());
+        }
+        if let Some((found, serves)) = serves {
+            if let Err(error) = app::name_main(*found) {
+                let _ = writeln!(
+                    notes,
+                    "the service manager cannot be told that pid {found} is the main process: {error}"
+                );
+            }
             let [before, now] = [&program, serves].map(|program| &program.version);
             return print(
                 out,
@@ -139,10 +165,10 @@ pub(super) fn run(
         // Unless neither of them says that it serves: then the one gives its place to the other in this moment.
         let is_given = now.is_err() && started.elapsed() < wait + GRACE;
         if started.elapsed() > wait && !is_given {
-            end(&mut new);
+            stop(&mut new, false);
             return Err(NotUpgraded::TimedOut { process, wait, pid }.into());
         }
-        thread::sleep(PAUSE);
+        signals.within(PAUSE);
     }
 }
 
@@ -156,9 +182,53 @@ fn start(options: &Options) -> io::Result<Child> {
         .spawn()
 }
 
-/// Ends what does not serve: nobody can be connected to it but by a chance of the last moment.
-fn end(new: &mut Child) {
+/// Ends what serves as a service manager would. What does not is ended at once: nobody can be connected to it but by a chance of
+/// the last moment.
+fn stop(new: &mut Child, serves: bool) {
+    if serves {
+        let _ = rustix::process::kill_process(Pid::from_child(new), Signal::TERM);
+        return;
+    }
     // It may have ended by itself.
     let _ = new.kill();
     let _ = new.wait();
+}
+
+/// What ends the command before it has done its work.
+struct Signals {
+    runtime: Runtime,
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    /// At a terminal.
+    is_interrupted: bool,
+    /// By a service manager.
+    is_stopped: bool,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let interrupt = unix::signal(SignalKind::interrupt())?;
+        let terminate = unix::signal(SignalKind::terminate())?;
+        drop(entered);
+        Ok(Self {
+            runtime,
+            interrupt,
+            terminate,
+            is_interrupted: false,
+            is_stopped: false,
+        })
+    }
+
+    /// Waits so long, or until one comes.
+    fn within(&mut self, pause: Duration) {
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = self.interrupt.recv() => self.is_interrupted = true,
+                _ = self.terminate.recv() => self.is_stopped = true,
+                () = sleep(pause) => {}
+            }
+        });
+    }
 }

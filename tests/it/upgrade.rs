@@ -7,6 +7,8 @@ use std::{
     thread,
 };
 
+use rustix::process::Signal;
+
 use crate::{
     client::{Channel, Client, Method},
     lab::{
@@ -273,6 +275,40 @@ fn a_front_that_serves_from_memory_is_not_replaced_by_one_that_has_none() {
     imap(&cluster, &users[0], Channel::Implicit);
 }
 
+/// Whoever stops the service wants no other process to serve on.
+#[test]
+fn a_front_that_is_told_to_stop_has_its_successor_end() {
+    let users = people();
+    let mut cluster = with(Cluster::usual(), &users);
+    let stuck = cluster.stuck_successor("front");
+    cluster.front().terminate();
+    assert_eq!(cluster.front().exit_code(), Some(0));
+    let (code, said) = stuck.ends();
+    assert_eq!(code, Some(69), "{said}");
+    let why = "the running process refuses: it is stopping";
+    assert!(said.contains(why), "{said}");
+}
+
+#[test]
+fn the_command_ends_what_it_has_started_when_it_is_told_to_end() {
+    let users = people();
+    let mut cluster = with(Cluster::usual(), &users);
+    for (round, signal) in [Signal::TERM, Signal::INT].into_iter().enumerate() {
+        let stuck = cluster.stuck_upgrade("front");
+        stuck.signal(signal);
+        let noticed = "has not taken over, going on";
+        eventually("the new process is gone", || {
+            cluster.front_log().matches(noticed).count() == round + 1
+        });
+        let (code, said) = stuck.ends();
+        assert_eq!(code, Some(69), "{said}");
+        let why = "told to end: the new front was ended";
+        assert!(said.contains(why), "{said}");
+        imap(&cluster, &users[0], Channel::Implicit);
+    }
+    assert!(cluster.front().lives());
+}
+
 /// With `upgrade_drain_timeout` and `drain_timeout`; whether it is told to end.
 fn ends(limits: [&str; 2], told: bool) {
     let users = people();
@@ -391,7 +427,7 @@ struct Started(rustix::process::Pid);
 
 impl Drop for Started {
     fn drop(&mut self) {
-        let _ = rustix::process::kill_process(self.0, rustix::process::Signal::TERM);
+        let _ = rustix::process::kill_process(self.0, Signal::TERM);
     }
 }
 
@@ -418,6 +454,7 @@ fn the_command_says_what_came_of_it_and_the_manager_hears_of_it() {
         fs::set_permissions(path, fs::Permissions::from_mode(0o666)).unwrap();
         format!("NOTIFY_SOCKET={}", path.display())
     });
+    cluster.restart_front_with(std::slice::from_ref(&place));
     let old = cluster.front().id();
     let (code, out, notes) = cluster.upgrade("front", &[], &[&place]);
     assert_eq!(code, Some(0), "{notes}");
@@ -431,14 +468,20 @@ fn the_command_says_what_came_of_it_and_the_manager_hears_of_it() {
     assert_eq!(out, expected);
     assert!(notes.contains("took over"), "{notes}");
     let told = || {
-        let mut octets = [0; 64];
+        let mut octets = [0; 128];
         let length = manager.recv(&mut octets).unwrap();
         String::from_utf8(octets[..length].to_vec()).unwrap()
     };
     let mut words = std::iter::repeat_with(told).filter(|word| word != "WATCHDOG=1");
-    let is_main = format!("MAINPID={new}\nWATCHDOG_USEC=30000000");
-    assert_eq!(words.next(), Some(is_main));
-    assert_eq!(words.next().as_deref(), Some("READY=1\nSTATUS=serving"));
+    let serving = "READY=1\nSTATUS=serving";
+    assert_eq!(words.next().as_deref(), Some(serving));
+    // By the old process, which is heard, then by the new one. The command says it as well, to whom the old one could not.
+    assert_eq!(words.next(), Some(format!("MAINPID={new}")));
+    let interval = "WATCHDOG=1\nWATCHDOG_USEC=30000000";
+    assert_eq!(words.next().as_deref(), Some(interval));
+    let mut rest = [words.next().unwrap(), words.next().unwrap()];
+    rest.sort();
+    assert_eq!(rest, [format!("MAINPID={new}\n{interval}"), serving.into()]);
     assert_eq!(cluster.front().exit_code(), Some(0));
     imap(&cluster, &users[0], Channel::Implicit);
 

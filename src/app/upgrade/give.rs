@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    super::Process,
+    super::{Notifier, Process},
     Program, WORD_TIMEOUT,
     record::{Record, RecordError, Records, Role, VERSION, Wants},
 };
@@ -42,6 +42,7 @@ pub(super) struct Giver {
     held: Mutex<Held>,
     sessions_open: IntGaugeVec,
     tasks: Tasks,
+    notifier: Notifier,
     connections: Arc<Semaphore>,
     /// For the one that is given the sockets.
     turn: Semaphore,
@@ -67,6 +68,20 @@ enum GiveError {
     TimedOut(#[from] tokio::time::error::Elapsed),
     #[error("this process is stopping")]
     Stopping,
+    #[error("the service manager cannot be told of it")]
+    Untold(#[source] io::Error),
+}
+
+impl GiveError {
+    /// What the other process must know, lest it serve beside this one, or where nobody should any more.
+    const fn refusal(&self) -> Option<&'static str> {
+        match self {
+            Self::TimedOut(_) => Some("the start took too long"),
+            Self::Stopping => Some("it is stopping"),
+            Self::Untold(_) => Some("the service manager cannot be told of another process"),
+            _ => None,
+        }
+    }
 }
 
 /// A conversation.
@@ -90,6 +105,7 @@ impl Giver {
             }),
             sessions_open: process.metrics.sessions_open.clone(),
             tasks: process.tasks.clone(),
+            notifier: process.notifier.clone(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             turn: Semaphore::new(1),
         }
@@ -110,7 +126,7 @@ impl Giver {
                 continue;
             };
             let giver = Arc::clone(&self);
-            // Waited for at the end: its last word may be what ends this process.
+            // Waited for at the end: a successor waits for its last word.
             self.tasks.spawn("upgrade", async move {
                 giver.answer(stream).await;
                 drop(permit);
@@ -168,7 +184,7 @@ impl Giver {
 
     async fn hand_over(&self, talk: Talk, uid: u32, pid: Option<i32>) {
         tracing::info!(uid, pid, "handing over to another process");
-        match self.give(talk).await {
+        match self.give(talk, pid).await {
             Ok(sessions) => tracing::info!(uid, pid, sessions, "replaced: accepting no more"),
             Err(error) => tracing::warn!(
                 uid,
@@ -180,17 +196,20 @@ impl Giver {
     }
 
     /// Gives the sockets, waits until the successor serves, and retires. How many sessions are left.
-    async fn give(&self, mut talk: Talk) -> Result<u32, GiveError> {
+    async fn give(&self, mut talk: Talk, pid: Option<i32>) -> Result<u32, GiveError> {
         let given = tokio::select! {
+            biased;
+            () = self.tasks.leaving() => Err(GiveError::Stopping),
             given = self.give_all(&mut talk) => given,
-            () = self.tasks.stopped() => Err(GiveError::Stopping),
         };
-        if let Err(GiveError::TimedOut(_)) = given {
-            // Else it would believe us gone, and serve beside us.
-            refuse(talk, "the start took too long".to_owned()).await;
-            return given.map(|()| 0);
+        // First, and by this process: the manager takes its end for the service's before, and hears nobody else.
+        let told = given.and_then(|()| self.notifier.give_way(pid).map_err(GiveError::Untold));
+        if let Err(error) = told {
+            if let Some(why) = error.refusal() {
+                refuse(talk, why.to_owned()).await;
+            }
+            return Err(error);
         }
-        given?;
         self.tasks.retire();
         // What the successor does not want is closed with these.
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Held::default();
@@ -198,8 +217,6 @@ impl Giver {
         let yours = Record::Yours { sessions };
         // It serves, whether it hears this or not.
         let _ = timeout(WORD_TIMEOUT, talk.say(&yours, None)).await;
-        // It hangs up when it has told the service manager, who would take this process's end for the service's before.
-        let _ = timeout(WORD_TIMEOUT, talk.next()).await;
         Ok(sessions)
     }
 

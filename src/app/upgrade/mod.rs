@@ -7,11 +7,11 @@
 //!                   <──── who, socket ..., all    goes on serving
 //!   binds what is new, builds everything,
 //!   asks the directory whether it is there
-//!   ready ─────────────────────────────────────>  retires: accepts no more, and is nobody's answer to monitors
+//!   ready ─────────────────────────────────────>  tells the service manager who is the main process now
+//!                                                 retires: accepts no more, and is nobody's answer to monitors
 //!                   <──────────────────── yours   its sessions go on, `upgrade_drain_timeout` at most
 //!   accepts
-//!   tells the service manager, hangs up           may end from here on
-//!   "took over"                                   then as after SIGTERM: `drain_timeout`, the end
+//!   "took over", speaks to the manager            then as after SIGTERM: `drain_timeout`, the end
 //! ```
 //!
 //! Connections that wait in the queue of a listening socket are reset when its last descriptor is closed. So it is the very
@@ -19,8 +19,9 @@
 //! Unix sockets stay where they are, the one of this conversation too. `record` has the form of what is said.
 //!
 //! The successor is started from outside: a front can't execute a program. Until it has said `ready` it may fail or vanish at
-//! any step, and the predecessor has done nothing that would have to be undone. When `ready` is not answered the predecessor
-//! is gone or is stopping, so the successor serves on, and says so.
+//! any step, and the predecessor has done nothing that would have to be undone. A predecessor that was told to stop says so at
+//! once, and the successor ends, too: whoever stops a service means both. One that breaks off without a word is gone, so the
+//! successor serves on, and says so; whom it can't name to the manager any more, the command does that has started it.
 //!
 //! What is in memory does not change hands: counts of the defence, what is remembered of the directory, counters.
 //!

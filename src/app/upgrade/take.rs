@@ -253,44 +253,41 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
 // === impl Taken ===
 
 impl Taken {
-    /// This process serves, and tells the service manager so once the predecessor accepts no more or is gone. An error: it goes on.
+    /// This process serves, and speaks to the service manager once the predecessor accepts no more or is gone. An error: it goes on,
+    /// or was told to stop.
     pub(super) async fn replace(self, notifier: &Notifier) -> Result<(), TakeError> {
         let pid = self.pid;
         match timeout(WORD_TIMEOUT, self.say_ready()).await {
-            Ok(Ok((sessions, stream))) => {
-                notifier.is_main();
-                // Only now may it end.
-                drop(stream);
+            Ok(Ok(sessions)) => {
                 tracing::info!(
                     pid,
                     sessions,
                     "took over: the process before this one has so many sessions to end"
                 );
-                Ok(())
             }
-            Ok(Err(error @ TakeError::Refused(_))) => Err(error),
+            Ok(Err(error @ TakeError::Refused(_))) => return Err(error),
             Ok(Err(error)) => {
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(
                     pid,
                     error,
-                    "the process before this one has ended or is stopping: serving alone"
+                    "the process before this one has ended: serving alone"
                 );
-                notifier.is_main();
-                Ok(())
             }
             Err(_) => {
                 tracing::error!(
                     pid,
                     "the process before this one does not answer and may still accept: stop it"
                 );
-                Ok(())
             }
         }
+        // Where it could not say so itself, who has started this process tells the manager.
+        notifier.is_main();
+        Ok(())
     }
 
-    /// How many sessions the predecessor has, and its connection.
-    async fn say_ready(self) -> Result<(u32, tokio::net::UnixStream), TakeError> {
+    /// How many sessions the predecessor has.
+    async fn say_ready(self) -> Result<u32, TakeError> {
         let broken = TakeError::Broken;
         self.stream.set_nonblocking(true).map_err(broken)?;
         let mut stream = tokio::net::UnixStream::from_std(self.stream).map_err(broken)?;
@@ -301,7 +298,7 @@ impl Taken {
         let mut octets = Vec::with_capacity(READ_OCTETS);
         loop {
             match records.next()? {
-                Some(Record::Yours { sessions }) => return Ok((sessions, stream)),
+                Some(Record::Yours { sessions }) => return Ok(sessions),
                 Some(Record::Refused(why)) => return Err(TakeError::Refused(why)),
                 Some(_) => return Err(TakeError::Unexpected),
                 None => {}

@@ -3,7 +3,10 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::{
+        ffi::OsStrExt as _,
+        net::{UnixDatagram, UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     thread,
 };
@@ -30,6 +33,11 @@ struct Rig {
 
 impl Rig {
     fn start() -> Self {
+        Self::managed(Notifier::default())
+    }
+
+    /// With somebody whom it tells how it goes.
+    fn managed(notifier: Notifier) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("upgrade");
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -43,7 +51,7 @@ impl Rig {
         let mut tcp = tcp.unwrap();
         let lock = std::fs::File::create(dir.path().join("lock")).unwrap();
         let entered = runtime.enter();
-        let process = Process::new(Notifier::default()).unwrap();
+        let process = Process::new(notifier).unwrap();
         let address = tcp.listen().unwrap()[0].local_addr().unwrap();
         let succession = Succession {
             role: Role::FRONT,
@@ -67,6 +75,13 @@ impl Rig {
 
     fn take(&self) -> Result<(Taken, Vec<OwnedFd>), TakeError> {
         take::take(&self.path, Role::FRONT, None)
+    }
+
+    /// What comes of a successor that serves.
+    fn replace(&self, taken: Taken) -> Result<(), TakeError> {
+        let _entered = self.runtime.enter();
+        let notifier = Notifier::default();
+        self.runtime.block_on(taken.replace(&notifier))
     }
 
     fn is_replaced(&self) -> bool {
@@ -97,10 +112,7 @@ impl Rig {
             return false;
         };
         assert_eq!(sockets.len(), 4);
-        let _entered = self.runtime.enter();
-        self.runtime
-            .block_on(taken.replace(&Notifier::default()))
-            .unwrap();
+        self.replace(taken).unwrap();
         true
     }
 
@@ -153,12 +165,7 @@ fn all_sockets_and_the_lock_change_hands() {
     let listeners: Vec<TcpListener> = inherited.take(rig.address, net::CLIENT).unwrap();
     assert_eq!(listeners.len(), 3);
     assert!(!rig.is_replaced());
-    {
-        let _entered = rig.runtime.enter();
-        rig.runtime
-            .block_on(taken.replace(&Notifier::default()))
-            .unwrap();
-    }
+    rig.replace(taken).unwrap();
     assert!(rig.is_replaced());
     // The old ones are closed, and whatever connects is in one of these queues.
     for _ in 0..16 {
@@ -298,25 +305,47 @@ fn what_a_running_process_must_not_say_ends_the_take_over() {
     }
 }
 
-/// Its end would be the service's to a manager that has not heard of the other one yet.
+/// A service manager, and what a process tells it by.
+fn manager() -> (TempDir, UnixDatagram, Notifier) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    let notifier = Notifier::at(path.as_os_str().as_bytes(), Start::Afresh, None);
+    (dir, manager, notifier.unwrap())
+}
+
+/// What it has heard by now, at most one message.
+fn told(manager: &UnixDatagram) -> Option<String> {
+    let mut octets = [0; 64];
+    let length = manager.recv(&mut octets).ok()?;
+    Some(String::from_utf8(octets[..length].to_vec()).unwrap())
+}
+
+/// Else its end would be the service's to a manager that has not heard of the other one yet.
 #[test]
-fn a_predecessor_stays_until_its_successor_hangs_up() {
-    let rig = Rig::start();
-    let mut successor = rig.dial();
-    let mut words = ask(VERSION, Role::FRONT, Wants::Sockets);
-    words.extend(Record::Ready.encode());
-    successor.write_all(&words).unwrap();
-    rig.eventually(Rig::is_replaced);
-    let moment = Some(Duration::from_millis(200));
-    successor.set_read_timeout(moment).unwrap();
-    let mut octets = Vec::new();
-    let error = successor.read_to_end(&mut octets).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
-    let yours = Record::Yours { sessions: 0 }.encode();
-    assert!(octets.ends_with(&yours), "{octets:?}");
-    assert_eq!(rig.process.tasks.len(), 1);
-    drop(successor);
+fn a_predecessor_says_who_the_main_process_is_before_it_may_end() {
+    let (_dir, manager, notifier) = manager();
+    let rig = Rig::managed(notifier);
+    let (taken, _) = rig.take().unwrap();
+    assert_eq!(told(&manager), None);
+    rig.replace(taken).unwrap();
+    let expected = format!("MAINPID={}", std::process::id());
+    assert_eq!(told(&manager), Some(expected));
+    rig.process.notifier.alive();
+    assert_eq!(told(&manager), None);
     rig.eventually(|rig| rig.process.tasks.is_empty());
+}
+
+#[test]
+fn a_predecessor_goes_on_when_its_manager_cannot_be_told() {
+    let (_dir, manager, notifier) = manager();
+    let rig = Rig::managed(notifier);
+    let (taken, _) = rig.take().unwrap();
+    drop(manager);
+    let error = rig.replace(taken).unwrap_err().to_string();
+    assert!(error.contains("refuses: the service manager"), "{error}");
+    assert!(!rig.is_replaced());
 }
 
 #[test]
@@ -329,14 +358,34 @@ fn where_nobody_is_the_place_is_named() {
     assert!(matches!(take_from(&path), TakeError::Connect { .. }));
 }
 
-/// A predecessor that ends before it has heard `ready`: nobody else serves, so its successor does.
+/// A predecessor that is gone before it has heard `ready`: nobody else serves, so its successor does.
 #[test]
 fn a_successor_serves_on_when_it_is_the_only_one() {
+    let who = Record::Who {
+        pid: 1,
+        program: Program::own(),
+    };
+    let (_dir, path) = says([who.encode(), Record::All(0).encode()].concat());
+    let (taken, _) = take::take(&path, Role::FRONT, None).unwrap();
+    Rig::start().replace(taken).unwrap();
+}
+
+/// Whoever stops a service wants no other process to serve on.
+#[test]
+fn a_predecessor_that_was_told_to_stop_has_its_successor_end() {
+    let rig = Rig::start();
+    let (taken, _) = rig.take().unwrap();
+    rig.process.tasks.leave();
+    let error = rig.replace(taken).unwrap_err().to_string();
+    assert!(error.ends_with("refuses: it is stopping"), "{error}");
+    let error = rig.take().map(|_| ()).unwrap_err().to_string();
+    assert!(error.ends_with("refuses: it is stopping"), "{error}");
+    // Also when the word has been there for long, and whoever said it is gone.
     let rig = Rig::start();
     let (taken, _) = rig.take().unwrap();
     rig.process.tasks.stop();
-    let _entered = rig.runtime.enter();
-    rig.runtime
-        .block_on(taken.replace(&Notifier::default()))
-        .unwrap();
+    rig.eventually(|rig| rig.process.tasks.is_empty());
+    let error = rig.replace(taken).unwrap_err().to_string();
+    assert!(error.ends_with("refuses: it is stopping"), "{error}");
+    assert!(!rig.is_replaced());
 }

@@ -2,12 +2,14 @@
 
 use std::{
     fs::File,
-    io::Write as _,
+    io::{Read as _, Write as _},
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
 };
+
+use rustix::process::{Pid, Signal};
 
 use super::{Cluster, Process, eventually};
 
@@ -44,6 +46,20 @@ impl Cluster {
 
     /// A process that has asked for the sockets of the front and says so into a pipe that is full: it can do nothing more.
     pub(crate) fn stuck_successor(&self, name: &str) -> Stuck {
+        self.stuck(name, &self.command_of(name, &[]))
+    }
+
+    /// `pigeonair upgrade`, and such a process that it has started.
+    pub(crate) fn stuck_upgrade(&self, name: &str) -> Stuck {
+        let [program, config] =
+            ["bin/pigeonair", "front/pigeonair.toml"].map(|path| self.path(path));
+        let words = [program.to_str(), Some("upgrade"), Some(name)];
+        let words = words.into_iter().chain([Some("--config"), config.to_str()]);
+        let command: Vec<String> = words.map(|word| word.unwrap().to_owned()).collect();
+        self.stuck(name, &command)
+    }
+
+    fn stuck(&self, name: &str, command: &[String]) -> Stuck {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
         let mut full = File::from(writer.try_clone().unwrap());
@@ -55,7 +71,7 @@ impl Cluster {
             .args(["--pdeathsig", "KILL"])
             .args(self.rights_of(name))
             .arg("--")
-            .args(self.command_of(name, &[]))
+            .args(command)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(writer)
@@ -165,5 +181,25 @@ impl Stuck {
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Has it go on to its end: its exit code, and what it said.
+    pub(crate) fn ends(mut self) -> (Option<i32>, String) {
+        rustix::fs::fcntl_setfl(&self.reader, rustix::fs::OFlags::NONBLOCK).unwrap();
+        let mut said = Vec::new();
+        let mut reader = File::from(self.reader);
+        let mut code = None;
+        eventually("it ends", || {
+            let ended = self.child.try_wait().unwrap();
+            // Until nothing is left for now.
+            let _ = reader.read_to_end(&mut said);
+            code = ended.and_then(|how| how.code());
+            ended.is_some()
+        });
+        (code, String::from_utf8_lossy(&said).into_owned())
     }
 }

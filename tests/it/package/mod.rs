@@ -4,6 +4,7 @@
 
 mod machine;
 mod reload;
+mod steering;
 mod systemd;
 
 use std::{
