@@ -28,14 +28,12 @@
 //! What is wrong with a request is a line of text with status 400, 405 or 413; 403 is for whoever may not act, 404 for a name
 //! that means nobody. Who asked is logged with uid and pid, as `debug` where nothing is changed.
 
-use std::fmt;
-
 use hyper::{
     Method, Request, StatusCode,
     body::{Body, Bytes},
 };
 use jiff::Timestamp;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use tokio::net::unix::UCred;
 
@@ -120,17 +118,17 @@ impl Requests {
         match path {
             Who::PATH => {
                 let who: Who = parse(body)?;
-                caller.asks("who is on", Some(&who.which));
+                caller.asks("who is on", &who.which);
                 self.who(&who).await
             }
             InForce::PATH => {
-                let InForce {} = parse(body)?;
-                caller.asks("what is in force", None::<&Whom>);
+                let all: InForce = parse(body)?;
+                caller.asks("what is in force", &all);
                 Ok(self.in_force())
             }
             _ => {
                 let whom: Whom = parse(body)?;
-                caller.asks("what is remembered", Some(&whom));
+                caller.asks("what is remembered", &whom);
                 self.cached(&whom).await
             }
         }
@@ -228,9 +226,9 @@ impl Caller {
     }
 
     /// Leaves a line of who wants to know what, of whom.
-    fn asks(self, what: &str, whom: Option<&impl fmt::Debug>) {
+    fn asks(self, what: &str, whom: &impl Serialize) {
         let (uid, pid) = (self.uid(), self.pid());
-        let whom = whom.map(tracing::field::debug);
+        let whom = serde_json::to_string(whom).unwrap_or_default();
         tracing::debug!(uid, pid, whom, "asked {what}");
     }
 

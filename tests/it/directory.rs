@@ -249,7 +249,7 @@ fn administrators_are_told_what_the_front_remembers() {
         let parts = [
             "asked what is remembered uid=",
             " pid=",
-            " login=ann address=ann",
+            r#" whom="{\"login\":\"ann\",\"address\":\"ann\"}""#,
         ];
         parts.iter().all(|part| line.contains(part))
     };

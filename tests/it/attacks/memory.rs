@@ -24,9 +24,12 @@ const NOISE_KIB: usize = 4 << 10;
 fn hear_tagged(stream: &mut TcpStream, tag: &str, count: usize) {
     let (mut heard, mut octets) = (String::new(), [0; 4096]);
     while heard.lines().filter(|line| line.starts_with(tag)).count() < count {
-        match stream.read(&mut octets).unwrap() {
-            0 => panic!("closed: {heard}"),
-            length => heard += &String::from_utf8_lossy(&octets[..length]),
+        match stream.read(&mut octets) {
+            Ok(0) => panic!("closed: {heard}"),
+            Ok(length) => heard += &String::from_utf8_lossy(&octets[..length]),
+            // A read with a timeout is not taken up again after a signal, signal(7).
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => panic!("{error}: {heard}"),
         }
     }
 }
