@@ -31,7 +31,7 @@ fn exit_code(failed: &Failed) -> u8 {
     const TEMPFAIL: u8 = 75;
     const CONFIG: u8 = 78;
     match failed {
-        Failed::Ask(error) => ask_code(error),
+        Failed::Ask(error) | Failed::Replaced { source: error, .. } => ask_code(error),
         Failed::CommandLine(_) => USAGE,
         Failed::Configuration(_)
         | Failed::NoSocket(_)

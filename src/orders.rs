@@ -195,8 +195,9 @@ impl Orders {
         })))
     }
 
-    /// From now on another process writes the file.
+    /// From now on another process writes the file. Waits for an order that is being written.
     pub fn follow(&self) {
+        let _one = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.follows.store(true, Relaxed);
     }
 

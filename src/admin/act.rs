@@ -86,17 +86,9 @@ impl Requests {
         };
         let (done, answer) = oneshot::channel();
         let requests = self.clone();
-        let was_replaced = self.tasks.is_replaced();
         self.tasks.background("command", async move {
-            let mut obeyed = requests.obey(command, caller).await;
-            if requests.tasks.is_replaced() && !was_replaced {
-                // Nobody knows whether the other one has heard of it.
-                let text =
-                    "another process has taken this one's place meanwhile: give the command again";
-                obeyed = Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
-            }
             // If nobody waits for it, the log has it.
-            let _ = done.send(obeyed);
+            let _ = done.send(requests.obey(command, caller).await);
         });
         let lost = || {
             Err(Refusal::new(
@@ -145,7 +137,11 @@ impl Requests {
             pid = caller.pid(),
             "done by command"
         );
-        Ok(json!({ "sessions": sessions, "within_ms": millis(within) }))
+        Ok(json!({
+            "account": filter.account.as_ref().map(AccountName::as_str),
+            "sessions": sessions,
+            "within_ms": millis(within),
+        }))
     }
 
     async fn hold(&self, hold: Hold, caller: Caller) -> Result<Value, Refusal> {

@@ -101,9 +101,18 @@ where
     http::serve(Listener::Tcp(listener), answer, tasks).await;
 }
 
+/// A Unix socket of a process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Answering {
+    /// The one that processes take over from each other.
+    Common,
+    /// The one that is its own, once another process has the common one.
+    Own,
+}
+
 /// Answers the same on a Unix socket, and requests that only a socket answers, by what they are answered from now.
 pub async fn serve_socket<R, F>(
-    listener: UnixListener,
+    (at, listener): (Answering, UnixListener),
     status: Status,
     readiness: R,
     (requests, reloads): (Option<watch::Receiver<Requests>>, Reloads),
@@ -117,7 +126,10 @@ pub async fn serve_socket<R, F>(
         let requests = requests.as_ref().map(|now| now.borrow().clone());
         let reloads = reloads.clone();
         async move {
-            let caller = Caller(peer);
+            let caller = Caller {
+                peer,
+                is_at_common: at == Answering::Common,
+            };
             let request = match reloads.answer(request, caller).await {
                 Ok(response) => return response,
                 Err(request) => request,

@@ -10,6 +10,7 @@ use std::{
     fs, io,
     os::unix::{
         ffi::OsStrExt as _,
+        fs::PermissionsExt as _,
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -25,13 +26,14 @@ const MAX_REPLACED: usize = 256;
 pub struct OwnSocket(PathBuf);
 
 impl OwnSocket {
-    /// Binds that of this process, beside the socket at `beside`.
+    /// Binds that of this process, beside the socket at `beside` and with the mode that this has by now.
     ///
     /// # Errors
     ///
     /// What the system says.
-    pub fn bind(beside: &Path, mode: u32) -> io::Result<(Self, UnixListener)> {
+    pub fn bind(beside: &Path) -> io::Result<(Self, UnixListener)> {
         let path = path(beside, std::process::id());
+        let mode = fs::metadata(beside)?.permissions().mode() & 0o777;
         let socket = net::listen_unix(&path, mode)?;
         Ok((Self(path), socket))
     }
@@ -107,7 +109,7 @@ mod tests {
             fs::write(dir.path().join(other), "").unwrap();
         }
         assert_eq!(replaced(&common), []);
-        let (own, _listener) = OwnSocket::bind(&common, 0o600).unwrap();
+        let (own, _listener) = OwnSocket::bind(&common).unwrap();
         fs::write(dir.path().join("front.sock.1"), "").unwrap();
         let pid = std::process::id();
         let expected = [1, pid].map(|pid| (pid, dir.path().join(format!("front.sock.{pid}"))));

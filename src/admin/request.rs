@@ -25,18 +25,19 @@ macro_rules! question {
     };
 }
 
+/// One about a user: the answer has the account's name, so nobody looks it up again, who might find another one or none.
 macro_rules! question_of_an_account {
-    ($type:ident, $path:expr) => {
+    ($type:ident, $path:expr, |$after:ident, $account:ident| $name:expr) => {
         impl Question for $type {
             const PATH: &'static str = $path;
 
             fn after(&self, answer: &Value) -> Self {
-                let mut after = self.clone();
+                let mut $after = self.clone();
                 if let Some(account) = answer.get("account").and_then(Value::as_str) {
-                    after.user = account.to_owned();
-                    after.as_account = true;
+                    let $account = account.to_owned();
+                    $name;
                 }
-                after
+                $after
             }
         }
     };
@@ -145,12 +146,24 @@ pub(super) struct Whom {
 
 question!(Drain, "/drain");
 question!(Flush, "/flush");
-question_of_an_account!(Hold, "/hold");
+question_of_an_account!(Hold, "/hold", |after, account| {
+    after.user = account;
+    after.as_account = true;
+});
 question!(InForce, "/orders");
-question!(Kick, "/kick");
-question_of_an_account!(Release, "/release");
+question_of_an_account!(Kick, "/kick", |after, account| {
+    after.which.user = Some(account);
+    after.which.as_account = true;
+});
+question_of_an_account!(Release, "/release", |after, account| {
+    after.user = account;
+    after.as_account = true;
+});
 question!(Undrain, "/undrain");
-question!(Who, "/who");
+question_of_an_account!(Who, "/who", |after, account| {
+    after.which.user = Some(account);
+    after.which.as_account = true;
+});
 question!(Whom, "/cached");
 
 impl Which {

@@ -67,9 +67,13 @@ pub struct Requests {
     pub tasks: Tasks,
 }
 
-/// Who asks.
+/// Who asks, and where.
 #[derive(Clone, Copy)]
-pub(super) struct Caller(pub(super) Option<UCred>);
+pub(super) struct Caller {
+    pub(super) peer: Option<UCred>,
+    /// Whether at the socket that processes take over from each other.
+    pub(super) is_at_common: bool,
+}
 
 /// The paths that are answered here.
 const PATHS: [&str; 9] = [
@@ -105,7 +109,14 @@ impl Requests {
             Ok(body) => body,
             Err(refusal) => return Ok(refusal),
         };
-        Ok(match self.reply(path, &body, caller).await {
+        let mut reply = self.reply(path, &body, caller).await;
+        if caller.is_at_common && self.tasks.is_replaced() {
+            // It may be about sessions of the other one, who has not heard of it.
+            let text =
+                "another process has taken this one's place meanwhile: give the command again";
+            reply = Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
+        }
+        Ok(match reply {
             Ok(said) => response(StatusCode::OK, "application/json", said.to_string() + "\n"),
             Err(refusal) => refusal.into(),
         })
@@ -233,10 +244,10 @@ impl Caller {
     }
 
     pub(super) fn uid(self) -> Option<u32> {
-        self.0.map(|peer| peer.uid())
+        self.peer.map(|peer| peer.uid())
     }
 
     pub(super) fn pid(self) -> Option<i32> {
-        self.0.and_then(|peer| peer.pid())
+        self.peer.and_then(|peer| peer.pid())
     }
 }

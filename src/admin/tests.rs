@@ -208,7 +208,13 @@ fn serve_with(folder: &std::path::Path, tasks: &Tasks, sessions: Sessions) -> Pa
         }
     });
     let asked = (Some(watch::channel(requests).1), reloads);
-    let serving = serve_socket(listener, status, readiness, asked, tasks.clone());
+    let serving = serve_socket(
+        (Answering::Common, listener),
+        status,
+        readiness,
+        asked,
+        tasks.clone(),
+    );
     tasks.background("admin", serving);
     path
 }

@@ -33,7 +33,11 @@ impl Requests {
             .seats
             .iter()
             .filter_map(|seat| Some(shown(seat.who()?)));
-        Ok(json!({ "sessions": sessions.collect::<Vec<_>>(), "next": page.next }))
+        Ok(json!({
+            "account": filter.account.as_ref().map(AccountName::as_str),
+            "sessions": sessions.collect::<Vec<_>>(),
+            "next": page.next,
+        }))
     }
 
     /// Which sessions are meant. Names that nobody knows any more mean sessions that began when somebody did.

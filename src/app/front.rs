@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 
 use super::{
     ADMIN_SOCKET_MODE, Administrators, AppError, NO_FRONT, Process, Sandbox, Socket, Sockets,
@@ -34,6 +34,8 @@ use crate::{
 const DRAIN_NODE_WITHIN: Duration = Duration::from_secs(60);
 /// The same of a drained front, which says no time in the file.
 const DRAIN_FRONT_WITHIN: Duration = Duration::from_secs(600);
+/// How often a replaced process looks for orders.
+const ORDERS_PAUSE: Duration = Duration::from_secs(2);
 /// Descriptors that are not connections: directory, pipes, monitors, logs.
 const SPARE_DESCRIPTORS: u64 = 256;
 /// Descriptors of a worker's own, besides its listeners and the links that it keeps ready.
@@ -217,6 +219,20 @@ impl reload::Serving for Serving {
     fn replaced(&mut self) {
         self.lasting.orders.follow();
         self.hear_orders();
+        // Commands come here as well, unless this process could not make a socket for them.
+        let lasting = self.lasting.clone();
+        let follow = async move {
+            while lasting.orders.are_kept() {
+                sleep(ORDERS_PAUSE).await;
+                let read = lasting.orders.clone();
+                let new = tokio::task::spawn_blocking(move || read.refresh()).await;
+                let new = new.ok().and_then(Result::ok).unwrap_or_default();
+                end_ordered(&lasting, new);
+            }
+        };
+        self.lasting
+            .tasks
+            .background("orders of the successor", follow);
     }
 
     fn take(&mut self, before: &Config, after: &Config) -> Result<(), AppError> {

@@ -41,6 +41,7 @@ use tokio::{
     sync::{oneshot, watch},
     time::{Instant, sleep, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 
 use self::{
     front::Front,
@@ -60,7 +61,7 @@ pub use self::{
     upgrade::{Program, RecordError, Start, TakeError, who_runs},
 };
 use crate::{
-    admin::{self, OwnSocket},
+    admin::{self, Answering, OwnSocket},
     config::{self, Config, Leave, Role},
     directory::{self, Directory},
     handover,
@@ -160,7 +161,11 @@ const NO_FRONT: &str = "the configuration has no [proxy] and no [delivery] secti
 const NO_NODE: &str = "the configuration has no [acceptor] section";
 
 /// Where a process answers once another has taken its place, and where that socket is then waited for.
-type Own = (PathBuf, oneshot::Sender<UnixListener>);
+struct Own {
+    /// The common socket, which the other one has.
+    beside: PathBuf,
+    bound: oneshot::Sender<UnixListener>,
+}
 
 /// Whoever acts is root or the process's own user, and so is whoever hears who somebody is.
 const ADMIN_SOCKET_MODE: u32 = 0o600;
@@ -302,6 +307,8 @@ struct Process {
     terminate: Signal,
     /// If it answers commands.
     own: Option<Own>,
+    /// Cancelled once a process that was replaced is where commands find it.
+    stands_aside: CancellationToken,
     /// Caught and not looked at: a file too large for our limits is an error for whoever writes it, not our end.
     _file_size: Signal,
 }
@@ -315,6 +322,7 @@ impl Process {
             interrupt: signal(SignalKind::interrupt()).map_err(AppError::Runtime)?,
             terminate: signal(SignalKind::terminate()).map_err(AppError::Runtime)?,
             own: None,
+            stands_aside: CancellationToken::new(),
             _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
                 .map_err(AppError::Runtime)?,
         })
@@ -362,34 +370,34 @@ impl Process {
             } = administrators;
             let serve = {
                 let tasks = tasks.clone();
-                move |socket| {
+                move |at, socket| {
                     let asked = (requests.clone(), reloads.clone());
                     let (status, readiness) = (status.clone(), readiness.clone());
-                    admin::serve_socket(socket, status, readiness, asked, tasks.clone())
+                    admin::serve_socket((at, socket), status, readiness, asked, tasks.clone())
                 }
             };
-            let answers = serve(socket.listen()?);
+            let answers = serve(Answering::Common, socket.listen()?);
             tasks.background("admin socket", self.unless_replaced(answers));
             let (bound, own) = oneshot::channel();
             tasks.background("own admin socket", async move {
                 if let Ok(socket) = own.await {
-                    serve(socket).await;
+                    serve(Answering::Own, socket).await;
                 }
             });
-            self.own = Some((socket.path, bound));
+            let beside = socket.path;
+            self.own = Some(Own { beside, bound });
         }
         Ok(())
     }
 
     /// Answers at a socket of its own from now on, since another process has the common one.
     fn answer_apart(&mut self) -> Option<OwnSocket> {
-        let (beside, own) = self.own.take()?;
-        let bound = OwnSocket::bind(&beside, ADMIN_SOCKET_MODE);
-        let bound = bound.and_then(|(file, socket)| Ok((file, UnixListener::from_std(socket)?)));
-        match bound {
+        let Own { beside, bound } = self.own.take()?;
+        let own = OwnSocket::bind(&beside);
+        match own.and_then(|(file, socket)| Ok((file, UnixListener::from_std(socket)?))) {
             Ok((file, socket)) => {
                 // Who waits for it does so for as long as the process lives.
-                let _ = own.send(socket);
+                let _ = bound.send(socket);
                 Some(file)
             }
             Err(error) => {
@@ -474,9 +482,10 @@ impl Process {
         // Until the end.
         let mut _own = None;
         if is_replaced {
-            // First, so that no command comes between the two and is heard by neither.
+            // Commands that the other one hears come here as well; what it heard before is in the file.
             _own = self.answer_apart();
             serving.replaced();
+            self.stands_aside.cancel();
         }
         let mut leave = reload.config().leave();
         // Whoever asks for a reload from now on hears that it is too late.

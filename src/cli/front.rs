@@ -55,21 +55,20 @@ impl Front {
         let common = self.socket()?;
         let mut answer = admin::ask(&common, question)?;
         let question = question.after(&answer);
-        for (_, own) in admin::replaced(&common) {
-            let told = unless_ended(&own, || match admin::ask(&own, &question) {
+        let mut failed = None;
+        for (pid, own) in admin::replaced(&common) {
+            match unless_ended(&own, || admin::ask(&own, &question)) {
+                Ok(Some(told)) => add(&mut answer, &told),
                 // What is meant is not there.
-                Err(AskError::Refused { status: 404, .. }) => Ok(Value::Null),
-                told => told,
-            })?;
-            let Some(told) = told else { continue };
-            for (key, sum) in SUMS {
-                if let Some(own) = answer.get_mut(key) {
-                    *own = sum(number_of(own), number(&told, key)).into();
+                Ok(None) | Err(AskError::Refused { status: 404, .. }) => {}
+                // Those behind it are told as well.
+                Err(source) => {
+                    failed.get_or_insert(Failed::Replaced { pid, source });
                 }
             }
         }
         self.say(&answer, out, say)?;
-        Ok(answer)
+        failed.map_or(Ok(answer), Err)
     }
 
     /// To programs an answer, to people what `say` makes of it.
@@ -83,6 +82,15 @@ impl Front {
             return print(out, format_args!("{answer}\n"));
         }
         print(out, say(answer))
+    }
+}
+
+/// Adds what another process has done.
+fn add(answer: &mut Value, told: &Value) {
+    for (key, sum) in SUMS {
+        if let Some(all) = answer.get_mut(key) {
+            *all = sum(number_of(all), number(told, key)).into();
+        }
     }
 }
 

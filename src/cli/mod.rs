@@ -74,6 +74,15 @@ pub enum Failed {
     /// The running front did not do what it was asked for.
     #[error(transparent)]
     Ask(#[from] AskError),
+    /// Nor did a process whose place it has taken.
+    #[error("the front that was replaced and still runs (pid {pid}) did not do it")]
+    Replaced {
+        /// Which.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: AskError,
+    },
     /// It answers, and cannot serve.
     #[error("the process is not ready: {0}")]
     NotReady(String),
@@ -462,6 +471,7 @@ fn tell(failed: &Failed, notes: &mut impl Write) -> io::Result<()> {
         | Failed::Output { .. }
         | Failed::Random(_)
         | Failed::Reload { .. }
+        | Failed::Replaced { .. }
         | Failed::Status(_)
         | Failed::Upgrade(_)
         | Failed::Unexplained => {

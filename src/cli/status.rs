@@ -16,6 +16,7 @@ use super::{Failed, Process, front::unless_ended, print};
 use crate::{
     admin::{self, Place},
     config::{self, Answering},
+    outcome::chain,
 };
 
 /// Whose status.
@@ -49,7 +50,7 @@ pub(super) fn status(options: &StatusOptions, out: &mut impl Write) -> Result<()
     let place = place(process, answering)?;
     let mut figures = admin::figures_at(&place)?;
     if let (Place::Unix(common), Some(figures)) = (&place, figures.as_object_mut()) {
-        figures.insert("replaced".to_owned(), replaced(common)?.into());
+        figures.insert("replaced".to_owned(), replaced(common).into());
     }
     if options.how.json {
         print(out, format_args!("{figures:#}\n"))?;
@@ -63,16 +64,20 @@ pub(super) fn status(options: &StatusOptions, out: &mut impl Write) -> Result<()
 }
 
 /// The processes that this one has taken the place of and that still live, with what they still have.
-fn replaced(common: &Path) -> Result<Vec<Value>, Failed> {
-    let mut list = Vec::new();
-    for (pid, own) in admin::replaced(common) {
-        let figures = unless_ended(&own, || admin::figures_at(&Place::Unix(own.clone())))?;
-        list.extend(figures.map(|figures| {
-            let [version, sessions] = ["/version", "/sessions"].map(|path| at(&figures, path));
-            json!({ "pid": pid, "version": version, "sessions": sessions })
-        }));
-    }
-    Ok(list)
+fn replaced(common: &Path) -> Vec<Value> {
+    let each = admin::replaced(common)
+        .into_iter()
+        .filter_map(|(pid, own)| {
+            match unless_ended(&own, || admin::figures_at(&Place::Unix(own.clone()))) {
+                Ok(figures) => figures.map(|figures| {
+                    let parts = ["/version", "/sessions"].map(|path| at(&figures, path));
+                    let [version, sessions] = parts;
+                    json!({ "pid": pid, "version": version, "sessions": sessions })
+                }),
+                Err(error) => Some(json!({ "pid": pid, "error": chain(&error) })),
+            }
+        });
+    each.collect()
 }
 
 /// Prints how the nodes of the front's table do.
@@ -174,12 +179,15 @@ fn of_a_node(figures: &Value) -> Rows {
 
 fn of_all(figures: &Value) -> Rows {
     let replaced = list(at(figures, "/replaced")).iter().map(|process| {
-        let (pid, version) = (at(process, "/pid"), word(at(process, "/version")));
-        let (_, sessions) = sessions(process);
-        (
-            "replaced",
-            format!("pid {pid}, version {version}, still has: {sessions}"),
-        )
+        let said = match at(process, "/error") {
+            Value::Null => {
+                let version = word(at(process, "/version"));
+                let (_, sessions) = sessions(process);
+                format!("version {version}, still has: {sessions}")
+            }
+            error => word(error),
+        };
+        ("replaced", format!("pid {}, {said}", at(process, "/pid")))
     });
     let mut rows: Rows = replaced.collect();
     rows.extend([

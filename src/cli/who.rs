@@ -20,7 +20,7 @@ use super::{
     table::{Table, on_one_line},
 };
 use crate::{
-    admin::{self, Kick, Which, Who},
+    admin::{self, Kick, Question as _, Which, Who},
     names::Protocol,
 };
 
@@ -85,11 +85,22 @@ pub(super) fn who(options: &WhoOptions, out: &mut impl Write) -> Result<(), Fail
         left: options.limit,
         count: 0,
     };
-    list.add_all(&common, &which, out)?;
-    for (_, own) in admin::replaced(&common) {
-        unless_ended(&own, || list.add_all(&own, &which, out))?;
+    let which = list.add_all(&common, which, out)?;
+    let mut failed = None;
+    for (pid, own) in admin::replaced(&common) {
+        let listed = unless_ended(&own, || list.add_all(&own, which.clone(), out));
+        match listed {
+            Ok(_) => {}
+            Err(Failed::Ask(source)) => {
+                failed.get_or_insert(Failed::Replaced { pid, source });
+            }
+            Err(failed) => return Err(failed),
+        }
     }
-    list.end(out)
+    match failed {
+        Some(failed) => Err(failed),
+        None => list.end(out),
+    }
 }
 
 /// Ends sessions; nobody is a failure after that.
@@ -154,19 +165,17 @@ struct List {
 }
 
 impl List {
-    /// All that a process has of those, or as many as are still wanted.
+    /// All that a process has of those, or as many as are still wanted; in which words another one is asked for the same.
     fn add_all(
         &mut self,
         socket: &Path,
-        which: &Which,
+        which: Which,
         out: &mut impl Write,
-    ) -> Result<(), Failed> {
-        let mut question = Who {
-            which: which.clone(),
-            from: 0,
-        };
+    ) -> Result<Which, Failed> {
+        let mut question = Who { which, from: 0 };
         while self.left > 0 {
             let page = admin::ask(socket, &question)?;
+            question = question.after(&page);
             let sessions = page.get("sessions").and_then(Value::as_array);
             self.add(sessions.map_or(&[][..], Vec::as_slice), out)?;
             let Some(next) = page.get("next").and_then(Value::as_u64) else {
@@ -174,7 +183,7 @@ impl List {
             };
             question.from = usize::try_from(next).unwrap_or(usize::MAX);
         }
-        Ok(())
+        Ok(question.which)
     }
 
     fn add(&mut self, sessions: &[Value], out: &mut impl Write) -> Result<(), Failed> {

@@ -39,7 +39,7 @@ const FROM: [&str; 6] = [
     "192.168.0.0/16",
     "fc00::/7",
 ];
-const MAX_UNPROVEN: usize = 256;
+const MAX_UNPROVEN: usize = 2048;
 const PROVE_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// Below lie the users of the system itself.

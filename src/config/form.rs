@@ -220,6 +220,17 @@ pub(super) fn socket_path() -> Form<PathBuf> {
     )
 }
 
+/// The same with room for a process's id behind it.
+pub(super) fn common_socket_path() -> Form<PathBuf> {
+    parsed(
+        "the path of a Unix socket, at most 99 octets",
+        |text| match Address::parse(text)? {
+            Address::Unix(path) if path.as_os_str().len() <= 99 => Some(path),
+            Address::Unix(_) | Address::Tcp { .. } => None,
+        },
+    )
+}
+
 /// An endpoint to connect to.
 pub(super) fn address() -> Form<Address> {
     parsed(

@@ -524,9 +524,9 @@ fn places(section: &mut Section<'_>) -> admin::Settings {
     admin::Settings {
         front: section.or("front", &form, default.front),
         node: section.or("node", &form, default.node),
-        front_socket: section.optional("front_socket", &form::socket_path()),
+        front_socket: section.optional("front_socket", &form::common_socket_path()),
         orders_file: section.optional("orders_file", &form::path("the path of a file")),
-        node_socket: section.optional("node_socket", &form::socket_path()),
+        node_socket: section.optional("node_socket", &form::common_socket_path()),
     }
 }
 

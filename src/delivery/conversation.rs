@@ -160,6 +160,8 @@ impl Conversation {
         let (mut message, homes) = Message::new(metrics, report, envelope, &facts);
         // All of them come again: nothing was sent yet.
         let forbidden = message.forbidden(&self.delivery.orders);
+        let forbidden =
+            forbidden.and_then(|each| each.into_iter().find(|it| it.cause != Cause::Failed));
         if let Some(failure) = hops.err().or(forbidden) {
             self.reception.refuse(&failure.cause.reply());
             message.or_else(Verdict::Failed(failure));
@@ -195,7 +197,7 @@ impl Conversation {
         let verdicts = match sink {
             Sink::Home(sending) => match message.forbidden(&self.delivery.orders) {
                 // Whoever has ordered that waits for what the node may have, and it has no end of this.
-                Some(failure) => sending.given_up(&failure),
+                Some(failures) => sending.withdrawn(failures),
                 None => {
                     message.or_else(Verdict::unknown());
                     sending.finish().await

@@ -140,8 +140,8 @@ impl Forwarder {
         orders: &Orders,
     ) -> Vec<Verdict> {
         let mut envelope = home.envelope.clone();
-        if let Some(failure) = home.forbidden(orders) {
-            return vec![Verdict::Failed(failure); envelope.recipients.len()];
+        if let Some(failures) = home.forbidden(orders) {
+            return failures.into_iter().map(Verdict::Failed).collect();
         }
         envelope.size = Some(octets.len());
         let mut sending = match self.begin(&home.node, session, envelope).await {
@@ -158,7 +158,7 @@ impl Forwarder {
             };
             if piece.is_empty() {
                 return match home.forbidden(orders) {
-                    Some(failure) => sending.given_up(&failure),
+                    Some(failures) => sending.withdrawn(failures),
                     None => sending.finish().await,
                 };
             }
@@ -264,6 +264,11 @@ impl Sending {
     /// What becomes of a message whose link broke before the dot.
     pub(super) fn broken(self, error: &TransferError) -> Vec<Verdict> {
         broken(self.transfer, Stage::Body, error)
+    }
+
+    /// The same where it must not end there now; what each recipient is told. The node throws away what it has of it.
+    pub(super) fn withdrawn(self, each: Vec<Failure>) -> Vec<Verdict> {
+        each.into_iter().map(Verdict::Failed).collect()
     }
 
     /// The same where it is we who can't go on.

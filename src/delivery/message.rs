@@ -19,7 +19,7 @@ use crate::{
     orders::Orders,
     proto::{
         link::context::mail::MessageFacts,
-        lmtp::{Envelope, Recipient, Reply},
+        lmtp::{Cause, Envelope, Recipient, Reply},
     },
 };
 
@@ -47,11 +47,28 @@ pub(super) struct Home {
 }
 
 impl Home {
-    /// What stands against one of its recipients now.
-    pub(super) fn forbidden(&self, orders: &Orders) -> Option<Failure> {
-        let mut accounts = self.accounts.iter();
-        accounts.find_map(|account| recipient::permit(orders, account, &self.node).err())
+    /// What stands against its recipients now, if something stands against one of them: a message ends at a node for all or for
+    /// none, so that the others wait with him.
+    pub(super) fn forbidden(&self, orders: &Orders) -> Option<Vec<Failure>> {
+        let accounts = self.accounts.iter();
+        forbidden(orders, accounts.map(|account| (account, &*self.node)))
     }
+}
+
+fn forbidden<'a>(
+    orders: &Orders,
+    recipients: impl Iterator<Item = (&'a AccountName, &'a Node)>,
+) -> Option<Vec<Failure>> {
+    let permitted = recipients.map(|(account, node)| recipient::permit(orders, account, node));
+    let permitted: Vec<_> = permitted.collect();
+    let first = permitted.iter().find_map(|it| it.as_ref().err())?.clone();
+    let others = || Failure {
+        cause: Cause::Failed,
+        reason: format!("sent together with one who has to wait: {}", first.reason),
+        ..first.clone()
+    };
+    let each = permitted.into_iter();
+    Some(each.map(|it| it.err().unwrap_or_else(others)).collect())
 }
 
 impl Message {
@@ -107,10 +124,10 @@ impl Message {
         (message, homes)
     }
 
-    /// What stands against one of its recipients now, although it was taken before.
-    pub(super) fn forbidden(&self, orders: &Orders) -> Option<Failure> {
-        let mut recipients = self.recipients.iter();
-        recipients.find_map(|it| recipient::permit(orders, &it.account, &it.node).err())
+    /// What stands against its recipients now, although they were taken before, if something stands against one of them.
+    pub(super) fn forbidden(&self, orders: &Orders) -> Option<Vec<Failure>> {
+        let recipients = self.recipients.iter();
+        forbidden(orders, recipients.map(|it| (&it.account, &*it.node)))
     }
 
     /// How many recipients it has.

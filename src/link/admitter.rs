@@ -229,6 +229,7 @@ impl Inner {
             () = place.sent_away() => return Err(AdmitError::Crowded),
         };
         drop(place);
+        self.unproven.proved(peer);
         self.open(stream, proven).await
     }
 

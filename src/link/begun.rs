@@ -28,14 +28,14 @@ use crate::{
     proto::link::record::{HEADER_BYTES, Kind, PREFACE, body_len},
 };
 
-/// Of one front at one node: 30 fronts fit into the 256 places that a node has by default.
+/// Of one front at one node, until they are proven.
 pub(super) const LIMIT: usize = 8;
 
 /// A connection that was begun.
 #[derive(Debug)]
 pub(super) struct Begun {
     socket: TcpStream,
-    _place: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
 }
 
 impl Begun {
@@ -64,7 +64,7 @@ impl Begun {
         }
         Ok(Some(Self {
             socket: socket.into(),
-            _place: place,
+            place,
         }))
     }
 
@@ -102,18 +102,19 @@ impl Begun {
         }
     }
 
-    /// Gives it to the event loop.
-    pub(super) fn into_stream(self) -> io::Result<Stream> {
-        tokio::net::TcpStream::from_std(self.socket).map(Stream::Tcp)
+    /// Gives it to the event loop; with its place, to be held until it is proven.
+    pub(super) fn into_stream(self) -> io::Result<(Stream, OwnedSemaphorePermit)> {
+        let stream = tokio::net::TcpStream::from_std(self.socket)?;
+        Ok((Stream::Tcp(stream), self.place))
     }
 
-    /// Waits until it is connected.
-    pub(super) async fn connected(self) -> io::Result<Stream> {
+    /// The same, once it is connected.
+    pub(super) async fn connected(self) -> io::Result<(Stream, OwnedSemaphorePermit)> {
         let stream = tokio::net::TcpStream::from_std(self.socket)?;
         stream.writable().await?;
         match stream.take_error()? {
             Some(error) => Err(error),
-            None => Ok(Stream::Tcp(stream)),
+            None => Ok((Stream::Tcp(stream), self.place)),
         }
     }
 }

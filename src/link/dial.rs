@@ -209,7 +209,7 @@ impl Dial {
         }
     }
 
-    /// For the pool. One that was begun has its place already.
+    /// For the pool. One that was begun has its place already, and keeps it until it is proven.
     async fn prove_in_turn(&self, begun: Option<Begun>) -> Result<(Stream, Ready), LinkError> {
         let _turn = match &begun {
             Some(_) => None,
@@ -223,13 +223,15 @@ impl Dial {
         &self,
         begun: Option<Begun>,
     ) -> Result<(Stream, Ready), LinkError> {
-        let stream = match begun {
+        let (stream, _place) = match begun {
             Some(begun) => {
                 let limit = self.settings.connect_timeout;
                 let connected = timeout(limit, begun.connected()).await;
-                self.connected(connected.unwrap_or_else(|elapsed| Err(elapsed.into())))?
+                let connected = connected.unwrap_or_else(|elapsed| Err(elapsed.into()));
+                let (stream, place) = self.connected(connected)?;
+                (stream, Some(place))
             }
-            None => self.connect().await?,
+            None => (self.connect().await?, None),
         };
         let end = Instant::now() + self.settings.prove_timeout;
         self.shaken(async {
@@ -247,7 +249,7 @@ impl Dial {
         hello: &[u8],
         body: &OpenBody,
     ) -> Result<Opened, LinkError> {
-        let mut stream = self.connected(link.into_stream())?;
+        let (mut stream, place) = self.connected(link.into_stream())?;
         let end = Instant::now() + self.settings.prove_timeout;
         let waiting = self
             .shaken(async {
@@ -260,6 +262,7 @@ impl Dial {
                 early.proven(&record).map_err(LinkError::wrong)
             })
             .await?;
+        drop(place);
         self.hear_verdict(&mut stream, waiting)
             .await
             .map(|opening| Opened { stream, opening })
@@ -318,7 +321,7 @@ impl Dial {
     }
 
     /// Counts how connecting ended.
-    fn connected(&self, connected: io::Result<Stream>) -> Result<Stream, LinkError> {
+    fn connected<T>(&self, connected: io::Result<T>) -> Result<T, LinkError> {
         let connected = connected.map_err(|source| match source.kind() {
             io::ErrorKind::TimedOut => LinkError::TimedOut {
                 step: Step::Connect,

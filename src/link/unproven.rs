@@ -1,12 +1,12 @@
 //! The places of peers that have not proven themselves.
 //!
 //! Whoever comes gets a place. Where none is left, somebody makes room: of the network that has most of them, the peer that
-//! has waited longest. So networks with few places keep them, and a front, which needs one for as long as a handshake
-//! takes, gets in however many wait to no purpose. A network is an IPv4 address, or an IPv6 prefix of 64 bits, since that is
+//! has waited longest; of strangers' networks first, from which nobody has proven himself lately. So networks with few places
+//! keep them, and fronts, which need theirs for as long as a handshake takes, get in however many wait to no purpose. A network is an IPv4 address, or an IPv6 prefix of 64 bits, since that is
 //! what one host has; peers of Unix sockets, whose uids were let in, are one network together.
 //!
-//! Limits: one network gets half of the places, but for Unix sockets; when it has these, its own first peer makes room. What is kept is kept of present
-//! peers alone. Nothing here fails.
+//! Limits: one network gets half of the places at most, but for Unix sockets; when it has these, its own first peer makes room.
+//! [`MAX_KNOWN`] networks are no strangers. All else is kept of present peers alone. Nothing here fails.
 
 use std::{
     cmp::Reverse,
@@ -19,6 +19,9 @@ use tokio::sync::oneshot;
 
 /// Bits of an IPv6 address that are a host's own.
 const IPV6_HOST_BITS: u32 = 64;
+
+/// Networks from which somebody has proven himself: more than there are fronts.
+const MAX_KNOWN: usize = 256;
 
 /// The quota of unproven peers.
 #[derive(Debug)]
@@ -33,16 +36,18 @@ type Network = Option<IpAddr>;
 /// Peers of one network by when they came; who is taken out of here hears it.
 type Waiting = BTreeMap<u64, oneshot::Sender<()>>;
 
-/// How many a network has, and its first.
-type Rank = (usize, Reverse<u64>, Network);
+/// Whether a network is a stranger's, how many it has, and its first.
+type Rank = (bool, usize, Reverse<u64>, Network);
 
 #[derive(Debug, Default)]
 struct Present {
     next: u64,
     all: usize,
     networks: HashMap<Network, Waiting>,
-    /// Last: the network that has most, and of several the one whose first came first.
+    /// Last: of strangers', or if there are none of all, the network that has most, and of several the one whose first came first.
     ranks: BTreeSet<Rank>,
+    /// When somebody proved himself last, counted as peers are.
+    known: HashMap<Network, u64>,
 }
 
 /// A peer's place in the quota, until dropped.
@@ -72,7 +77,7 @@ impl Unproven {
         if network.is_some() && count >= self.max.div_ceil(2) {
             present.change(network, Waiting::pop_first);
         } else if present.all >= self.max
-            && let Some((_, _, largest)) = present.ranks.last().copied()
+            && let Some((_, _, _, largest)) = present.ranks.last().copied()
         {
             present.change(largest, Waiting::pop_first);
         }
@@ -88,6 +93,11 @@ impl Unproven {
         }
     }
 
+    /// Somebody from there has proven himself.
+    pub(super) fn proved(&self, peer: Option<IpAddr>) {
+        self.lock().know(peer.map(network));
+    }
+
     /// Every change under the lock is whole, whoever panics.
     fn lock(&self) -> MutexGuard<'_, Present> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
@@ -99,9 +109,10 @@ impl Unproven {
 impl Present {
     /// Changes who is there of a network, and keeps what is counted of it.
     fn change<T>(&mut self, network: Network, change: impl FnOnce(&mut Waiting) -> T) {
+        let is_stranger = !self.known.contains_key(&network);
         let waiting = self.networks.entry(network).or_default();
         let before = waiting.len();
-        self.ranks.remove(&rank(network, waiting));
+        self.ranks.remove(&rank(is_stranger, network, waiting));
         change(waiting);
         self.all = self
             .all
@@ -110,14 +121,39 @@ impl Present {
         if waiting.is_empty() {
             self.networks.remove(&network);
         } else {
-            self.ranks.insert(rank(network, waiting));
+            self.ranks.insert(rank(is_stranger, network, waiting));
+        }
+    }
+
+    /// A network is no stranger's any more; of too many, the one that was heard of longest ago is again.
+    fn know(&mut self, network: Network) {
+        let now = self.next;
+        if let Some(when) = self.known.get_mut(&network) {
+            *when = now;
+            return;
+        }
+        if self.known.len() >= MAX_KNOWN
+            && let Some((oldest, _)) = self.known.iter().min_by_key(|(_, when)| **when)
+        {
+            let oldest = *oldest;
+            self.known.remove(&oldest);
+            self.move_rank(oldest, true);
+        }
+        self.known.insert(network, now);
+        self.move_rank(network, false);
+    }
+
+    fn move_rank(&mut self, network: Network, is_stranger: bool) {
+        if let Some(waiting) = self.networks.get(&network) {
+            self.ranks.remove(&rank(!is_stranger, network, waiting));
+            self.ranks.insert(rank(is_stranger, network, waiting));
         }
     }
 }
 
-fn rank(network: Network, waiting: &Waiting) -> Rank {
+fn rank(is_stranger: bool, network: Network, waiting: &Waiting) -> Rank {
     let first = waiting.keys().next().copied().unwrap_or(0);
-    (waiting.len(), Reverse(first), network)
+    (is_stranger, waiting.len(), Reverse(first), network)
 }
 
 fn network(peer: IpAddr) -> IpAddr {
@@ -224,6 +260,41 @@ mod tests {
             squatters.push(unproven.enter(Some(squatter(number % 2))));
         }
         assert!(stays(&mut front));
+    }
+
+    #[test]
+    fn a_front_that_has_proven_itself_keeps_its_places_among_strangers() {
+        let unproven = Unproven::new(16);
+        let stranger = |number: u32| IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + number));
+        let front = Some(IpAddr::from([192, 0, 2, 1]));
+        let mut strangers: Vec<_> = (0..16)
+            .map(|it| unproven.enter(Some(stranger(it))))
+            .collect();
+        // Its first handshake needs a place like any other's.
+        drop(unproven.enter(front));
+        unproven.proved(front);
+        let mut places: Vec<_> = (0..8).map(|_| unproven.enter(front)).collect();
+        strangers.extend((16..100).map(|it| unproven.enter(Some(stranger(it)))));
+        assert!(which(&mut places).iter().all(|stays| *stays));
+        // No more than half.
+        places.push(unproven.enter(front));
+        assert_eq!(which(&mut places).iter().filter(|stays| **stays).count(), 8);
+        // One that is known while it is there; and those that were heard of longest ago are strangers again.
+        let mut late = unproven.enter(Some(stranger(200)));
+        for number in 0..MAX_KNOWN {
+            unproven.proved(Some(stranger(200 + u32::try_from(number).unwrap())));
+        }
+        for number in 1000..1020 {
+            strangers.push(unproven.enter(Some(stranger(number))));
+        }
+        assert!(stays(&mut late));
+        assert!(which(&mut places).iter().any(|stays| !stays));
+        let present = unproven.lock();
+        assert_eq!(present.known.len(), MAX_KNOWN);
+        assert_eq!(present.ranks.len(), present.networks.len());
+        drop(present);
+        drop((places, late, strangers));
+        assert!(unproven.lock().ranks.is_empty());
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! | taking TLS off | `link::tests::a_plain_dialer_at_a_tls_node_is_told_at_once`, `proto::link::tests` |
 //! | cut behind each octet | `a_handshake_that_is_cut_leaves_nothing_behind` |
 //! | every bit flipped, every record cut or in another's place | `proto::link::tests` |
-//! | squatting | `one_address_cannot_keep_the_fronts_out` |
+//! | squatting | `squatters_cannot_keep_the_fronts_out` |
 //! | flooding | `links::a_flood_is_bounded_and_ends_with_its_time` |
 //! | a key that was taken off or replaced | `a_key_that_was_taken_off_opens_nothing` |
 //! | a key that has ended meanwhile | `a_key_that_ends_between_proof_and_opening_opens_nothing` |

@@ -36,7 +36,7 @@ const TRACKS: [Track; 15] = [
     (
         "logins_own",
         "login_failures_total",
-        Some(("blame", &["directory", "local", "node", "policy"])),
+        Some(("blame", &["directory", "entry", "local", "node", "policy"])),
     ),
     (
         "logins_ordered",

@@ -21,6 +21,7 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{Notifier, Process},
@@ -30,6 +31,8 @@ use super::{
 use crate::{names::Protocol, outcome::chain, tasks::Tasks};
 
 const MAX_CONNECTIONS: usize = 8;
+/// For this process to be where commands find it; less than the successor waits for an answer.
+const ASIDE_TIMEOUT: Duration = Duration::from_secs(3);
 /// For all that a successor does until it serves.
 const START_TIMEOUT: Duration = Duration::from_secs(600);
 /// Pause after an accept error, so that a lasting one does not spin.
@@ -43,6 +46,7 @@ pub(super) struct Giver {
     sessions_open: IntGaugeVec,
     tasks: Tasks,
     notifier: Notifier,
+    stands_aside: CancellationToken,
     connections: Arc<Semaphore>,
     /// For the one that is given the sockets.
     turn: Semaphore,
@@ -105,6 +109,7 @@ impl Giver {
             }),
             sessions_open: process.metrics.sessions_open.clone(),
             tasks: process.tasks.clone(),
+            stands_aside: process.stands_aside.clone(),
             notifier: process.notifier.clone(),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             turn: Semaphore::new(1),
@@ -213,6 +218,8 @@ impl Giver {
         self.tasks.retire();
         // What the successor does not want is closed with these.
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Held::default();
+        // Else a command that the successor hears first would find nobody here to tell.
+        let _ = timeout(ASIDE_TIMEOUT, self.stands_aside.cancelled()).await;
         let sessions = sessions(&self.sessions_open);
         let yours = Record::Yours { sessions };
         // It serves, whether it hears this or not.

@@ -437,7 +437,7 @@ fn listeners_are_checked() {
             "[proxy]",
             "[admin]\nfront_socket = 'front.sock'\n[proxy]",
             &[
-                "admin.front_socket: bad value (got \"front.sock\"; expected the path of a Unix socket, at most 107 octets)",
+                "admin.front_socket: bad value (got \"front.sock\"; expected the path of a Unix socket, at most 99 octets)",
             ],
         ),
         (
