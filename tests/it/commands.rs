@@ -159,7 +159,7 @@ fn sessions_that_are_meant_are_kicked_and_no_others() {
     ends(third);
     first.command("NOOP").ok();
     let out = said(&cluster, &["kick", "--all", "--json"]);
-    assert_eq!(out, "{\"sessions\":1,\"within_ms\":0}\n");
+    assert_eq!(out, "{\"account\":null,\"sessions\":1,\"within_ms\":0}\n");
     ends(first);
     eventually("all have left", || cluster.ask(&["who"]).0 == Some(67));
     let kicked = "pigeonair_sessions_kicked_total{command=\"kick\"}";
@@ -335,6 +335,31 @@ fn sessions_of_a_front_that_was_replaced_are_listed_and_kicked() {
         (code, notes.as_str()),
         (Some(67), "pigeonair: no such session\n")
     );
+}
+
+#[test]
+fn a_process_that_hangs_keeps_no_command_from_the_others() {
+    let (mut cluster, sessions) = busy();
+    let bob = &people()[1];
+    let successor = cluster.successor("front", &[]);
+    let hung = cluster.front.replace(successor).unwrap();
+    let second = Client::logged_in(&cluster, Channel::Plain, bob);
+    let successor = cluster.successor("front", &[]);
+    let _old = cluster.front.replace(successor).unwrap();
+    let third = Client::logged_in(&cluster, Channel::Plain, bob);
+    hung.freeze();
+    let (code, out, notes) = cluster.ask(&["kick", "--user", "bob"]);
+    hung.thaw();
+    assert_eq!(
+        (code, out.as_str()),
+        (Some(69), "2 sessions ended\n"),
+        "{notes}"
+    );
+    let which = format!("still runs (pid {}) did not do it", hung.id().as_raw_pid());
+    assert!(notes.contains(&which), "{notes}");
+    ends(second);
+    ends(third);
+    drop(sessions);
 }
 
 #[test]
